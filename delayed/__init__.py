@@ -1,0 +1,1 @@
+"""Run any Python function later, in another process, exactly as it was called."""

@@ -1,0 +1,191 @@
+"""The contract of a broker: the plug for one kind of store, and the only code that knows it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+
+LEASE = 15.0  # seconds a claim holds without being renewed
+RENEW_INTERVAL = 5.0  # seconds between renewals
+SWEEP_INTERVAL = 2.0  # seconds between sweeps, per sweeper
+WAIT_TIMEOUT = 2.0  # seconds a wait lasts at most, so that a lost wake-up costs no more
+DEAD_LETTERS_MAX = 10_000  # dead letters kept per queue; the oldest go first
+DEAD_LETTERS_AGE = 30 * 86400.0  # seconds a dead letter is kept
+PRODUCER_AGE = 3600.0  # seconds after which an unseen producer session is forgotten
+
+
+class Broker(ABC):
+    """One store. Every method is one atomic step, may be called from any thread and from any process that holds
+    the object (connections are opened lazily, one set per process), and may be sent again with the same arguments
+    when its answer was lost.
+
+    All times are the store's own clock; what crosses the border are durations in seconds. Errors of the driver
+    come out as :class:`BrokerUnavailable` (later, with the same arguments) or :class:`BrokerError`, the cause kept.
+    A broker makes one attempt; whoever calls decides how long to go on.
+    """
+
+    scheme: ClassVar[str]
+
+    # -- producing ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def reserve_ids(self, queue: str, n: int) -> int:
+        """Reserve `n` ids and return the first; the others follow it.
+
+        The counter becomes ``max(counter, milliseconds of the store's clock << 11) + n``, so that ids never go
+        backwards when a store loses its last second. Ids stay below 2**53.
+        """
+
+    @abstractmethod
+    def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
+        """Store all messages or none.
+
+        Args:
+            session: 32 hex digits that name one producer; it has one enqueue under way at a time.
+            seq: 1, 2, 3 … for the enqueues of that session. If the store has seen this number (or a later one)
+                of the session, nothing is stored and the call succeeds: it is a resend.
+
+        Raises:
+            BrokerFull: When the store has no room; nothing was stored.
+        """
+
+    # -- working -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def claim(
+        self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float
+    ) -> list[Claim]:
+        """Take up to `limit` due messages under a lease of `lease` seconds, in one atomic step per queue.
+
+        Queues are served in the order given; within one, the highest priority first, then the oldest. Each claim
+        has delivery and attempt one higher than before.
+
+        Args:
+            worker: the claimer's id, unique per start.
+            seq: 1, 2, 3 … for the claims of this worker. Sent again with the seq of its last claim, the call
+                claims nothing and returns what that claim got and still holds.
+            nonce: 64 random bits, new with every `seq`.
+        """
+
+    @abstractmethod
+    def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+        """End claims. For each: True if accepted, False if the claim did not hold any more (and nothing was done).
+
+        A settlement that is sent again after a lost answer is refused if the first one took effect; the caller,
+        who knows that he sent it before, takes that for a yes.
+        """
+
+    def settle_and_claim(
+        self,
+        worker: str,
+        settlements: Sequence[Settlement],
+        queues: Sequence[str],
+        seq: int,
+        nonce: int,
+        limit: int,
+        lease: float,
+    ) -> tuple[list[bool], list[Claim]]:
+        """Settle, then claim; in one round trip where the store can."""
+        accepted = self.settle(worker, settlements) if settlements else []
+        return accepted, self.claim(queues, worker, seq, nonce, limit, lease) if limit else []
+
+    @abstractmethod
+    def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
+        """Renew the leases of `refs` for `lease` seconds from now, and say what else this worker holds.
+
+        Args:
+            queues: the worker's queues, in which to look for claims that it does not know.
+        """
+
+    @abstractmethod
+    def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
+        """Every claim that the store holds for `worker`: what a stand-in takes over."""
+
+    @abstractmethod
+    def wait(self, queues: Sequence[str], timeout: float) -> None:
+        """Return when something may be claimable, or after `timeout` seconds.
+
+        A hint: it may return too early, and other waiters may be quicker. Scheduled tasks that come due end the
+        wait too. :meth:`close` from another thread ends it at once.
+        """
+
+    @abstractmethod
+    def wake(self, queues: Sequence[str]) -> None:
+        """End the :meth:`wait` of this object in this process, if one is under way. Never blocks."""
+
+    # -- repairing ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def sweep(self, queue: str, lease: float = LEASE) -> Swept:
+        """Return the tasks whose lease has ended, and repair the queue. Safe from many sweepers at once.
+
+        A task goes back to the front of its queue the first time, to the back from the second (so that one that
+        kills its workers can't starve the others), and is dead after its `max_deliveries`. It stays charged.
+        After a gap in sweeping longer than half a lease (an outage, a clock that jumped) nothing is returned for
+        one lease: every worker gets the time to renew. Wake-ups are repaired; old dead letters and producer
+        sessions are forgotten.
+        """
+
+    # -- looking and tidying -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def queues(self) -> list[str]:
+        """The names of the queues that have ever had a task in this store, sorted."""
+
+    @abstractmethod
+    def counts(self, queue: str) -> Counts:
+        """How many messages are in each state."""
+
+    @abstractmethod
+    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
+        """Messages of one state, in the order in which they will be served (dead: newest first)."""
+
+    @abstractmethod
+    def get(self, queue: str, id: int) -> Entry | None:
+        """One message, or None if the queue has no such task (any more)."""
+
+    @abstractmethod
+    def remove(self, queue: str, id: int) -> bool:
+        """Remove a scheduled, ready or dead message. False if there is none, or if it is running."""
+
+    @abstractmethod
+    def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
+        """Remove the messages of these states, return how many. What runs is left alone even if asked for:
+        ``running`` is refused with ValueError.
+        """
+
+    @abstractmethod
+    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
+        """Say that `worker` lives, for `ttl` seconds, with `info` (plain data) to show. None says goodbye.
+
+        For people only: nothing is decided by it.
+        """
+
+    @abstractmethod
+    def workers(self, queue: str) -> list[WorkerInfo]:
+        """The workers that announced themselves on `queue` and whose announcement still holds."""
+
+    # -- itself ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def check(self) -> list[str]:
+        """Reach the store, and return warnings about its settings, each a sentence with the way out.
+
+        Raises:
+            BrokerUnavailable: When the store can't be reached.
+        """
+
+    @abstractmethod
+    def spec(self) -> str | None:
+        """A URL that opens the same store in another process; None if there is none (memory, foreign clients)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close this process's connections. The object may be used again, and then opens new ones."""
+
+    @abstractmethod
+    def __repr__(self) -> str:
+        """The class and the store's URL, without its password."""

@@ -1,0 +1,122 @@
+"""Every error of the library, in one tree::
+
+    DelayedError
+    ├── ConfigError (ValueError)             a setting, option or URL is wrong
+    │   ├── UnknownOption (TypeError)        an option nobody knows, with a suggestion
+    │   └── MissingDependency (ImportError)  an optional package is not installed
+    ├── TaskError                            a task can't be made or can't be run
+    │   ├── NotEnqueueable (TypeError)       .delay() refuses the function or its arguments
+    │   ├── DecodeError (ValueError)         a message can't be decoded
+    │   ├── FunctionNotFound (ImportError)   the function's path leads nowhere
+    │   └── SignatureMismatch (TypeError)    the arguments don't fit the function
+    └── BrokerError                          the store refused, or answered nonsense
+        └── BrokerUnavailable (ConnectionError)   the store can't be reached now
+            ├── EnqueueRefused               certainly not stored
+            │   └── BrokerFull               ... because the store is full
+            └── EnqueueUncertain             may be stored; .retry() settles it
+
+    TaskStopped (BaseException)              raised *inside* a task that has to stop
+    └── TaskTimeout                          ... because its time is up
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+
+class DelayedError(Exception):
+    """The base of every error that this library raises."""
+
+
+class ConfigError(DelayedError, ValueError):
+    """Raised when a setting, an option or a URL is wrong."""
+
+
+class UnknownOption(ConfigError, TypeError):
+    """Raised when an option's name is not known; the message suggests the nearest."""
+
+
+class MissingDependency(ConfigError, ImportError):
+    """Raised when an optional package is needed and missing; the message has the command that installs it."""
+
+
+class TaskError(DelayedError):
+    """Raised when a task can't be made or can't be run."""
+
+
+class NotEnqueueable(TaskError, TypeError):
+    """Raised by ``.delay()`` when no worker could run this call; the message names the way out."""
+
+
+class DecodeError(TaskError, ValueError):
+    """Raised when the bytes of a message can't be decoded."""
+
+
+class FunctionNotFound(TaskError, ImportError):
+    """Raised when the path of a function (``package.module:qualname``) leads nowhere."""
+
+
+class SignatureMismatch(TaskError, TypeError):
+    """Raised when the arguments of a task don't fit the signature of its function."""
+
+
+class BrokerError(DelayedError):
+    """Raised when the store refuses a request or answers what it should not."""
+
+
+class BrokerUnavailable(BrokerError, ConnectionError):
+    """Raised when the store can't be reached now.
+
+    Attributes:
+        sent: False if the request certainly never reached the store; True if it may have taken effect.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class EnqueueRefused(BrokerUnavailable):
+    """Raised by ``.delay()`` when the task is certainly not stored."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False)
+
+
+class BrokerFull(EnqueueRefused):
+    """Raised when the store has no room: nothing of the call was stored."""
+
+
+class EnqueueUncertain(BrokerUnavailable):
+    """Raised by ``.delay()`` when the task may or may not be stored.
+
+    Attributes:
+        ids: the ids that the tasks have if they are stored.
+    """
+
+    def __init__(self, message: str, ids: Sequence[int], retry: Callable[[float], None]) -> None:
+        super().__init__(message, sent=True)
+        self.ids = list(ids)
+        self._retry = retry
+
+    def retry(self, timeout: float = 5.0) -> None:
+        """Send the very same request again, which never stores a task twice.
+
+        Args:
+            timeout: how long to try, in seconds.
+
+        Raises:
+            EnqueueUncertain: When the store still gives no answer; retry that error again.
+        """
+        self._retry(timeout)
+
+
+class TaskStopped(BaseException):
+    """Raised inside a running task that has to stop, for example because its worker shuts down.
+
+    It derives from BaseException so that a task's ``except Exception`` can't swallow it.
+    """
+
+
+class TaskTimeout(TaskStopped):
+    """Raised inside a running task when its timeout is over."""

@@ -1,0 +1,267 @@
+"""What brokers store and hand out: all that they know of a task.
+
+A message is a header, which brokers, workers and tools read, and a payload, which only the child that runs the
+task decodes. On the wire the header is compact JSON with short keys (only what differs from the default is
+written), so that a script in any language can read it beside the payload:
+
+    v version · f function path · t timeout (s) · p priority · e enqueued_at (unix s) · d delay (s)
+    r retry policy (plain data) · m max deliveries · k key · x trace context · and what later versions add
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from delayed.errors import DecodeError
+
+HEADER_VERSION = 1
+DEFAULT_MAX_DELIVERIES = 11  # one run and ten deaths of its watchers, then a message counts as poison
+
+State = Literal["scheduled", "ready", "running", "dead"]
+STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
+
+_NO_EXTRA: Mapping[str, Any] = {}
+_KNOWN_KEYS = frozenset("vftpedrmkx")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One task as a broker sees it.
+
+    Attributes:
+        id: the task's number, unique in its queue, from :meth:`Broker.reserve_ids`.
+        func: where the function is, ``package.module:qualname``.
+        payload: the arguments, opaque to everybody but the child that runs the task.
+        timeout: seconds the task may run; None means no limit.
+        priority: higher is claimed first; between -32768 and 32767.
+        delay: seconds, counted by the store's clock from when it takes the message, before it may be claimed.
+        enqueued_at: unix time by the producer's clock; for people to read, never to decide by.
+        retry: the retry policy as plain data (see :class:`delayed.retry.Retry`); None means no retry.
+        max_deliveries: claims after which a message that always loses its watchers is dead.
+        key: a name the caller gave the task; None if he gave none.
+        trace: the W3C trace context it was enqueued in, if any.
+        extra: header fields of later versions: kept and handed on untouched.
+    """
+
+    id: int
+    func: str
+    payload: bytes
+    timeout: float | None = None
+    priority: int = 0
+    delay: float = 0.0
+    enqueued_at: float = 0.0
+    retry: Mapping[str, Any] | None = None
+    max_deliveries: int = DEFAULT_MAX_DELIVERIES
+    key: str | None = None
+    trace: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def header(self) -> bytes:
+        """The header as it is stored; `id` and `payload` are stored beside it."""
+        data: dict[str, Any] = {"v": HEADER_VERSION, "f": self.func}
+        if self.timeout is not None:
+            data["t"] = self.timeout
+        if self.priority:
+            data["p"] = self.priority
+        if self.delay:
+            data["d"] = self.delay
+        if self.enqueued_at:
+            data["e"] = self.enqueued_at
+        if self.retry is not None:
+            data["r"] = self.retry
+        if self.max_deliveries != DEFAULT_MAX_DELIVERIES:
+            data["m"] = self.max_deliveries
+        if self.key is not None:
+            data["k"] = self.key
+        if self.trace is not None:
+            data["x"] = self.trace
+        if self.extra:
+            data.update(self.extra)
+        return _dumps(data)
+
+    @classmethod
+    def parse(cls, id: int, header: bytes, payload: bytes) -> Message:
+        """The message of a stored header and payload.
+
+        Raises:
+            DecodeError: When the header is not one that this version can read.
+        """
+        try:
+            data = json.loads(header)
+            version = data["v"]
+            if version != HEADER_VERSION:
+                raise DecodeError(
+                    f"the header of task {id} has version {version!r}; this worker reads {HEADER_VERSION}: "
+                    "upgrade delayed on this host"
+                )
+            message = cls(
+                id=id,
+                func=data["f"],
+                payload=payload,
+                timeout=data.get("t"),
+                priority=data.get("p", 0),
+                delay=data.get("d", 0.0),
+                enqueued_at=data.get("e", 0.0),
+                retry=data.get("r"),
+                max_deliveries=data.get("m", DEFAULT_MAX_DELIVERIES),
+                key=data.get("k"),
+                trace=data.get("x"),
+                extra={key: value for key, value in data.items() if key not in _KNOWN_KEYS} or _NO_EXTRA,
+            )
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if isinstance(error, DecodeError):
+                raise
+            raise DecodeError(f"the header of task {id} can't be read: {type(error).__name__}: {error}") from error
+        if not isinstance(message.func, str) or not isinstance(message.timeout, (int, float, type(None))):
+            raise DecodeError(f"the header of task {id} has a function path or a timeout of a wrong type")
+        return message
+
+
+_dumps_text = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+
+
+def _dumps(data: Mapping[str, Any]) -> bytes:
+    return _dumps_text(data).encode("ascii")
+
+
+class Ref(NamedTuple):
+    """The name of one claim: what every settle and renew compares with the store.
+
+    Attributes:
+        queue: the queue's name.
+        id: the task's id in it.
+        delivery: 1 for the first claim of the task, 2 for the next; never lowered.
+        nonce: 64 random bits of the claim call, so that a store which lost its last second can't repeat a token.
+    """
+
+    queue: str
+    id: int
+    delivery: int
+    nonce: int
+
+
+class Claim(NamedTuple):
+    """A message that a worker holds, for as long as it renews the lease.
+
+    Attributes:
+        queue, id, delivery, nonce: see :class:`Ref`.
+        attempt: 1 for the first run that counts; giving a task back does not charge one.
+        header: the stored header, not parsed.
+        payload: the stored payload.
+    """
+
+    queue: str
+    id: int
+    delivery: int
+    nonce: int
+    attempt: int
+    header: bytes
+    payload: bytes
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.queue, self.id, self.delivery, self.nonce)
+
+    def message(self) -> Message:
+        """The parsed message.
+
+        Raises:
+            DecodeError: When the header can't be read.
+        """
+        return Message.parse(self.id, self.header, self.payload)
+
+
+Action = Literal["done", "retry", "back", "dead"]
+
+
+class Settlement(NamedTuple):
+    """How a claim ends.
+
+    Attributes:
+        ref: the claim.
+        action: ``done`` removes the task; ``retry`` makes it due again after `delay` seconds; ``back`` returns
+            it to the front of its queue and takes back the attempt; ``dead`` keeps it as a dead letter.
+        delay: seconds, for ``retry`` and ``back``; 0 means at once. A ``back`` with a delay waits, still uncharged.
+        reason: for ``dead``: why, in words.
+    """
+
+    ref: Ref
+    action: Action
+    delay: float = 0.0
+    reason: str = ""
+
+
+class Renewal(NamedTuple):
+    """What a renewal found.
+
+    Attributes:
+        held: the claims that still hold, now for a full lease.
+        lost: those that are no longer this worker's: settled, swept, or given to another.
+        unknown: claims that the store holds for this worker and that the worker did not name: the reply of
+            their claim was lost. The worker gives them back.
+    """
+
+    held: list[Ref]
+    lost: list[Ref]
+    unknown: list[Claim]
+
+
+class Swept(NamedTuple):
+    """What one sweep did.
+
+    Attributes:
+        returned: tasks whose lease had ended, now ready again.
+        dead: tasks that had been delivered too often, now dead letters.
+        grace: True if nothing was returned because sweeping had been interrupted for too long: the workers get
+            one lease of time to renew first.
+    """
+
+    returned: int
+    dead: int
+    grace: bool
+
+
+class Counts(NamedTuple):
+    """How many messages a queue has in each state."""
+
+    scheduled: int
+    ready: int
+    running: int
+    dead: int
+
+
+class Entry(NamedTuple):
+    """One stored message, for looking at.
+
+    Attributes:
+        message: the message.
+        state: scheduled, ready, running or dead.
+        attempt: runs charged so far.
+        delivery: claims so far.
+        worker: who holds it (running), else "".
+        due: seconds until it is due (scheduled) or until its lease ends (running), by the store's clock; else 0.
+        reason: why it is dead, else "".
+    """
+
+    message: Message
+    state: State
+    attempt: int
+    delivery: int
+    worker: str
+    due: float
+    reason: str
+
+
+class WorkerInfo(NamedTuple):
+    """What a worker said of itself when it last announced itself.
+
+    Attributes:
+        worker: its id.
+        info: plain data: host, pid, mode, queues, started (unix time), running (a list of tasks).
+    """
+
+    worker: str
+    info: Mapping[str, Any]
