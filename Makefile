@@ -1,0 +1,50 @@
+# Everything runs in an environment of its own: .venv for python3, .venv-3.12 for PYTHON=python3.12.
+#
+#   make demo                       see it work; DELAYED_URL=redis://localhost:6379 make demo: on that store
+#   make test [PYTHON=python3.12]   lint, types and tests; PYTEST_ARGS="tests/test_cli.py -x" chooses
+#   make bench                      benchmarks
+#   make clean                      remove the environments and caches
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+
+# A store needs its driver; the embedded file needs nothing.
+DEMO_EXTRA := $(if $(filter redis% unix:%,$(DELAYED_URL)),-redis)
+
+.DELETE_ON_ERROR:
+.PHONY: test lint types demo bench clean
+
+test: lint types
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-test
+	$(VENV)/bin/python -m ruff check .
+
+types: $(VENV)/installed-test
+	$(VENV)/bin/python -m mypy delayed
+
+demo: $(VENV)/installed$(DEMO_EXTRA)
+	$(VENV)/bin/python -m delayed demo
+
+bench: $(VENV)/installed-test
+	$(VENV)/bin/python -m benchmarks
+
+# installed, installed-redis, installed-test: stamps, each younger than what it was made from.
+$(VENV)/installed-%: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --editable '.[$*]'
+	@touch $@
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'error: Python 3.11 or later is needed; name one that you have: make test PYTHON=python3.12' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+clean:
+	rm -rf .venv .venv-* build .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,116 @@
+"""What several commands share: options, opening the store with patience, and formats for people."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TypeVar
+
+import click
+
+from delayed.brokers import Broker, broker_for
+from delayed.errors import BrokerUnavailable
+from delayed.logger import setup_logger
+
+PATIENCE = 3.0  # seconds a command tries to reach the store before it gives up
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+url_option = click.option(
+    "--url",
+    metavar="URL",
+    help="The store, such as redis://localhost:6379 or sqlite:///tasks.db. [default: DELAYED_URL or ./delayed.db]",
+)
+
+
+def log_options(command: F) -> F:
+    """The options ``--log-level`` and ``--log-format``, for :func:`start_log`."""
+    levels = click.Choice(["debug", "info", "warning", "error"], case_sensitive=False)
+    command = click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)(
+        command
+    )
+    return click.option("--log-level", type=levels, default="info", show_default=True)(command)
+
+
+def start_log(level: str, format: str) -> None:
+    setup_logger(level.upper(), as_json=format == "json")
+
+
+def open_broker(url: str | None) -> tuple[Broker, list[str]]:
+    """The broker of `url`, once it has answered, and its warnings; see :func:`reach`."""
+    broker = broker_for(url)
+    return broker, reach(broker)
+
+
+def reach(broker: Broker, patience: float = PATIENCE) -> list[str]:
+    """Wait until the store answers.
+
+    Returns:
+        Its warnings about the store's settings.
+
+    Raises:
+        BrokerUnavailable: When it has not answered after `patience` seconds and at least two tries.
+    """
+    deadline = time.monotonic() + patience
+    pause = 0.1  # seconds, doubled each time
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return broker.check()
+        except BrokerUnavailable as error:
+            if tries > 1 and time.monotonic() + pause > deadline:
+                raise BrokerUnavailable(f"can't reach {broker!r}: {error} ({tries} tries)", sent=False) from error
+        time.sleep(pause)
+        pause *= 2
+
+
+@contextlib.contextmanager
+def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on SIGTERM and SIGINT while the block runs."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop()
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class Size(click.ParamType):
+    """A number of bytes: ``800000``, ``512M``, ``2G`` (K, M, G are powers of 1024)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", str(value), re.IGNORECASE)
+        size = int(float(match[1]) * 1024 ** " KMG".index(match[2].upper() or " ")) if match else 0
+        if size <= 0:
+            self.fail(f"{value!r} is not a size; write 512M or 2G", param, ctx)
+        return size
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 task``, ``2 tasks``, ``2 processes``."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    whole = int(seconds)
+    for unit, size, below, small in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // small} {below}"
+    return f"{whole} s"

@@ -1,0 +1,58 @@
+"""``delayed purge``: remove tasks that nobody shall run."""
+
+from __future__ import annotations
+
+import difflib
+from typing import cast
+
+import click
+
+from delayed.brokers import Broker
+from delayed.cli.common import open_broker, plural, url_option
+from delayed.errors import ConfigError
+from delayed.message import State
+
+PURGEABLE: tuple[State, ...] = ("scheduled", "ready", "dead")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  delayed purge mails
+  delayed purge mails --state dead --yes
+""",
+)
+@click.argument("queue")
+@click.option(
+    "--state",
+    "chosen",
+    type=click.Choice(PURGEABLE),
+    multiple=True,
+    help="Only tasks in this state; repeatable. [default: all of them]",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@url_option
+def purge(queue: str, chosen: tuple[str, ...], yes: bool, url: str | None) -> None:
+    """Remove the waiting tasks of QUEUE. What runs is left alone."""
+    states = cast(tuple[State, ...], chosen) or PURGEABLE
+    broker, _ = open_broker(url)
+    counts = broker.counts(queue)
+    by_state = {state: getattr(counts, state) for state in states}
+    found = ", ".join(f"{number:,} {state}" for state, number in by_state.items() if number)
+    if not found:
+        _check_name(broker, queue)
+        click.echo(f"nothing to remove in {queue!r}")
+        return
+    total = sum(by_state.values())
+    if not yes and not click.confirm(f"Remove {plural(total, 'task')} ({found}) of {queue!r} in {broker!r}?"):
+        click.echo("nothing removed")
+        return
+    click.echo(f"{plural(broker.purge(queue, states), 'task')} removed")
+
+
+def _check_name(broker: Broker, queue: str) -> None:
+    names = broker.queues()
+    if queue not in names:
+        near = difflib.get_close_matches(queue, names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(map(repr, names)) or 'none'}"
+        raise ConfigError(f"{broker!r} has no queue {queue!r}; {hint}")

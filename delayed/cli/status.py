@@ -1,0 +1,160 @@
+"""``delayed status``: how many tasks are where, who works, and what runs now."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from delayed.brokers import Broker
+from delayed.cli.common import duration, open_broker, plural, url_option
+from delayed.errors import BrokerUnavailable
+
+DEAD_SHOWN = 5  # dead letters of each queue that are named
+WATCH_INTERVAL = 1.0  # seconds
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  delayed status
+  delayed status mails --watch
+  delayed status --json | jq '.queues[] | select(.dead > 0)'
+""",
+)
+@click.argument("queues", metavar="[QUEUE]...", nargs=-1)
+@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one a line.")
+@url_option
+def status(queues: tuple[str, ...], watch: bool, as_json: bool, url: str | None) -> None:
+    """Show counts by state, the workers, and what runs now. Without QUEUE: all queues of the store."""
+    broker, _ = open_broker(url)
+    if as_json:
+        _print_json(broker, queues, watch)
+        return
+    console = Console()
+    if not watch:
+        console.print(_render(look(broker, queues), url))
+        return
+    with Live(_render(look(broker, queues), url), console=console, screen=console.is_terminal) as live:
+        while True:
+            time.sleep(WATCH_INTERVAL)
+            try:
+                live.update(_render(look(broker, queues), url))
+            except BrokerUnavailable as error:  # it may come back; so long, say that it is gone
+                live.update(Text(f"{broker!r} does not answer: {error}", style="red"))
+
+
+def look(broker: Broker, queues: Sequence[str] = ()) -> dict[str, Any]:
+    """The state of a store as plain data.
+
+    Args:
+        queues: the names to look at; empty means all that the store knows.
+
+    Returns:
+        ``store``; ``queues``: name, counts by state, ids of their workers; ``workers``: id, queues that were looked
+        at, and what they said of themselves within the last seconds; ``dead``: the newest dead letters.
+    """
+    found: list[dict[str, Any]] = []
+    workers: dict[str, dict[str, Any]] = {}
+    dead: list[dict[str, Any]] = []
+    for name in queues or broker.queues():
+        serving = broker.workers(name)
+        for worker in serving:
+            workers.setdefault(worker.worker, {"worker": worker.worker, **worker.info})
+        counts = broker.counts(name)
+        found.append({"queue": name, **counts._asdict(), "workers": [worker.worker for worker in serving]})
+        if counts.dead:
+            dead += [
+                {"queue": name, "id": entry.message.id, "func": entry.message.func, "reason": entry.reason}
+                for entry in broker.peek(name, "dead", DEAD_SHOWN)
+            ]
+    return {"store": repr(broker), "queues": found, "workers": list(workers.values()), "dead": dead}
+
+
+def _print_json(broker: Broker, queues: Sequence[str], watch: bool) -> None:
+    while True:
+        click.echo(json.dumps(look(broker, queues), indent=None if watch else 2, default=repr))
+        if not watch:
+            return
+        time.sleep(WATCH_INTERVAL)
+
+
+def _render(seen: dict[str, Any], url: str | None) -> RenderableType:
+    parts: list[RenderableType] = [Text(seen["store"], style="dim")]
+    if not seen["queues"]:
+        parts.append(Text("no queue has had a task yet"))
+        return Group(*parts)
+    parts.append(_queues(seen["queues"]))
+    if seen["workers"]:
+        parts.append(_workers(seen["workers"]))
+    running = [(worker, task) for worker in seen["workers"] for task in worker.get("running", ())]
+    if running:
+        parts.append(_running(running))
+    if seen["dead"]:
+        parts.append(_dead(seen["dead"]))
+    parts += [Text(hint, style="yellow") for hint in _hints(seen, url)]
+    return Group(*parts)
+
+
+def _queues(queues: Sequence[dict[str, Any]]) -> Table:
+    table = _table("queue", "scheduled", "ready", "running", "dead", "workers")
+    for queue in queues:
+        numbers = [queue["scheduled"], queue["ready"], queue["running"], queue["dead"], len(queue["workers"])]
+        table.add_row(queue["queue"], *(f"{number:,}" for number in numbers))
+    return table
+
+
+def _workers(workers: Sequence[dict[str, Any]]) -> Table:
+    table = _table("worker", "host", "pid", "mode", "processes", "up")
+    for worker in workers:
+        up = duration(time.time() - worker["started"]) if "started" in worker else "?"
+        about = [str(worker.get(name, "?")) for name in ("host", "pid", "mode", "processes")]
+        table.add_row(worker["worker"][:8], *about, up)
+    return table
+
+
+def _running(running: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
+    table = _table("running now", "queue", "function", "for", "worker")
+    for worker, task in sorted(running, key=lambda pair: -pair[1].get("for", 0.0)):
+        table.add_row(
+            str(task["id"]),
+            str(task.get("queue", "?")),
+            str(task.get("func", "?")),
+            duration(task.get("for", 0.0)),
+            worker["worker"][:8],
+        )
+    return table
+
+
+def _dead(dead: Sequence[dict[str, Any]]) -> Table:
+    table = _table("dead", "queue", "function", "reason")
+    for letter in dead:
+        table.add_row(str(letter["id"]), letter["queue"], letter["func"], letter["reason"])
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        numeric = column in ("scheduled", "ready", "running", "processes", "pid", "for", "up", "workers")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def _hints(seen: dict[str, Any], url: str | None) -> list[str]:
+    """What somebody who looks should do."""
+    where = " --url …" if url else ""  # not the URL itself: it may hold a password
+    return [
+        f"{plural(queue['ready'], 'task')} in {queue['queue']!r} and no worker: "
+        f"start one with `delayed worker --queue {queue['queue']}{where}`"
+        for queue in seen["queues"]
+        if queue["ready"] and not queue["workers"]
+    ]

@@ -1,0 +1,189 @@
+"""``delayed worker``: a whole system in one command."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from delayed.brokers import DEFAULT_URL
+from delayed.cli.common import Size, log_options, plural, reach, start_log, url_option
+from delayed.cli.discover import DiscoveryError, discover
+from delayed.errors import ConfigError
+from delayed.logger import logger
+from delayed.queue import Queue
+from delayed.worker import ForkedWorker, PreforkedWorker
+
+WORKERS = {"forked": ForkedWorker, "preforked": PreforkedWorker}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  delayed worker app                         the queues of app.py, in the folder it lies in
+  delayed worker shop.tasks --queue mails    only one of its queues
+  delayed worker --queue mails --queue rest  by name: mails first, rest when there are none
+  delayed worker app --mode preforked --processes 8 --preload app
+  delayed worker app --burst                 leave when nothing is left to do
+\b
+Signals:
+  TERM, INT  take nothing more, let what runs finish within --shutdown-timeout; a second one: at once
+  HUP        finish what runs, then stop
+""",
+)
+@click.argument("module", required=False)
+@click.option(
+    "--queue", "names", multiple=True, metavar="NAME", help="Serve this queue; repeatable, served in this order."
+)
+@url_option
+@click.option(
+    "--mode",
+    type=click.Choice(list(WORKERS)),
+    default="forked",
+    show_default=True,
+    help="forked: a new process for each task. preforked: a process runs task after task, which is faster.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many tasks run at once. [default: one for each core]",
+)
+@click.option("--burst", is_flag=True, help="Leave when the queues are empty.")
+@click.option("--no-sweep", is_flag=True, help="Leave the return of lost tasks to `delayed sweeper`.")
+@click.option(
+    "--max-tasks", type=click.IntRange(min=1), metavar="N", help="Replace a process after N tasks. (preforked)"
+)
+@click.option(
+    "--max-memory", type=Size(), metavar="SIZE", help="Replace a process that is larger than this, such as 512M."
+)
+@click.option(
+    "--kill-timeout",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a task whose time is up may tidy up before it is killed.",
+)
+@click.option(
+    "--shutdown-timeout",
+    type=click.FloatRange(min=0),
+    default=25.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long running tasks may go on after TERM or INT; then they are stopped and given back.",
+)
+@click.option(
+    "--preload", multiple=True, metavar="MODULE", help="Import it once, before processes are forked; repeatable."
+)
+@click.option("--success-handler", metavar="MODULE:FUNCTION", help="Called with (task) after each success.")
+@click.option(
+    "--error-handler", metavar="MODULE:FUNCTION", help="Called with (task, kill_signal, exc_info) after each failure."
+)
+@log_options
+def worker(
+    module: str | None,
+    names: tuple[str, ...],
+    url: str | None,
+    mode: str,
+    processes: int | None,
+    burst: bool,
+    no_sweep: bool,
+    max_tasks: int | None,
+    max_memory: int | None,
+    kill_timeout: float,
+    shutdown_timeout: float,
+    preload: tuple[str, ...],
+    success_handler: str | None,
+    error_handler: str | None,
+    log_level: str,
+    log_format: str,
+) -> int | None:
+    """Run tasks.
+
+    MODULE is imported, in a process of its own, to find its queues: what is a Queue in it, and the queues of its
+    functions decorated with @delayed. Without MODULE, queues are served by name.
+    """
+    start_log(log_level, log_format)
+    # Tasks are imported from here, as with `python -m`.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    handlers = [path for path in (success_handler, error_handler) if path]
+    if module and url:
+        raise click.UsageError("--url goes with --queue; the queues of a module have their store already")
+    try:
+        specs = discover(module, handlers, preload) if module or handlers or preload else []
+    except DiscoveryError as error:
+        return _explain(error)
+    if module:
+        queues = _chosen(specs, module, names)
+    else:
+        queues = [Queue(name, url) for name in dict.fromkeys(names or ("default",))]
+    broker = queues[0].broker
+    if broker.spec() is None:
+        raise ConfigError(f"{broker!r} lives in one process only; a worker needs a store such as {DEFAULT_URL}")
+    warnings = reach(broker)
+    processes = processes or _cores()
+    logger.info(
+        "delayed %s: %s worker, %s, pid %d", version("delayed"), mode, plural(processes, "process"), os.getpid()
+    )
+    logger.info("serving %s on %r", ", ".join(queue.name for queue in queues), broker)
+    for warning in warnings:
+        logger.warning("%s", warning)
+    WORKERS[mode](
+        queues=queues,
+        processes=processes,
+        kill_timeout=kill_timeout,
+        success_handler=success_handler,
+        error_handler=error_handler,
+        max_tasks=max_tasks,
+        max_memory=max_memory,
+        shutdown_timeout=shutdown_timeout,
+        burst=burst,
+        preload=preload,
+        sweep=not no_sweep,
+    ).run()
+    return None
+
+
+def _chosen(specs: Sequence[dict[str, Any]], module: str, names: Sequence[str]) -> list[Queue]:
+    """The queues of a module, or those of them that were named, in that order.
+
+    Raises:
+        ConfigError: When a name is not among them, or when they are not all in one store.
+    """
+    by_name = {spec["name"]: spec for spec in specs}
+    for name in names:
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(map(repr, by_name))}"
+            raise ConfigError(f"module {module!r} has no queue {name!r}; {hint}")
+    chosen = [by_name[name] for name in dict.fromkeys(names)] or list(specs)
+    if len({spec["url"] for spec in chosen}) > 1:
+        example = f"--queue {chosen[0]['name']}"
+        raise ConfigError(
+            f"the queues of module {module!r} are in different stores, and a worker serves one: "
+            f"start a worker for each, choosing with --queue, such as {example}"
+        )
+    if len({spec["name"] for spec in chosen}) < len(chosen):
+        raise ConfigError(f"module {module!r} makes a queue of one name twice, with different settings; make it once")
+    return [Queue.from_spec(spec) for spec in chosen]
+
+
+def _explain(error: DiscoveryError) -> int:
+    for line in error.traceback:
+        click.echo(line, err=True)
+    click.echo(f"error: {error}", err=True)
+    return 2 if error.usage else 1
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,239 @@
+"""The worker: what its kinds share. Start it with :meth:`Worker.run`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from delayed.brokers.base import LEASE, Broker
+from delayed.errors import ConfigError, NotEnqueueable
+from delayed.functions import path_of
+from delayed.logger import JsonFormatter, logger
+from delayed.worker.config import Config
+from delayed.worker.courier import Courier, Held
+from delayed.worker.monitor import Monitor
+
+if TYPE_CHECKING:
+    from delayed.queue import Queue
+
+Handler = Callable[..., Any]
+
+
+class Worker:
+    """Takes tasks from queues and runs each in a process that can be killed.
+
+    Its processes are the one that calls :meth:`run` (the monitor, which runs no user code), a fork server, and the
+    children. Any one of them may be killed: no task is lost, and only a killed child's own task ends by that.
+
+    Args:
+        queue: the queue to serve.
+        queues: or several, on one broker, served strictly in this order.
+        processes: how many tasks to run at once.
+        kill_timeout: seconds between the soft stop of a task and SIGKILL.
+        success_handler: called in the child as ``success_handler(task)`` after a task returned; a function that
+            can be imported, or its path ``package.module:function``.
+        error_handler: called in a child as ``error_handler(task, kill_signal, exc_info)`` for each run that
+            failed. `kill_signal` is the number of the signal that killed the run, else None; `exc_info` is as from
+            ``sys.exc_info()``, None for a run that was killed (but for a timeout a ``TaskTimeout`` with the stack);
+            ``task.verdict`` has all that is known. What a handler raises is logged and harms nothing; one that
+            takes longer than 30 s is killed.
+        max_tasks: tasks after which a child is replaced; None: never. (A forked child runs one.)
+        max_memory: bytes that a child may grow before it is replaced, looked at between tasks; None: any.
+        shutdown_timeout: seconds that running tasks get to finish after SIGTERM, before they are stopped and
+            given back.
+        burst: leave when the queues are empty.
+        preload: modules that the fork server imports once, instead of each child. Their later changes are not
+            seen, and they must not start threads.
+        sweep: whether this worker also sweeps its queues, every 2 s.
+        lease: seconds after which the tasks of a worker that vanished run again; renewed at a third of it.
+
+    Raises:
+        ConfigError: When an argument makes no sense; the message names it.
+    """
+
+    mode: ClassVar[str]
+    one_shot: ClassVar[bool]
+
+    def __init__(
+        self,
+        queue: Queue | None = None,
+        *,
+        queues: Sequence[Queue] = (),
+        processes: int = 1,
+        kill_timeout: float = 5.0,
+        success_handler: Handler | str | None = None,
+        error_handler: Handler | str | None = None,
+        max_tasks: int | None = None,
+        max_memory: int | None = None,
+        shutdown_timeout: float = 20.0,
+        burst: bool = False,
+        preload: Sequence[str] = (),
+        sweep: bool = True,
+        lease: float = LEASE,
+    ) -> None:
+        self.queues: list[Queue] = [queue] if queue is not None else []
+        self.queues += [each for each in queues if each is not queue]
+        if not self.queues:
+            raise ConfigError("a worker needs a queue: give queue=Queue(...) or queues=[...]")
+        self.broker: Broker = self.queues[0].broker
+        for each in self.queues[1:]:
+            url = each.broker.spec()
+            if each.broker is not self.broker and (url is None or url != self.broker.spec()):
+                raise ConfigError(
+                    f"one worker serves one broker: queue {self.queues[0].name!r} is on {self.broker!r}, "
+                    f"{each.name!r} on {each.broker!r}; start a worker for each"
+                )
+        self.processes = _at_least("processes", processes, 1)
+        self.kill_timeout = _at_least("kill_timeout", kill_timeout, 0)
+        self.shutdown_timeout = _at_least("shutdown_timeout", shutdown_timeout, 0)
+        self.lease = _at_least("lease", lease, 0.3)
+        self.max_tasks = None if max_tasks is None else _at_least("max_tasks", max_tasks, 1)
+        self.max_memory = None if max_memory is None else _at_least("max_memory", max_memory, 1)
+        self.success_handler = _handler_path("success_handler", success_handler)
+        self.error_handler = _handler_path("error_handler", error_handler)
+        self.burst = burst
+        self.preload = list(preload)
+        self.sweep = sweep
+        self.id = ""
+        self._monitor: Monitor | None = None
+        self._stop_early = False
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Work until :meth:`stop` or a signal; in burst mode, until the queues are empty. May be called again.
+
+        In the main thread it handles SIGTERM and SIGINT (take nothing more, let what runs finish within
+        `shutdown_timeout`, give the rest back; the second one: at once) and SIGHUP (let what runs finish, then
+        leave), and restores the former handlers when it returns.
+
+        Raises:
+            ConfigError: When a module can't be preloaded.
+        """
+        guard = sys.modules.get("delayed.worker.child")
+        if guard is not None and guard.inside:
+            raise ConfigError(
+                "a worker was started inside a task's process; in a script, start it under "
+                'if __name__ == "__main__": so that importing the script does not'
+            )
+        with self._lock:
+            if self._monitor is not None:
+                raise ConfigError("this worker runs already")
+            # Unique per start: a newcomer with the old host name and pid must not keep a dead worker's claims alive.
+            self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+            monitor = self._monitor = self._make_monitor()
+        if self._stop_early:
+            monitor.ask_stop()
+        handlers = self._install_signals(monitor)
+        try:
+            logger.info("worker %s starts: %s", self.id, self._describe(), extra={"action": "worker_started"})
+            monitor.run()
+            logger.info("worker %s has stopped", self.id, extra={"action": "worker_stopped"})
+        finally:
+            self._monitor = None
+            self._stop_early = False
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def stop(self) -> None:
+        """Stop as SIGTERM does, from another thread or a signal handler; a second call: at once.
+
+        Returns immediately. If the worker does not run yet, its next :meth:`run` ends at its beginning.
+        """
+        monitor = self._monitor
+        if monitor is None:
+            self._stop_early = True
+        else:
+            monitor.ask_stop()
+
+    def _describe(self) -> str:
+        names = ", ".join(queue.name for queue in self.queues)
+        return f"{self.mode}, {self.processes} at once, queues {names} on {self.broker!r}"
+
+    def _make_monitor(self) -> Monitor:
+        as_json = any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers)
+        config = Config(
+            worker=self.id,
+            url=self.broker.spec(),
+            queues=[queue.name for queue in self.queues],
+            codecs=[queue.codec.spec() for queue in self.queues],
+            seats=[],
+            board=-1,
+            life=-1,
+            life_write=-1,
+            one_shot=self.one_shot,
+            kill_timeout=self.kill_timeout,
+            lease=self.lease,
+            max_tasks=self.max_tasks,
+            max_memory=self.max_memory,
+            success_handler=self.success_handler,
+            error_handler=self.error_handler,
+            preload=self.preload,
+            log_level=logger.getEffectiveLevel(),
+            log_json=as_json,
+        )
+
+        def make_courier(
+            notify: Callable[[], None], freed: Callable[[Held], None], info: Callable[[], Mapping[str, Any]]
+        ) -> Courier:
+            return Courier(
+                self.broker,
+                config.queues,
+                self.id,
+                lease=self.lease,
+                sweep=self.sweep,
+                burst=self.burst,
+                notify=notify,
+                freed=freed,
+                info=info,
+            )
+
+        about = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "mode": self.mode,
+            "processes": self.processes,
+            "queues": config.queues,
+            "started": round(time.time(), 3),
+            "version": importlib.metadata.version("delayed"),
+        }
+        return Monitor(config, self.processes, self.shutdown_timeout, make_courier, about)
+
+    def _install_signals(self, monitor: Monitor) -> dict[int, Any]:
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            monitor.ask_stop()
+
+        def finish(number: int, frame: FrameType | None) -> None:
+            monitor.ask_stop(gently=True)
+
+        handlers = {signal.SIGTERM: leave, signal.SIGINT: leave, signal.SIGHUP: finish}
+        return {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+
+N = TypeVar("N", int, float)
+
+
+def _at_least(name: str, value: N, least: float) -> N:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
+        raise ConfigError(f"{name} must be a number of at least {least:g}, not {value!r}")
+    return value
+
+
+def _handler_path(name: str, handler: Handler | str | None) -> str | None:
+    if handler is None or isinstance(handler, str):
+        return handler
+    try:
+        return path_of(handler)
+    except NotEnqueueable as error:
+        raise ConfigError(f"{name} runs in another process and must be importable there: {error}") from error

@@ -1,0 +1,186 @@
+"""The frames that monitor, fork server and children exchange, each one packet of a SOCK_SEQPACKET pair.
+
+A packet is read whole by exactly one reader, and the kernel decides which. That makes two things simple. A task that
+lies in a child's channel has not begun, and whoever reads the packet owns the task: to take it back, the monitor
+reads the child's end itself. And a sender that is killed never leaves half a frame.
+
+A task frame is a head, the message's header and the payload; when that is larger than a packet should be, header and
+payload travel in an anonymous file whose descriptor the packet carries.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from struct import Struct
+from typing import NamedTuple
+
+from delayed.worker.process import anonymous_file
+
+PACKET_MAX = 65536  # bytes of header and payload that travel in the packet itself
+DETAIL_MAX = 49152  # bytes of an outcome's detail
+
+# Kinds of task frames.
+LEAVE, RUN, RUN_ERROR_HANDLER = range(3)
+# Kinds of report frames, from a child.
+OUTCOME, HANDLED = range(1, 3)
+# Kinds of control frames: to the fork server ...
+FORK, SIGNAL, BYE = range(1, 4)
+# ... and from it.
+READY, FORKED, EXITED, FAILED = range(11, 15)
+
+_TASK = Struct("<BBHHHQQIIQdII")
+_REPORT = Struct("<BBHIQ")
+_CONTROL = Struct("<BxHii")
+_EXIT = Struct("<dddq")
+_FD_SPACE = socket.CMSG_SPACE(4)
+
+
+class TaskFrame(NamedTuple):
+    """A task on its way to a child."""
+
+    kind: int
+    slot: int
+    queue: int  # index in the worker's list of queues
+    serial: int  # the number of this hand-over, unique in the worker
+    id: int
+    delivery: int
+    attempt: int
+    nonce: int
+    timeout: float  # seconds; 0 means no limit
+    header: bytes
+    payload: bytes
+    detail: bytes = b""  # for RUN_ERROR_HANDLER: the verdict
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """A channel: two connected ends."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send_task(sock: socket.socket, frame: TaskFrame) -> None:
+    """Send a task.
+
+    Raises:
+        BlockingIOError: When the channel is full (on a non-blocking socket).
+    """
+    kind, slot, queue, serial, id, delivery, attempt, nonce, timeout, header, payload, detail = frame
+    size = len(header) + len(payload) + len(detail)
+    large = size > PACKET_MAX
+    head = _TASK.pack(
+        kind, large, slot, queue, 0, serial, id, delivery, attempt, nonce, timeout, len(header), len(detail)
+    )
+    if not large:
+        sock.sendmsg((head, header, detail, payload), (), socket.MSG_DONTWAIT)
+        return
+    fd = anonymous_file("delayed-payload")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(header)
+            file.write(detail)
+            file.write(payload)
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, "little"))
+        sock.sendmsg((head,), (rights,), socket.MSG_DONTWAIT)
+    finally:
+        os.close(fd)
+
+
+def receive_task(sock: socket.socket, buffer: bytearray, flags: int = 0) -> TaskFrame | None:
+    """Receive a task; None at end of file.
+
+    Args:
+        buffer: room for a packet, at least ``PACKET_MAX + 64`` bytes.
+
+    Raises:
+        BlockingIOError: When there is none (with MSG_DONTWAIT).
+    """
+    size, ancillary, _, _ = sock.recvmsg_into((buffer,), _FD_SPACE, flags | socket.MSG_CMSG_CLOEXEC)
+    if not size:
+        return None
+    kind, large, slot, queue, _, serial, id, delivery, attempt, nonce, timeout, n, m = _TASK.unpack_from(buffer)
+    if large:
+        fd = int.from_bytes(ancillary[0][2][:4], "little")
+        with open(fd, "rb") as file:
+            file.seek(0)
+            body = file.read()
+    else:
+        body = bytes(memoryview(buffer)[_TASK.size : size])
+    return TaskFrame(
+        kind, slot, queue, serial, id, delivery, attempt, nonce, timeout, body[:n], body[n + m :], body[n : n + m]
+    )
+
+
+def drain(sock: socket.socket, buffer: bytearray) -> list[TaskFrame]:
+    """Take every task out of a channel that its child has not read, by reading the child's end."""
+    frames = []
+    while True:
+        try:
+            frame = receive_task(sock, buffer, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return frames
+        if frame is None:
+            return frames
+        frames.append(frame)
+
+
+def send_report(sock: socket.socket, kind: int, slot: int, serial: int, code: int = 0, detail: bytes = b"") -> None:
+    """Report to the monitor; blocks while the channel is full."""
+    sock.send(_REPORT.pack(kind, code, slot, len(detail), serial) + detail)
+
+
+def receive_report(sock: socket.socket, buffer: bytearray) -> tuple[int, int, int, int, bytes] | None:
+    """(kind, code, slot, serial, detail) of the next report, None if there is none."""
+    try:
+        size = sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    if not size:
+        return None
+    kind, code, slot, length, serial = _REPORT.unpack_from(buffer)
+    head = _REPORT.size
+    return kind, code, slot, serial, bytes(memoryview(buffer)[head : head + length]) if length else b""
+
+
+class Control(NamedTuple):
+    """A control frame.
+
+    Attributes:
+        kind: FORK, SIGNAL, BYE; READY, FORKED, EXITED, FAILED.
+        seat: which seat it is about.
+        pid: of the child (SIGNAL: which must still be that seat's).
+        value: SIGNAL: the signal's number; EXITED: the wait status.
+        wall, cpu: EXITED: seconds the child lived, and of CPU it used with its own children.
+        rss: EXITED: its peak memory in bytes.
+        text: FAILED: what went wrong.
+    """
+
+    kind: int
+    seat: int = 0
+    pid: int = 0
+    value: int = 0
+    wall: float = 0.0
+    cpu: float = 0.0
+    rss: int = 0
+    text: str = ""
+
+
+def send_control(sock: socket.socket, control: Control) -> None:
+    """Send a control frame; blocks while the channel is full."""
+    frame = _CONTROL.pack(control.kind, control.seat, control.pid, control.value)
+    frame += _EXIT.pack(control.wall, control.cpu, 0.0, control.rss)
+    sock.send(frame + control.text.encode(errors="replace")[:DETAIL_MAX])
+
+
+def receive_control(sock: socket.socket) -> Control | None:
+    """The next control frame; None at end of file.
+
+    Raises:
+        BlockingIOError: When there is none (on a non-blocking socket).
+    """
+    data = sock.recv(PACKET_MAX)
+    if not data:
+        return None
+    kind, seat, pid, value = _CONTROL.unpack_from(data)
+    wall, cpu, _, rss = _EXIT.unpack_from(data, _CONTROL.size)
+    text = data[_CONTROL.size + _EXIT.size :].decode(errors="replace")
+    return Control(kind, seat, pid, value, wall, cpu, rss, text)

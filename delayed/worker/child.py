@@ -1,0 +1,317 @@
+"""A child: the process that runs the user's code. It never talks to a broker.
+
+It is forked by the fork server into a seat, and reads tasks from its channel, one at a time, each only when it is
+ready to begin it. For each:
+
+1. note on the board that it begins, so that its guardians can keep the deadline;
+2. decode, resolve and call;
+3. note on the board how it ended, then say so to the monitor: from then on its own death harms nothing;
+4. call the handler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from delayed.codec import Codec
+from delayed.errors import DecodeError, FunctionNotFound, SignatureMismatch, TaskStopped, TaskTimeout
+from delayed.functions import resolve
+from delayed.logger import logger
+from delayed.message import Message
+from delayed.task import Task
+from delayed.worker import board as boards
+from delayed.worker import channel, process, verdict
+from delayed.worker.board import Board
+from delayed.worker.channel import TaskFrame
+from delayed.worker.verdict import Verdict
+
+if TYPE_CHECKING:
+    from delayed.worker.config import Config
+
+TEXT_MAX = 4096  # characters of an exception's text that are kept
+TRACEBACK_MAX = 24000  # characters of a traceback that are kept: its end, which is nearest to the fault
+inside = False  # whether this process is a child
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Child:
+    """One child in its seat.
+
+    Args:
+        seat: the seat's number.
+        board: the worker's board.
+        sock: the child's end of its channel.
+        stack: descriptor of the file that stacks are dumped to.
+        config: the worker's settings.
+    """
+
+    def __init__(self, seat: int, board: Board, sock: socket.socket, stack: int, config: Config) -> None:
+        self.seat = seat
+        self.board = board
+        self.sock = sock
+        self.stack = stack
+        self.config = config
+        self.pid = os.getpid()
+        self.codecs = [Codec.from_spec(spec) for spec in config.codecs]
+        self.buffer = bytearray(channel.PACKET_MAX + 256)
+        self.serial = 0  # of the task that may be stopped; 0 while no user code runs
+        self.channel_inode = os.fstat(sock.fileno()).st_ino
+        self.baseline = _resident() if config.max_memory else 0
+        self.folder = _folder()
+
+    def prepare(self) -> None:
+        """Turn a fresh fork into a child: its own session, signals, stack dumps, and an end with its guardians."""
+        os.setsid()  # so that signals to the worker's terminal or group pass it by, and its own group can be killed
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as in every Python program
+        signal.signal(signal.SIGTERM, self.on_sigterm)
+        faulthandler.register(process.STACK_SIGNAL, file=self.stack, all_threads=True, chain=False)
+        faulthandler.enable(file=self.stack, all_threads=True)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")  # if memory runs out, the kernel should take a child, not its guardians
+        if not process.die_with(self.config.life):
+            os._exit(1)
+        if "numpy" in sys.modules:  # preloaded: else every child would draw the same numbers; random reseeds itself
+            sys.modules["numpy"].random.seed()
+
+    def serve(self) -> None:
+        """Run tasks until told to leave, or until retirement."""
+        done = 0
+        while True:
+            frame = channel.receive_task(self.sock, self.buffer)
+            if frame is None or frame.kind == channel.LEAVE:
+                return
+            if frame.kind == channel.RUN:
+                self.run(frame)
+            else:
+                self.handle_killed(frame)
+            done += 1
+            if self.config.one_shot or (self.config.max_tasks and done >= self.config.max_tasks):
+                return
+            if self.spoiled() or (self.config.max_memory and _resident() - self.baseline > self.config.max_memory):
+                return
+
+    def run(self, frame: TaskFrame) -> None:
+        """Run one task, note how it ended, tell the monitor, and call the handler."""
+        board, seat, slot = self.board, self.seat, frame.slot
+        begun = process.now()
+        cpu = time.process_time()
+        board.begin(seat, slot, frame.serial, begun)
+        task: Task | None = None
+        error: BaseException | None = None
+        try:
+            try:
+                message = Message.parse(frame.id, frame.header, frame.payload)
+                task = _bare_task(message)
+                task = Task.from_message(message, self.codecs[frame.queue])
+                self.serial = frame.serial
+                task.run()
+                self.serial = 0
+            except BaseException as raised:
+                self.serial = 0
+                error = raised
+        except TaskStopped as raised:  # the signal came a moment after the task had ended by itself
+            self.serial = 0
+            error = raised
+        if os.getpid() != self.pid:
+            os._exit(0)  # the task forked, and this is the copy: the outcome is the original's to tell
+        ended = process.now()
+        code = verdict.RETURNED if error is None else outcome_of(error)
+        if code == verdict.RETURNED:
+            board.end(seat, slot, code, ended, time.process_time() - cpu)
+            detail = b""
+        else:
+            assert error is not None
+            found = describe(code, error)
+            detail = found.dump()
+            board.end(seat, slot, code, ended, time.process_time() - cpu, str(found._what()).encode(errors="replace"))
+        if self.config.success_handler and code == verdict.RETURNED:
+            board.phase(seat, boards.HANDLER, process.now())
+            self.report(channel.OUTCOME, slot, frame.serial, code, detail)
+            self.call_handler(self.config.success_handler, frame.serial, task)
+        elif self.config.error_handler and code not in (verdict.RETURNED, verdict.STOPPED):
+            board.phase(seat, boards.HANDLER, process.now())
+            self.report(channel.OUTCOME, slot, frame.serial, code, detail)
+            info = (type(error), error, error.__traceback__ if error else None)
+            if task is None:
+                task = Task(id=frame.id, func_path="?")
+            _attach(task, describe(code, error) if error else None, begun, ended)
+            self.call_handler(self.config.error_handler, frame.serial, task, None, info)
+        else:
+            board.phase(seat, boards.IDLE, ended)
+            self.report(channel.OUTCOME, slot, frame.serial, code, detail)
+            return
+        board.phase(seat, boards.IDLE, process.now())
+
+    def handle_killed(self, frame: TaskFrame) -> None:
+        """Call the error handler for a task whose child was killed."""
+        found = Verdict.load(frame.detail)
+        self.board.phase(self.seat, boards.HANDLER, process.now())
+        try:
+            message = Message.parse(frame.id, frame.header, frame.payload)
+            task = _bare_task(message)
+            with contextlib.suppress(Exception):  # the handler still learns which task it was
+                task = Task.from_message(message, self.codecs[frame.queue])
+        except DecodeError:
+            task = Task(id=frame.id, func_path="?")
+        task.verdict = found
+        if self.config.error_handler:
+            info = None
+            if found.code == verdict.TIMED_OUT:
+                timeout = TaskTimeout(f"{found}\n{found.stack}".strip())
+                info = (TaskTimeout, timeout, None)
+            self.call_handler(self.config.error_handler, frame.serial, task, found.signal or None, info)
+        self.board.phase(self.seat, boards.IDLE, process.now())
+        self.report(channel.HANDLED, frame.slot, frame.serial)
+
+    def call_handler(self, path: str, serial: int, *args: Any) -> None:
+        try:
+            try:
+                handler: Callable[..., Any] = resolve(path)
+                self.serial = serial
+                handler(*args)
+                self.serial = 0
+            except Exception:
+                self.serial = 0
+                logger.exception("handler %s failed; the task's outcome stands", path)
+        except BaseException as error:  # also SystemExit: a handler can't stop the worker
+            self.serial = 0
+            logger.error("handler %s was stopped by %s; the task's outcome stands", path, type(error).__name__)
+
+    def report(self, kind: int, slot: int, serial: int, code: int = 0, detail: bytes = b"") -> None:
+        try:
+            # A task may have closed every descriptor, and another file may have taken the number.
+            if os.fstat(self.sock.fileno()).st_ino != self.channel_inode:
+                raise OSError("the channel's descriptor was replaced")
+            channel.send_report(self.sock, kind, slot, serial, code, detail)
+        except OSError:
+            os._exit(CHANNEL_LOST)  # the outcome stands on the board
+
+    def spoiled(self) -> bool:
+        """Whether the last task left something behind that the next one should not meet."""
+        return (
+            threading.active_count() > 1
+            or signal.getsignal(signal.SIGTERM) != self.on_sigterm
+            or _folder() != self.folder
+        )
+
+    def on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        reason, serial = self.board.stop_asked(self.seat)
+        if reason and serial and serial == self.serial:
+            self.serial = 0  # once
+            if reason == boards.STOP_TIMEOUT:
+                raise TaskTimeout("the task's time is up")
+            raise TaskStopped("the worker shuts down" if reason == boards.STOP_SHUTDOWN else "the claim was lost")
+        if self.serial or not reason:  # not from our guardians: die of it, as any process would
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+CHANNEL_LOST = 87  # exit code of a child that can't reach its monitor any more
+
+
+def main(child: Child) -> NoReturn:
+    """The whole life of a child."""
+    global inside
+    inside = True
+    code = 1
+    try:
+        child.prepare()
+        child.serve()
+        code = 0
+        if not child.config.one_shot:
+            import atexit
+
+            atexit._run_exitfuncs()
+    except BaseException:
+        logger.exception("the child in seat %d fails", child.seat)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(code)  # not sys.exit: the fork server's own end is not ours, and threads are not waited for
+
+
+def outcome_of(error: BaseException) -> int:
+    """Which outcome an exception means."""
+    if isinstance(error, TaskTimeout):
+        return verdict.TIMED_OUT
+    if isinstance(error, TaskStopped):
+        return verdict.STOPPED
+    if isinstance(error, DecodeError):
+        return verdict.UNDECODABLE
+    if isinstance(error, FunctionNotFound):
+        return verdict.UNKNOWN_FUNCTION
+    if isinstance(error, SignatureMismatch):
+        return verdict.BAD_ARGUMENTS
+    if isinstance(error, SystemExit):
+        return verdict.RETURNED if error.code in (None, 0) else verdict.EXITED
+    return verdict.RAISED
+
+
+def describe(code: int, error: BaseException) -> Verdict:
+    """The verdict of an exception, in words: the object itself never leaves the child."""
+    import resource
+    import traceback
+
+    kind = type(error)
+    try:
+        text = str(error)
+    except BaseException:
+        text = "(its text can't be had: __str__ failed)"
+    try:
+        trace = "".join(traceback.format_exception(error))
+    except BaseException:
+        trace = "(its traceback can't be formatted)"
+    exit_code = 0
+    if isinstance(error, SystemExit):
+        exit_code = error.code if isinstance(error.code, int) else 1
+    return Verdict(
+        code,
+        type=f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
+        text=text[:TEXT_MAX],
+        traceback=trace[-TRACEBACK_MAX:],
+        exit_code=exit_code,
+        rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def _attach(task: Task, found: Verdict | None, begun: float, ended: float) -> None:
+    if found is not None:
+        from dataclasses import replace
+
+        task.verdict = replace(found, wall=ended - begun, timeout=task.timeout)
+
+
+def _bare_task(message: Message) -> Task:
+    """The task without its arguments: what is known before the payload is decoded."""
+    return Task(id=message.id, func_path=message.func, timeout=message.timeout)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has now; 0 where that isn't told."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return 0
+
+
+def _folder() -> tuple[int, int] | None:
+    try:
+        found = os.stat(".")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,62 @@
+"""What a fork server and its children are told at their start: plain data that crosses an exec as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Config:
+    """The settings of one worker.
+
+    Attributes:
+        worker: its id.
+        url: of the broker, for a stand-in; None if another process can't open it.
+        queues: their names; a task frame names one by its index.
+        codecs: the spec of each queue's codec.
+        seats: for each seat the descriptors of both ends of its channel, the monitor's first, and of its stack file.
+        board: descriptor of the board's file.
+        control: descriptor of the fork server's end of the control channel.
+        life: descriptor of the read end of the life pipe, whose end kills the children.
+        life_write: ... of its write end, held by monitor and fork server.
+        one_shot: whether a child runs one task only.
+        max_tasks: tasks after which a child retires; None: never.
+        max_memory: bytes that a child may grow before it retires; None: any.
+        success_handler, error_handler: their paths, or None.
+        preload: modules that the fork server imports.
+        lease: seconds.
+        kill_timeout: seconds between the soft stop and SIGKILL.
+        log_level: of the logger "delayed".
+        log_json: whether to log as JSON.
+        path: sys.path of the monitor.
+    """
+
+    worker: str
+    url: str | None
+    queues: list[str]
+    codecs: list[dict[str, Any]]
+    seats: list[tuple[int, int, int]]
+    board: int
+    life: int
+    life_write: int
+    one_shot: bool
+    kill_timeout: float
+    lease: float
+    control: int = -1
+    max_tasks: int | None = None
+    max_memory: int | None = None
+    success_handler: str | None = None
+    error_handler: str | None = None
+    preload: list[str] = field(default_factory=list)
+    log_level: int = 20
+    log_json: bool = False
+    path: list[str] = field(default_factory=list)
+
+    def dump(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def load(cls, data: bytes) -> Config:
+        return cls(**json.loads(data))

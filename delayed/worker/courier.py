@@ -1,0 +1,335 @@
+"""The courier: the thread of a monitor that talks to the broker, so that no slow store delays a deadline.
+
+Its duties:
+
+1. exchange: carry settlements to the store and claims back, both in one round trip, in batches;
+2. wait for tasks when there are none;
+3. renew the leases of all that is held, sweep, and announce the worker;
+4. outlive any outage: back off, and send the very same request again until it is answered.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from delayed.brokers.base import RENEW_INTERVAL, SWEEP_INTERVAL, WAIT_TIMEOUT, Broker
+from delayed.errors import BrokerError, BrokerUnavailable
+from delayed.logger import logger
+from delayed.message import Action, Claim, Settlement
+from delayed.worker.process import now
+
+FLUSH_SIZE = 64  # settlements that are sent without waiting for more
+FLUSH_DELAY = 0.003  # seconds that a settlement waits for others while more tasks are under way
+BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
+BURST_PATIENCE = 1.0  # seconds: in burst mode, a task that is due sooner is waited for
+TRUST = 0.8  # part of a lease after which a claim must be renewed before it is handed out
+
+
+class Held:
+    """A claim that this worker holds, and where its task is."""
+
+    __slots__ = ("claim", "confirmed", "lost", "queue", "seat", "serial", "slot", "timeout")
+
+    def __init__(self, claim: Claim, confirmed: float, queue: int) -> None:
+        self.claim = claim
+        self.confirmed = confirmed  # when the request was sent whose answer last said that the claim holds
+        self.queue = queue  # its index in the worker's list
+        self.seat = -1  # -1: not handed over
+        self.slot = -1
+        self.serial = 0
+        self.timeout: float | None = None
+        self.lost = False
+
+
+class Courier(threading.Thread):
+    """The thread; see the module.
+
+    Args:
+        notify: called (from this thread) when there is something for the monitor in `inbox` or `lost`.
+        freed: called (from this thread) for each claim that has ended in the store.
+        info: makes what the worker says of itself.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        queues: Sequence[str],
+        worker: str,
+        *,
+        lease: float,
+        sweep: bool,
+        burst: bool,
+        notify: Callable[[], None],
+        freed: Callable[[Held], None],
+        info: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        super().__init__(name="delayed-courier", daemon=True)
+        self.broker = broker
+        self.queues = list(queues)
+        self._queue_index = {name: index for index, name in enumerate(self.queues)}
+        self.worker = worker
+        self.lease = lease
+        self.sweeps = sweep
+        self.burst = burst
+        self.notify = notify
+        self.freed = freed
+        self.info = info
+
+        self.inbox: deque[Held] = deque()  # claimed, for the monitor to hand out
+        self.lost: deque[Held] = deque()  # claims that another worker may have now
+        self.target = 0  # how many unfinished tasks to hold; set by the monitor
+        self.low = 0  # claim more when fewer than this are left; set by the monitor
+        self.dry = False  # the last claim got less than it asked for
+        self.empty = False  # in burst mode: nothing is held, and nothing is left in the queues
+        self.healthy = True  # the last request was answered
+        self.ambiguous = 0  # settlements whose answer was lost, and that took effect the first time
+
+        self._condition = threading.Condition()
+        self._outbox: list[tuple[Held | None, Settlement]] = []
+        self._outbox_since = 0.0
+        self._held: dict[tuple[str, int], Held] = {}
+        self._settling = 0  # of those held, how many lie in the outbox or are under way
+        self._waiting = False
+        self._closing = False
+        self._close_by = 0.0
+        self._seq = 0
+        self._renew_at = 0.0
+        self._sweep_at = 0.0
+        self._announce_at = 0.0
+        self._pause = BACKOFF[0]
+
+    # -- called by the monitor ---------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> int:
+        """How many claims are not ended in the store."""
+        return len(self._held)
+
+    def settle(self, held: Held, settlement: Settlement) -> None:
+        """End a claim, soon."""
+        with self._condition:
+            if not self._outbox:
+                self._outbox_since = now()
+            self._outbox.append((held, settlement))
+            self._settling += 1
+            if self._waiting:
+                self.broker.wake(self.queues)
+            elif len(self._outbox) == 1 or len(self._outbox) == FLUSH_SIZE or self._settling == len(self._held):
+                self._condition.notify()
+
+    def forget(self, held: Held) -> None:
+        """Drop a claim that was lost: there is nothing to settle."""
+        with self._condition:
+            self._held.pop((held.claim.queue, held.claim.id), None)
+        self.freed(held)
+
+    def aim(self, target: int, low: int) -> None:
+        """Set how many tasks to hold, and below which number to claim more."""
+        if (target, low) != (self.target, self.low):
+            with self._condition:
+                self.target, self.low = target, low
+                self._condition.notify()
+
+    def renew_now(self) -> None:
+        """Verify all claims at once: the monitor has been away for too long."""
+        with self._condition:
+            self._renew_at = 0.0
+            self._nudge()
+
+    def stop(self, timeout: float) -> None:
+        """Claim nothing more; send what is to be settled, within `timeout` seconds, then end."""
+        with self._condition:
+            self._closing = True
+            self._close_by = now() + timeout
+            self._nudge()
+
+    def _nudge(self) -> None:
+        if self._waiting:
+            self.broker.wake(self.queues)
+        self._condition.notify()
+
+    # -- the thread --------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while True:
+            try:
+                if not self._turn():
+                    break
+                if not self.healthy:
+                    self.healthy = True
+                    logger.info("worker %s reaches %r again", self.worker, self.broker)
+                self._pause = BACKOFF[0]
+            except Exception as error:
+                self._fail(error)
+                if self._closing and now() > self._close_by:
+                    logger.error(
+                        "worker %s leaves with %d claims unsettled: they run again when their lease ends",
+                        self.worker,
+                        len(self._held),
+                    )
+                    return
+        self._say_goodbye()
+
+    def _turn(self) -> bool:
+        """Do one thing; False when there is nothing left to do."""
+        at = now()
+        with self._condition:
+            while self._closing and self.inbox:
+                self._put(self.inbox.popleft(), "back")
+            stock = len(self._held) - self._settling
+            hungry = not self._closing and not self.dry and stock < max(self.low, 1) and self.target > stock
+            flush = bool(self._outbox) and (
+                len(self._outbox) >= FLUSH_SIZE
+                or self._settling == len(self._held)
+                or at >= self._outbox_since + FLUSH_DELAY
+                or self._closing
+            )
+            chore = min(self._renew_at, self._sweep_at, self._announce_at)
+            if self._closing and not self._outbox and (not self._held or at > self._close_by):
+                return False
+            idle = False
+            if not hungry and not flush and at < chore:
+                timeout = min(chore - at, WAIT_TIMEOUT)
+                if self._outbox:
+                    timeout = min(timeout, self._outbox_since + FLUSH_DELAY - at)
+                idle = self.dry and self.target > stock and not self._closing and not self._outbox
+                if not idle:
+                    self._condition.wait(max(timeout, 0.0))
+                    return True
+                self._waiting = True
+        if idle:
+            try:
+                if self.burst and not self._held and self._nothing_left():
+                    self.empty = True
+                    self.notify()
+                self.broker.wait(self.queues, timeout)
+            finally:
+                self._waiting = False
+            self.dry = False
+        elif hungry or flush:
+            self._exchange(max(self.target - stock, 0) if not self._closing else 0)
+        if at >= chore:
+            self._chores(at)
+        return True
+
+    def _put(self, held: Held, action: Action) -> None:
+        self._outbox.append((held, Settlement(held.claim.ref, action)))
+        self._settling += 1
+
+    def _nothing_left(self) -> bool:
+        for queue in self.queues:
+            counts = self.broker.counts(queue)
+            if counts.ready:
+                return False
+            if counts.scheduled and self.broker.peek(queue, "scheduled", 1)[0].due < BURST_PATIENCE:
+                return False
+        return True
+
+    def _exchange(self, limit: int) -> None:
+        with self._condition:
+            batch, self._outbox = self._outbox, []
+        self._seq += 1
+        nonce = random.SystemRandom().getrandbits(64)
+        resent = False
+        while True:
+            sent = now()
+            try:
+                accepted, claims = self.broker.settle_and_claim(
+                    self.worker, [item for _, item in batch], self.queues, self._seq, nonce, limit, self.lease
+                )
+                break
+            except BrokerError as error:
+                self._fail(error)
+                resent = True
+                if self._closing and now() > self._close_by:
+                    raise
+        for (held, settlement), good in zip(batch, accepted, strict=True):
+            if not good and resent:
+                self.ambiguous += 1
+            elif not good and held is not None and not held.lost:
+                logger.warning(
+                    "task %d: %s was refused, its claim had gone to another worker",
+                    settlement.ref.id,
+                    settlement.action,
+                    extra={"action": "refused", "task_id": settlement.ref.id},
+                )
+            if held is not None:
+                self._settling -= 1
+                self._held.pop((settlement.ref.queue, settlement.ref.id), None)
+                self.freed(held)
+        if limit:
+            self.dry = len(claims) < limit
+        fresh = []
+        for claim in claims:
+            held = self._held[claim.queue, claim.id] = Held(claim, sent, self._queue_index[claim.queue])
+            fresh.append(held)
+        self.inbox.extend(fresh)
+        if fresh or batch or self.dry:
+            self.notify()
+
+    def _chores(self, at: float) -> None:
+        if at >= self._renew_at:
+            if self._held or not self.healthy:
+                self._renew()
+            self._renew_at = at + min(RENEW_INTERVAL, self.lease / 3)
+        if at >= self._sweep_at:
+            if self.sweeps and not self._closing:
+                for queue in self.queues:
+                    swept = self.broker.sweep(queue, self.lease)
+                    if swept.returned:
+                        self.dry = False
+                        logger.warning("%d tasks of queue %s lost their worker: ready again", swept.returned, queue)
+                    if swept.dead:
+                        logger.error("%d tasks of queue %s were delivered too often and are dead", swept.dead, queue)
+            self._sweep_at = at + SWEEP_INTERVAL * random.uniform(0.8, 1.2)
+        if at >= self._announce_at:
+            if not self._closing:
+                self.broker.announce(self.worker, self.queues, self.info(), 3 * RENEW_INTERVAL)
+            self._announce_at = at + RENEW_INTERVAL
+
+    def _renew(self) -> None:
+        sent = now()
+        with self._condition:
+            settling = {held for held, _ in self._outbox}
+            mine = {held.claim.ref: held for held in self._held.values()}
+        renewal = self.broker.renew(self.worker, self.queues, list(mine), self.lease)
+        for ref in renewal.held:
+            mine[ref].confirmed = sent
+        for ref in renewal.lost:
+            held = mine[ref]
+            if held not in settling and not held.lost:
+                held.lost = True
+                self.lost.append(held)
+        with self._condition:
+            known = {(held.claim.queue, held.claim.id) for held in self._held.values()}
+            for claim in renewal.unknown:
+                if (claim.queue, claim.id) not in known:
+                    logger.info("task %d was claimed but the answer was lost: it goes back", claim.id)
+                    self._outbox.append((None, Settlement(claim.ref, "back")))
+        self.notify()
+
+    def _fail(self, error: Exception) -> None:
+        if self.healthy or not isinstance(error, BrokerUnavailable):
+            self.healthy = False
+            logger.error(
+                "worker %s can't reach %r: %s; it goes on trying, and keeps what it finished",
+                self.worker,
+                self.broker,
+                error,
+                exc_info=not isinstance(error, BrokerError),
+                extra={"action": "broker_unavailable"},
+            )
+        self._renew_at = 0.0  # after an outage, claims are verified before anything more is handed out
+        with self._condition:
+            self._condition.wait(self._pause * random.uniform(0.5, 1.0))
+        self._pause = min(self._pause * 2, BACKOFF[1])
+
+    def _say_goodbye(self) -> None:
+        try:
+            self.broker.announce(self.worker, self.queues, None, 0.0)
+        except BrokerError:
+            logger.debug("worker %s could not say goodbye", self.worker, exc_info=True)

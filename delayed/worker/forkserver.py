@@ -1,0 +1,216 @@
+"""The fork server: a small process, started by exec, that forks the children and reaps them.
+
+Its duties:
+
+1. fork a child into a seat when the monitor says so; being small and single-threaded it does that fast, and no
+   lock, socket or thread of the application is ever inherited;
+2. reap children, and tell the monitor how they ended and what they used;
+3. when a child ends, kill what it left behind: its process group, and daemons that left the group;
+4. pass on signals: being the parent, it can't hit a pid that was given to somebody else;
+5. when the monitor dies, stand in for it (:mod:`delayed.worker.standin`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from delayed.logger import logger, setup_logger
+from delayed.worker import board as boards
+from delayed.worker import channel, child, process
+from delayed.worker.board import Board
+from delayed.worker.channel import Control
+from delayed.worker.config import Config
+
+
+class ForkServer:
+    """The loop of the fork server."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.board = Board(config.board, len(config.seats))
+        self.control = socket.socket(fileno=config.control)
+        self.channels = [
+            (socket.socket(fileno=monitor_end), socket.socket(fileno=child_end))
+            for monitor_end, child_end, _ in config.seats
+        ]
+        self.pids: dict[int, int] = {}  # seat -> pid of its child
+        self.born: dict[int, float] = {}  # pid -> when it was forked
+        self.daemons: dict[int, set[int]] = {}  # pid of an orphan -> the children that may be using it
+        self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for fd in self.own_descriptors():
+            os.set_inheritable(fd, False)  # they were inherited once, by us; not by what tasks execute
+        self.orphans_come_here = process.set_subreaper(True)
+
+    def serve(self) -> bool:
+        """Work until the monitor says goodbye (then True) or dies (False)."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # these go to the worker's whole group; the monitor decides
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        self.control.setblocking(True)
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        poller.register(self.wake_read, select.POLLIN)
+        channel.send_control(self.control, Control(channel.READY))
+        try:
+            while True:
+                ready = {fd for fd, _ in poller.poll()}
+                if self.wake_read in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self.wake_read, 4096)
+                    for ended in self.reap():
+                        channel.send_control(self.control, ended)
+                if self.control.fileno() in ready:
+                    order = channel.receive_control(self.control)
+                    if order is None:
+                        return False
+                    if order.kind == channel.BYE:
+                        return True
+                    self.obey(order)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+
+    def obey(self, order: Control) -> None:
+        if order.kind == channel.FORK:
+            self.fork(order.seat)
+        elif order.kind == channel.SIGNAL and self.pids.get(order.seat) == order.pid:
+            self.signal(order.seat, order.value)
+
+    def signal(self, seat: int, number: int) -> None:
+        """SIGKILL goes to the child's whole group, anything else to the child alone."""
+        pid = self.pids[seat]
+        if number == signal.SIGKILL:
+            process.kill_group(pid, number)
+        else:
+            os.kill(pid, number)
+
+    def fork(self, seat: int) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            channel.send_control(self.control, Control(channel.FAILED, seat, text=f"fork failed: {error}"))
+            return
+        if pid == 0:
+            self.become_child(seat)
+        self.pids[seat] = pid
+        self.born[pid] = process.now()
+        channel.send_control(self.control, Control(channel.FORKED, seat, pid))
+
+    def become_child(self, seat: int) -> NoReturn:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            sock = self.channels[seat][1]
+            stack = self.config.seats[seat][2]
+            keep = {0, 1, 2, sock.fileno(), stack, self.config.life}
+            for fd in self.own_descriptors() - keep:
+                os.close(fd)
+            person = child.Child(seat, self.board, sock, stack, self.config)
+            child.main(person)
+        finally:
+            os._exit(code)
+
+    def own_descriptors(self) -> set[int]:
+        fds = {self.config.board, self.config.life, self.config.life_write, self.control.fileno()}
+        fds |= {self.wake_read, self.wake_write}
+        return fds.union(*self.config.seats)
+
+    def reap(self) -> list[Control]:
+        """Bury the children that have ended, and kill what they leave behind."""
+        ended = []
+        for seat, pid in list(self.pids.items()):
+            # Look first: while the child is a zombie its pid, which is its group's id too, can't be another's.
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            _, status, usage = os.wait4(pid, 0)
+            del self.pids[seat]
+            wall = process.now() - self.born.pop(pid)
+            cpu = usage.ru_utime + usage.ru_stime
+            ended.append(Control(channel.EXITED, seat, pid, status, wall, cpu, usage.ru_maxrss * 1024))
+        self.kill_daemons()
+        return ended
+
+    def kill_daemons(self) -> None:
+        """Kill the daemons of tasks: they left their child's group and came to us, the nearest subreaper.
+
+        Whose a daemon was can't be told any more; it is left alone until every child is gone that may have made it.
+        """
+        if not self.orphans_come_here:
+            return
+        children = set(self.pids.values())
+        makers = {
+            pid
+            for seat, pid in self.pids.items()
+            if not self.config.one_shot or self.board.activity(seat).phase != boards.IDLE
+        }
+        found = set(process.children_of_self()) - children
+        self.daemons = {pid: self.daemons.get(pid, makers) & children for pid in found}
+        for pid, users in self.daemons.items():
+            if not users:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+    def leave(self) -> None:
+        """Kill and bury whoever is left."""
+        for seat in list(self.pids):
+            self.signal(seat, signal.SIGKILL)
+        for pid in self.pids.values():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        self.pids.clear()
+        self.kill_daemons()
+
+
+def preload(names: list[str]) -> str:
+    """Import the modules to preload; what went wrong, or "" if nothing did."""
+    import threading
+    import traceback
+
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            return f"can't preload {name}:\n{traceback.format_exc()}"
+        if threading.active_count() > 1:
+            threads = ", ".join(thread.name for thread in threading.enumerate()[1:])
+            return f"can't preload {name}: it starts threads ({threads}), and a process with threads can't fork safely"
+    return ""
+
+
+def main(config_fd: int) -> None:
+    """The program of the fork server; its settings are in the file `config_fd`."""
+    with open(config_fd, "rb") as file:
+        file.seek(0)
+        config = Config.load(file.read())
+    setup_logger(config.log_level, as_json=config.log_json)
+    server = ForkServer(config)
+    problem = preload(config.preload)
+    if problem:
+        channel.send_control(server.control, Control(channel.FAILED, -1, text=problem))
+        return
+    gc.disable()
+    gc.collect()
+    gc.freeze()  # so that a child's first collection does not copy every page of the server
+    if server.serve():
+        server.leave()
+        return
+    from delayed.worker.standin import StandIn
+
+    logger.warning("the monitor of worker %s is gone; its fork server stands in", config.worker)
+    StandIn(server).run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

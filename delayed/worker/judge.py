@@ -1,0 +1,111 @@
+"""What becomes of a task: from the verdict on a run to the settlement of its claim."""
+
+from __future__ import annotations
+
+import os
+
+from delayed.errors import DecodeError
+from delayed.logger import logger
+from delayed.message import Claim, Settlement
+from delayed.retry import delay_before_next
+from delayed.worker import verdict
+from delayed.worker.verdict import Verdict
+
+# Seconds before the next try of a task whose function this worker does not know: during a rolling deploy a newer
+# worker may. After the last one it is dead.
+UNKNOWN_FUNCTION_DELAYS = (5.0, 15.0, 45.0)
+
+
+def settle(claim: Claim, found: Verdict) -> Settlement:
+    """The settlement that a verdict leads to.
+
+    ========================  =====================================================================
+    returned                  done
+    raised, timed out,
+    exited, killed            retry as the task's policy says, else done: it failed
+    bad arguments             done: no retry can mend it
+    unknown function          retry after 5, 15 and 45 s, then dead
+    undecodable               dead
+    stopped by the worker     back, uncharged
+    ========================  =====================================================================
+    """
+    code = found.code
+    if code in (verdict.RETURNED, verdict.BAD_ARGUMENTS):
+        return Settlement(claim.ref, "done")
+    if code == verdict.STOPPED:
+        return Settlement(claim.ref, "back")
+    if code == verdict.UNDECODABLE:
+        return Settlement(claim.ref, "dead", reason=str(found))
+    if code == verdict.UNKNOWN_FUNCTION:
+        if claim.attempt <= len(UNKNOWN_FUNCTION_DELAYS):
+            return Settlement(claim.ref, "retry", UNKNOWN_FUNCTION_DELAYS[claim.attempt - 1])
+        return Settlement(claim.ref, "dead", reason=str(found))
+    try:
+        delay = delay_before_next(claim.message().retry, claim.attempt)
+    except DecodeError as error:
+        return Settlement(claim.ref, "dead", reason=str(error))
+    if delay is None:
+        return Settlement(claim.ref, "done")
+    return Settlement(claim.ref, "retry", delay)
+
+
+def verdict_of_death(
+    status: int | None, by_us: bool, out_of_memory: bool, stack: str, wall: float, cpu: float, rss: int
+) -> Verdict:
+    """The verdict on a run whose child died in it.
+
+    Args:
+        status: the wait status; None if nobody could wait for the child.
+        by_us: whether the worker had sent SIGKILL.
+    """
+    if status is None:
+        return Verdict(
+            verdict.KILLED, text="its end was not seen", stack=stack, by_us=by_us, wall=wall, cpu=cpu, rss=rss
+        )
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return Verdict(
+            verdict.KILLED,
+            signal=-code,
+            by_us=by_us,
+            core=os.WCOREDUMP(status),
+            out_of_memory=out_of_memory and not by_us,
+            stack=stack,
+            wall=wall,
+            cpu=cpu,
+            rss=rss,
+        )
+    text = "the process ended without an outcome"
+    return Verdict(verdict.EXITED, exit_code=code, text=text, stack=stack, wall=wall, cpu=cpu, rss=rss)
+
+
+def log_verdict(claim: Claim, found: Verdict, settlement: Settlement) -> None:
+    """One log record for every run that did not return."""
+    try:
+        func = claim.message().func
+    except DecodeError:
+        func = "?"
+    fate = {
+        "retry": f"it is tried again in {settlement.delay:.3g} s",
+        "back": "it goes back to the queue, uncharged",
+        "dead": "it is kept as a dead letter",
+        "done": "it failed for good",
+    }[settlement.action]
+    more = "".join(f"\n{part}" for part in (found.traceback.rstrip(), found.stack) if part)
+    logger.log(
+        20 if settlement.action == "back" else 30 if settlement.action == "retry" else 40,
+        "task %d %s (attempt %d) %s; %s%s",
+        claim.id,
+        func,
+        claim.attempt,
+        found,
+        fate,
+        more,
+        extra={
+            "action": "task_" + found.kind.replace(" ", "_"),
+            "task_id": claim.id,
+            "queue": claim.queue,
+            "func": func,
+            "attempt": claim.attempt,
+        },
+    )

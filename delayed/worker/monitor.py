@@ -1,0 +1,637 @@
+"""The monitor: the process of a worker that holds the broker and hands out tasks. It runs no user code.
+
+Its duties:
+
+1. hand claimed tasks to children, ahead of need when they are short;
+2. learn how they end, from the channel, or from the board when the child is dead, and pass on the settlement;
+3. keep deadlines;
+4. take back what has not begun, when the running task takes long or the worker stops;
+5. keep every seat taken, and a fork server alive.
+
+The talking to the store is the courier's, in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from delayed.errors import ConfigError, DecodeError
+from delayed.logger import logger
+from delayed.message import Settlement
+from delayed.worker import board as boards
+from delayed.worker import channel, judge, process, verdict
+from delayed.worker.board import Board
+from delayed.worker.channel import Control, TaskFrame
+from delayed.worker.config import Config
+from delayed.worker.courier import TRUST, Courier, Held
+from delayed.worker.ladder import Ladder
+from delayed.worker.process import now
+from delayed.worker.seat import Seat
+from delayed.worker.verdict import Verdict
+
+TICK = 0.05  # seconds between looks at the deadlines while something runs
+IDLE_TICK = 1.0  # ... and while nothing does
+AHEAD = 0.02  # seconds of work to hand to a child ahead of need
+DEPTH_MAX = 128  # tasks to hand to a child ahead of need at most
+LONG = 0.1  # seconds after which what waits behind a running task is taken back
+FORK_SERVER_PATIENCE = 10.0  # seconds a fork server may take to start
+FORK_BACKOFF = (0.1, 5.0)  # seconds: first and longest pause after a child that did nothing
+
+
+class Monitor:
+    """One run of a worker, from start to stop.
+
+    Args:
+        config: what the fork server is told; the monitor adds the descriptors.
+        processes: how many children may run tasks at once.
+        make_courier: makes the courier, given notify, freed and info.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        processes: int,
+        shutdown_timeout: float,
+        make_courier: Callable[[Callable[[], None], Callable[[Held], None], Callable[[], Mapping[str, Any]]], Courier],
+        about: Mapping[str, Any],
+    ) -> None:
+        self.config = config
+        self.processes = processes
+        self.shutdown_timeout = shutdown_timeout
+        self.about = about
+        # One-shot children need a moment to be forked and to go: a spare seat keeps the next one warm.
+        self.seats = [Seat(index) for index in range(processes + (1 if config.one_shot else 0))]
+        self.board_file = process.anonymous_file("delayed-board")
+        self.board = Board(self.board_file, len(self.seats))
+        self.life_read, self.life_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.ladder = Ladder(self.board, [seat.stack for seat in self.seats], config.kill_timeout, self.signal)
+        self.courier = make_courier(self.notify, self.freed, self.info)
+        self.control: socket.socket | None = None
+        self.server: subprocess.Popen[bytes] | None = None
+        self.server_ready = False
+        self.server_started = 0.0
+        self.jobs: deque[TaskFrame] = deque()  # error handlers for tasks whose child was killed
+        self.serial = 0
+        self.average = AHEAD  # seconds that a task takes, moving average
+        self.buffer = bytearray(channel.PACKET_MAX + 256)
+        self.poller = select.poll()
+        self.by_fd: dict[int, Seat] = {}
+        self.oom_kills = process.oom_kills()
+        self.reaps_orphans = False
+        self.stopping = False
+        self.stop_by = float("inf")
+        self.stop_asked = False  # set by other threads and signal handlers, read by the loop
+        self.stop_gently = False
+        self.stop_now = False
+        self.preload_error = ""
+
+    # -- called from other threads and signal handlers ---------------------------------------------------------
+
+    def notify(self) -> None:
+        """Wake the loop."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self.wake_write, b"\0")
+
+    def freed(self, held: Held) -> None:
+        """A claim has ended in the store: its slot may be used again."""
+        if held.slot >= 0:
+            self.board.free(held.seat, held.slot)
+            self.seats[held.seat].slots.append(held.slot)
+
+    def ask_stop(self, *, gently: bool = False) -> None:
+        """Stop: `gently` leaves what runs all the time it needs. Asked a second time: at once."""
+        if self.stop_asked and not gently:
+            self.stop_now = True
+        if gently and not self.stop_asked:
+            self.stop_gently = True
+        elif not gently:
+            self.stop_asked = True
+        self.notify()
+
+    def info(self) -> dict[str, Any]:
+        """What the worker says of itself."""
+        running = []
+        at = now()
+        for seat in self.seats:
+            activity = self.board.activity(seat.index)
+            held = seat.tasks.get(activity.slot)
+            if activity.phase == boards.TASK and held is not None:
+                try:
+                    func = held.claim.message().func
+                except DecodeError:
+                    func = "?"
+                running.append(
+                    {"id": held.claim.id, "queue": held.claim.queue, "func": func, "for": round(at - activity.since, 3)}
+                )
+        return {**self.about, "running": running}
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until stopped (or, in burst mode, until nothing is left)."""
+        self.reaps_orphans = process.set_subreaper(True)
+        try:
+            self.poller.register(self.wake_read, select.POLLIN)
+            for seat in self.seats:
+                self.poller.register(seat.mine, select.POLLIN)
+                self.by_fd[seat.mine.fileno()] = seat
+            self.start_server()
+            self.courier.start()
+            self.loop()
+            self.courier.stop(5.0)
+            self.courier.join()
+        finally:
+            self.close()
+        if self.preload_error:
+            raise ConfigError(self.preload_error)
+
+    def loop(self) -> None:
+        next_tick = 0.0
+        while True:
+            for fd, _ in self.poller.poll(self.poll_timeout() * 1000):
+                if fd == self.wake_read:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self.wake_read, 4096)
+                elif self.control is not None and fd == self.control.fileno():
+                    self.read_control()
+                elif fd in self.by_fd:
+                    seat = self.by_fd[fd]
+                    if fd == seat.pidfd:
+                        self.orphan_ended(seat)
+                    else:
+                        self.read_reports(seat)
+            if self.preload_error:
+                return
+            at = now()
+            if at >= next_tick:
+                next_tick = at + TICK
+                self.tick(at)
+            self.mind_lost(at)
+            if self.stop_asked or self.stop_gently or self.stop_now or self.courier.empty:
+                self.mind_stop(at)
+            if not self.stopping:
+                self.hand_out(at)
+            elif self.stopped():
+                return
+            if self.jobs:
+                self.hand_jobs()
+            self.keep_seats_taken(at)
+
+    def poll_timeout(self) -> float:
+        if any(seat.busy for seat in self.seats) or self.jobs or not self.server_ready:
+            return TICK
+        if any(not seat.pid and not seat.forking for seat in self.seats):
+            return TICK
+        return IDLE_TICK
+
+    # -- handing out -------------------------------------------------------------------------------------------
+
+    def hand_out(self, at: float) -> None:
+        """Hand claimed tasks to children."""
+        depth = max(1, min(DEPTH_MAX, int(AHEAD / self.average))) if self.average > 0 else DEPTH_MAX
+        ahead = self.processes * depth * 2 if depth > 1 else self.processes
+        self.courier.aim(ahead, max(self.processes, ahead // 2))
+        inbox = self.courier.inbox
+        trust = at - self.config.lease * TRUST
+        while inbox:
+            seat = self.choose_seat(depth)
+            if seat is None:
+                return
+            held = inbox[0]
+            if held.lost:
+                inbox.popleft()
+                self.courier.forget(held)
+                continue
+            if held.confirmed < trust:
+                self.courier.renew_now()
+                return
+            if not self.hand(seat, held):
+                return
+            inbox.popleft()
+
+    def choose_seat(self, depth: int) -> Seat | None:
+        """Where the next task goes: to the child with the least to do."""
+        if self.config.one_shot:
+            if sum(seat.busy for seat in self.seats) >= self.processes:
+                return None
+            idle = [seat for seat in self.seats if not seat.busy and not seat.orphan and (seat.pid or seat.forking)]
+            return min(idle, key=lambda seat: not seat.pid, default=None)
+        best = None
+        least = depth
+        for seat in self.seats:
+            if len(seat.tasks) < least and seat.slots and seat.pid and not seat.orphan and seat.handling is None:
+                best, least = seat, len(seat.tasks)
+        return best
+
+    def hand(self, seat: Seat, held: Held) -> bool:
+        """Hand a task to a child; False if its channel is full."""
+        claim = held.claim
+        if held.timeout is None:
+            try:
+                held.timeout = claim.message().timeout or 0.0
+            except DecodeError as error:
+                held.timeout = 0.0
+                self.judge(seat, held, Verdict(verdict.UNDECODABLE, text=str(error)))
+                return True
+        self.serial += 1
+        slot = seat.slots.popleft()
+        held.seat, held.slot, held.serial = seat.index, slot, self.serial
+        self.board.hand(
+            seat.index, slot, held.queue, self.serial, claim.id, claim.delivery, claim.attempt, held.timeout
+        )
+        frame = TaskFrame(
+            channel.RUN,
+            slot,
+            held.queue,
+            self.serial,
+            claim.id,
+            claim.delivery,
+            claim.attempt,
+            claim.nonce,
+            held.timeout,
+            claim.header,
+            claim.payload,
+        )
+        seat.tasks[slot] = held
+        try:
+            channel.send_task(seat.mine, frame)
+        except BlockingIOError:
+            self.withdraw(seat, held)
+            return False
+        return True
+
+    def hand_jobs(self) -> None:
+        """Hand error handlers of killed tasks to idle children."""
+        for seat in self.seats:
+            if self.jobs and not seat.busy and seat.pid and not seat.orphan:
+                seat.handling = self.jobs.popleft()
+                try:
+                    channel.send_task(seat.mine, seat.handling)
+                except BlockingIOError:
+                    self.jobs.appendleft(seat.handling)
+                    seat.handling = None
+
+    def withdraw(self, seat: Seat, held: Held) -> None:
+        """This task is not in the seat any more, and has not begun."""
+        del seat.tasks[held.slot]
+        self.board.free(seat.index, held.slot)
+        seat.slots.append(held.slot)
+        held.seat = held.slot = -1
+
+    def take_back(self, seat: Seat) -> None:
+        """Take what has not begun out of a seat, to the front of what is to be handed out."""
+        back = []
+        for frame in channel.drain(seat.theirs, self.buffer):
+            if frame.kind == channel.RUN:
+                held = seat.tasks[frame.slot]
+                self.withdraw(seat, held)
+                back.append(held)
+            elif frame.kind == channel.RUN_ERROR_HANDLER:
+                seat.handling = None
+                self.jobs.appendleft(frame)
+        self.courier.inbox.extendleft(reversed(back))
+
+    # -- ends --------------------------------------------------------------------------------------------------
+
+    def read_reports(self, seat: Seat) -> None:
+        while True:
+            report = channel.receive_report(seat.mine, self.buffer)
+            if report is None:
+                return
+            kind, code, slot, serial, detail = report
+            if kind == channel.HANDLED:
+                seat.handling = None
+                continue
+            held = seat.tasks.get(slot)
+            if held is None or held.serial != serial:
+                continue
+            self.ended(seat, held, code, detail)
+
+    def ended(self, seat: Seat, held: Held, code: int, detail: bytes) -> None:
+        """A child has said, or the board shows, how a task ended."""
+        del seat.tasks[held.slot]
+        seat.failures = 0
+        slot = self.board.slot(seat.index, held.slot)
+        wall = slot.ended - slot.begun
+        self.average += (wall - self.average) * 0.2
+        if code == verdict.RETURNED:
+            self.courier.settle(held, Settlement(held.claim.ref, "done"))
+            logger.debug("task %d returned after %.3g s", held.claim.id, wall)
+            return
+        found = Verdict.load(detail) if detail else Verdict(code, text=slot.text)
+        _, _, stack = self.ladder.outcome(seat.index, held.serial)
+        found = replace(found, wall=wall, cpu=slot.cpu, timeout=held.timeout or None, stack=stack or found.stack)
+        self.judge(seat, held, found)
+
+    def judge(self, seat: Seat, held: Held, found: Verdict, *, handler: bool = False) -> None:
+        """Settle a task that did not return; `handler`: its error handler is still to be called."""
+        if held.lost:
+            self.courier.forget(held)
+            return
+        settlement = judge.settle(held.claim, found)
+        if handler and self.config.error_handler and found.code != verdict.STOPPED:
+            claim = held.claim
+            self.jobs.append(
+                TaskFrame(
+                    channel.RUN_ERROR_HANDLER,
+                    0,
+                    held.queue,
+                    held.serial,
+                    claim.id,
+                    claim.delivery,
+                    claim.attempt,
+                    claim.nonce,
+                    0.0,
+                    claim.header,
+                    claim.payload,
+                    found.dump(),
+                )
+            )
+        self.courier.settle(held, settlement)
+        judge.log_verdict(held.claim, found, settlement)
+
+    def child_ended(self, seat: Seat, status: int | None, cpu: float, rss: int) -> None:
+        """The child of a seat is gone: find out from the board what it had in hand."""
+        self.read_reports(seat)
+        activity = self.board.activity(seat.index)
+        at = now()
+        for slot, held in list(seat.tasks.items()):
+            state = self.board.state(seat.index, slot)
+            if state == boards.ENDED:
+                self.ended(seat, held, self.board.slot(seat.index, slot).code, b"")
+            elif state == boards.BEGUN:
+                self.died(seat, held, status, at, cpu, rss)
+        if seat.handling is not None and activity.phase == boards.HANDLER:
+            logger.error("the error handler of task %d ended its process; it is not called again", seat.handling.id)
+            seat.handling = None
+        self.take_back(seat)
+        if seat.handling is not None:  # read, but not begun
+            self.jobs.appendleft(seat.handling)
+            seat.handling = None
+        for held in reversed(list(seat.tasks.values())):  # read by the child, which died before it began them
+            self.withdraw(seat, held)
+            self.courier.inbox.appendleft(held)
+        if not activity.serial and status != 0:
+            seat.failures += 1
+            seat.fork_at = at + min(FORK_BACKOFF[0] * 2**seat.failures, FORK_BACKOFF[1])
+        self.ladder.forget(seat.index)
+        if seat.pidfd >= 0 and seat.orphan:
+            self.poller.unregister(seat.pidfd)
+            del self.by_fd[seat.pidfd]
+        seat.vacated()
+        self.board.vacate(seat.index)
+
+    def died(self, seat: Seat, held: Held, status: int | None, at: float, cpu: float, rss: int) -> None:
+        """A child died in the middle of this task."""
+        del seat.tasks[held.slot]
+        reason, killed, stack = self.ladder.outcome(seat.index, held.serial)
+        begun = self.board.slot(seat.index, held.slot).begun
+        oom = process.oom_kills()
+        # What faulthandler wrote when the child crashed by itself, if it did.
+        crash = stack or self.ladder.read_stack(seat.index)
+        found = judge.verdict_of_death(status, killed, oom > self.oom_kills, crash, at - begun, cpu, rss)
+        self.oom_kills = oom
+        if reason == boards.STOP_TIMEOUT:
+            found = replace(found, code=verdict.TIMED_OUT, timeout=held.timeout)
+        elif reason != boards.STOP_NOTHING:
+            found = replace(found, code=verdict.STOPPED)
+        self.judge(seat, held, found, handler=True)
+
+    def orphan_ended(self, seat: Seat) -> None:
+        """A child whose fork server is dead has ended; being the subreaper, the monitor may know how."""
+        status = None
+        if self.reaps_orphans:
+            with contextlib.suppress(ChildProcessError):
+                _, status = os.waitpid(seat.pid, os.WNOHANG)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(seat.pid, signal.SIGKILL)
+        self.child_ended(seat, status, 0.0, 0)
+
+    # -- deadlines ---------------------------------------------------------------------------------------------
+
+    def tick(self, at: float) -> None:
+        longest = 0.0
+        for seat in self.seats:
+            if not seat.busy and self.board.activity(seat.index).phase == boards.IDLE:
+                continue
+            self.ladder.tick(seat.index, at)
+            activity = self.board.activity(seat.index)
+            if activity.phase != boards.IDLE and at - activity.since > LONG:
+                longest = max(longest, at - activity.since)
+                if len(seat.tasks) > 1:
+                    self.average = max(self.average, LONG)
+                    self.take_back(seat)
+        if longest > 2 * LONG and not self.stopping:
+            # Every child that could take these is at a long task: another worker may be idle.
+            inbox = self.courier.inbox
+            surplus = self.courier.held - self.processes
+            while inbox and surplus > 0 and all(seat.busy for seat in self.seats[: self.processes]):
+                held = inbox.pop()
+                self.courier.settle(held, Settlement(held.claim.ref, "back"))
+                surplus -= 1
+        if not self.server_ready and self.server is not None and at > self.server_started + FORK_SERVER_PATIENCE:
+            logger.error("the fork server does not start; trying another")
+            self.server.kill()
+
+    def mind_lost(self, at: float) -> None:
+        """Stop the tasks whose claims were lost: another worker may run them by now."""
+        lost = self.courier.lost
+        while lost:
+            held = lost.popleft()
+            logger.warning(
+                "task %d: its claim was lost (the lease ended, or it was removed); it is stopped here",
+                held.claim.id,
+                extra={"action": "lost", "task_id": held.claim.id},
+            )
+            seat = self.seats[held.seat] if held.seat >= 0 else None
+            if seat is not None and held.slot in seat.tasks:
+                if self.board.state(seat.index, held.slot) == boards.BEGUN:
+                    self.ladder.stop(seat.index, boards.STOP_LOST, at)
+                else:
+                    self.take_back(seat)
+
+    def signal(self, seat_index: int, number: int) -> None:
+        """Send a signal to the child of a seat."""
+        seat = self.seats[seat_index]
+        if not seat.pid:
+            return
+        if not seat.orphan and self.control is not None:
+            self.send_control(Control(channel.SIGNAL, seat.index, seat.pid, number))
+        elif seat.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(seat.pidfd, 0)  # still the same process, so its group is still its
+                if number == signal.SIGKILL:
+                    process.kill_group(seat.pid, number)
+                else:
+                    signal.pidfd_send_signal(seat.pidfd, number)
+
+    # -- stopping ----------------------------------------------------------------------------------------------
+
+    def mind_stop(self, at: float) -> None:
+        if not self.stopping:
+            self.stopping = True
+            self.courier.aim(0, 0)
+            logger.info("worker %s stops: nothing more is taken", self.config.worker, extra={"action": "stopping"})
+        if self.stop_asked and self.stop_by == float("inf"):
+            self.stop_by = at + self.shutdown_timeout
+            running = sum(bool(seat.tasks) for seat in self.seats)
+            if running:
+                logger.info("%d running tasks have %.3g s to finish", running, self.shutdown_timeout)
+        for seat in self.seats:
+            if seat.tasks:
+                self.take_back(seat)
+        inbox = self.courier.inbox
+        while inbox:
+            held = inbox.popleft()
+            self.courier.settle(held, Settlement(held.claim.ref, "back"))
+        if self.stop_now:
+            for seat in self.seats:
+                if seat.tasks or seat.handling:
+                    self.ladder.kill(seat.index, boards.STOP_SHUTDOWN)
+        elif at >= self.stop_by:
+            for seat in self.seats:
+                self.ladder.stop(seat.index, boards.STOP_SHUTDOWN, at)
+
+    def stopped(self) -> bool:
+        return not self.jobs and not any(seat.busy for seat in self.seats)
+
+    def close(self) -> None:
+        """Send everybody home."""
+        if self.control is not None:
+            with contextlib.suppress(OSError):
+                channel.send_control(self.control, Control(channel.BYE))
+            self.control.close()
+        for seat in self.seats:
+            if seat.orphan and seat.pid:
+                self.signal(seat.index, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(seat.pid, 0)
+        if self.server is not None:
+            try:
+                self.server.wait(5.0)
+            except subprocess.TimeoutExpired:
+                self.server.kill()
+                self.server.wait()
+        for seat in self.seats:
+            seat.close()
+        for fd in (self.life_read, self.life_write, self.wake_read, self.wake_write, self.board_file):
+            os.close(fd)
+        self.board.close()
+        if self.reaps_orphans:
+            process.set_subreaper(False)
+
+    # -- children and fork server ------------------------------------------------------------------------------
+
+    def keep_seats_taken(self, at: float) -> None:
+        if self.control is None:
+            if at >= self.server_started + 0.5:
+                self.start_server()
+            return
+        if not self.server_ready:
+            return
+        for seat in self.seats:
+            wanted = not self.stopping or self.jobs
+            if not seat.pid and not seat.forking and wanted and at >= seat.fork_at:
+                seat.forking = self.send_control(Control(channel.FORK, seat.index))
+
+    def start_server(self) -> None:
+        mine, theirs = channel.pair()
+        self.server_started = now()
+        self.server_ready = False
+        config = replace(
+            self.config,
+            control=theirs.fileno(),
+            board=self.board_file,
+            life=self.life_read,
+            life_write=self.life_write,
+            seats=[seat.descriptors() for seat in self.seats],
+            path=[entry or os.getcwd() for entry in sys.path],
+        )
+        file = process.anonymous_file("delayed-config")
+        os.write(file, config.dump())
+        inherited = [file, config.control, config.board, config.life, config.life_write]
+        inherited += [fd for fds in config.seats for fd in fds]
+        # A new interpreter, not a fork of this one: it has none of its threads, locks, sockets and memory.
+        program = (
+            f"import sys; sys.path[:] = {config.path!r}; from delayed.worker.forkserver import main; main({file})"
+        )
+        arguments = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", program]  # type: ignore[attr-defined]
+        self.server = subprocess.Popen(arguments, pass_fds=inherited, stdin=subprocess.DEVNULL)
+        os.close(file)
+        theirs.close()
+        mine.setblocking(False)
+        self.control = mine
+        self.poller.register(mine, select.POLLIN)
+
+    def send_control(self, control: Control) -> bool:
+        if self.control is None:
+            return False
+        try:
+            channel.send_control(self.control, control)
+        except BlockingIOError:  # it does not read its orders any more
+            assert self.server is not None
+            self.server.kill()
+            return False
+        except (BrokenPipeError, ConnectionResetError):
+            return False  # its end of file is on its way
+        return True
+
+    def read_control(self) -> None:
+        while self.control is not None:
+            try:
+                control = channel.receive_control(self.control)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                control = None
+            if control is None:
+                self.server_gone()
+                return
+            if control.kind == channel.READY:
+                self.server_ready = True
+            elif control.kind == channel.FORKED:
+                self.seats[control.seat].seated(control.pid)
+            elif control.kind == channel.EXITED:
+                self.child_ended(self.seats[control.seat], control.value, control.cpu, control.rss)
+            elif control.kind == channel.FAILED and control.seat < 0:
+                self.preload_error = control.text
+            elif control.kind == channel.FAILED:
+                logger.error("%s; trying again in %.3g s", control.text, FORK_BACKOFF[1])
+                self.seats[control.seat].forking = False
+                self.seats[control.seat].fork_at = now() + FORK_BACKOFF[1]
+
+    def server_gone(self) -> None:
+        """The fork server is dead: its children are served on, and a new one is started."""
+        assert self.control is not None and self.server is not None
+        self.poller.unregister(self.control)
+        self.control.close()
+        self.control = None
+        code = self.server.wait()
+        logger.error(
+            "the fork server of worker %s ended with %d; its children are served on, and a new one is started",
+            self.config.worker,
+            code,
+            extra={"action": "fork_server_gone"},
+        )
+        for seat in self.seats:
+            seat.forking = False
+            if not seat.pid:
+                continue
+            seat.orphan = True
+            self.take_back(seat)
+            with contextlib.suppress(BlockingIOError):
+                channel.send_task(seat.mine, TaskFrame(channel.LEAVE, 0, 0, 0, 0, 0, 0, 0, 0.0, b"", b""))
+            if seat.pidfd >= 0:
+                self.poller.register(seat.pidfd, select.POLLIN)
+                self.by_fd[seat.pidfd] = seat

@@ -1,0 +1,104 @@
+"""What the kernel offers to keep processes in order, each with its fallback where it is missing.
+
+Linux has all of it. Elsewhere: without ``PR_SET_CHILD_SUBREAPER`` daemons that a task forks and that leave its
+session go on running; without pidfds the exit of a child whose fork server died is found by polling; without the
+life pipe's signal a child whose monitor and fork server both died ends when it next reads its channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import sys
+import time
+
+PR_SET_CHILD_SUBREAPER = 36
+F_SETSIG = 10  # fcntl(2), Linux; the fcntl module lacks it before Python 3.13
+
+# Makes a child write its Python stacks. A real-time signal, because programs use SIGUSR1 and SIGUSR2 themselves.
+STACK_SIGNAL: int = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
+
+if hasattr(time, "CLOCK_BOOTTIME"):
+
+    def now() -> float:
+        """Seconds since boot, suspended time included: a lease goes on while the machine sleeps."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+else:
+
+    def now() -> float:
+        """Seconds of a clock that is never set."""
+        return time.monotonic()
+
+
+def set_subreaper(on: bool) -> bool:
+    """Let the orphans among this process's descendants become its children, so that it can reap them.
+
+    Returns False where the system can't do that.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.prctl(PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0) == 0)
+
+
+def die_with(life: int) -> bool:
+    """Make the kernel kill this process's group when the last write end of the pipe `life` is closed.
+
+    Not PR_SET_PDEATHSIG: that belongs to the forking thread, and fires when one guardian dies while the other lives.
+    Returns False if the last write end is closed already.
+    """
+    if not sys.platform.startswith("linux"):
+        return True
+    # The owner belongs to the open file description, which a fork shares: open one of our own.
+    own = os.open(f"/proc/self/fd/{life}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(own, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    poller = select.poll()
+    poller.register(own, 0)  # POLLHUP is always reported
+    return not poller.poll(0)
+
+
+def kill_group(pid: int, number: int) -> None:
+    """Send a signal to the process group that `pid` leads, or to `pid` alone if it leads none. Gone is fine."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def children_of_self() -> list[int]:
+    """The pids of this process's living children, as far as the kernel tells (CONFIG_PROC_CHILDREN)."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since boot; 0 where that isn't told."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def anonymous_file(name: str) -> int:
+    """A descriptor of a new, empty, unnamed file in memory (on disk where memfd_create is missing)."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, os.MFD_CLOEXEC)
+    import tempfile
+
+    with tempfile.TemporaryFile(prefix=name) as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,79 @@
+"""A seat as its monitor sees it: a place for one child at a time, with a channel that outlives the child."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+from delayed.worker import channel, process
+from delayed.worker.board import SLOTS
+from delayed.worker.channel import TaskFrame
+from delayed.worker.courier import Held
+
+
+class Seat:
+    """One seat.
+
+    Attributes:
+        index: its number on the board.
+        mine: the monitor's end of the channel.
+        theirs: the child's end, which the monitor reads only to take tasks back.
+        stack: descriptor of the file that the child's stacks are dumped to.
+        pid: of its child; 0 while there is none.
+        pidfd: a descriptor of that process, -1 where there is none.
+        orphan: whether the fork server that forked the child is dead.
+        forking: whether a child was asked for and has not been reported yet.
+        fork_at: not before when to ask for the next child.
+        failures: children in a row that ended before they did anything.
+        tasks: what was handed over and has not been reported back, by slot.
+        slots: free slots.
+        handling: the error handler's frame that the child works on, if any.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.mine, self.theirs = channel.pair()
+        self.mine.setblocking(False)
+        self.stack = process.anonymous_file("delayed-stack")
+        self.pid = 0
+        self.pidfd = -1
+        self.orphan = False
+        self.forking = False
+        self.fork_at = 0.0
+        self.failures = 0
+        self.tasks: dict[int, Held] = {}
+        self.slots: deque[int] = deque(range(SLOTS))
+        self.handling: TaskFrame | None = None
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.tasks) or self.handling is not None
+
+    def seated(self, pid: int) -> None:
+        """A child has come."""
+        self.pid = pid
+        self.forking = False
+        if hasattr(os, "pidfd_open"):
+            try:
+                self.pidfd = os.pidfd_open(pid)
+            except OSError:  # it is gone already; the fork server will say so
+                self.pidfd = -1
+
+    def vacated(self) -> None:
+        """The child is gone."""
+        self.pid = 0
+        self.orphan = False
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def close(self) -> None:
+        self.vacated()
+        self.mine.close()
+        self.theirs.close()
+        os.close(self.stack)
+
+    def descriptors(self) -> tuple[int, int, int]:
+        """What the fork server inherits."""
+        return self.mine.fileno(), self.theirs.fileno(), self.stack
+

@@ -1,0 +1,135 @@
+"""Verdicts: how a run ended, in words and as data."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# Codes of the outcomes that a child reports itself; 0 is left for "none yet".
+(
+    RETURNED,
+    RAISED,
+    TIMED_OUT,
+    STOPPED,
+    UNDECODABLE,
+    UNKNOWN_FUNCTION,
+    BAD_ARGUMENTS,
+    EXITED,
+    # ... and of those that only its guardians can tell:
+    KILLED,
+    LOST,
+) = range(1, 11)
+
+KINDS = {
+    RETURNED: "returned",
+    RAISED: "raised",
+    TIMED_OUT: "timed out",
+    STOPPED: "stopped",
+    UNDECODABLE: "undecodable",
+    UNKNOWN_FUNCTION: "unknown function",
+    BAD_ARGUMENTS: "bad arguments",
+    EXITED: "exited",
+    KILLED: "killed",
+    LOST: "lost",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a run of a task ended.
+
+    Attributes:
+        code: one of the constants of this module; `kind` is its name.
+        type: for ``raised``: the exception's type, ``package.module.Class``.
+        text: the exception's text, or what else there is to say.
+        traceback: the formatted traceback, "" if there is none.
+        stack: where the task stood when it was stopped or crashed (faulthandler's dump), "" if unknown.
+        signal: the number of the signal that killed the child, else 0.
+        by_us: whether that signal came from the worker.
+        core: whether a core was dumped.
+        exit_code: for ``exited``: the exit code.
+        out_of_memory: whether the kernel killed the child for want of memory.
+        wall: seconds the run took.
+        cpu: seconds of CPU that it used.
+        rss: peak memory of its process in bytes; 0 if unknown.
+        timeout: the task's limit in seconds, None if it had none.
+    """
+
+    code: int
+    type: str = ""
+    text: str = ""
+    traceback: str = ""
+    stack: str = ""
+    signal: int = 0
+    by_us: bool = False
+    core: bool = False
+    exit_code: int = 0
+    out_of_memory: bool = False
+    wall: float = 0.0
+    cpu: float = 0.0
+    rss: int = 0
+    timeout: float | None = None
+
+    @property
+    def kind(self) -> str:
+        return KINDS.get(self.code, f"unknown outcome {self.code}")
+
+    @property
+    def ok(self) -> bool:
+        return self.code == RETURNED
+
+    def __str__(self) -> str:
+        """The verdict in one sentence, without traceback and stack."""
+        return f"{self._what()} after {self.wall:.3g} s{self._used()}"
+
+    def _what(self) -> str:
+        match self.code:
+            case 2:  # RAISED
+                return f"raised {self.type}" + (f": {_first_line(self.text)}" if self.text else "")
+            case 3:  # TIMED_OUT
+                how = f", and was killed by signal {signal_name(self.signal)}" if self.signal else ""
+                return f"timed out (limit {self.timeout:g} s){how}" if self.timeout else f"timed out{how}"
+            case 4:
+                return "stopped: " + (_first_line(self.text) or "the worker shuts down")
+            case 5 | 6 | 7:
+                return f"{self.kind}: {_first_line(self.text)}"
+            case 8:
+                return f"exited with {self.exit_code}" + (f": {_first_line(self.text)}" if self.text else "")
+            case 9:  # KILLED
+                if self.out_of_memory:
+                    return f"killed by signal {signal_name(self.signal)}: out of memory"
+                by = "by its worker" if self.by_us else "not by its worker"
+                return f"killed by signal {signal_name(self.signal)}, {by}" + (" (core dumped)" if self.core else "")
+            case 10:
+                return "lost: " + (_first_line(self.text) or "its claim went to another worker")
+        return self.kind
+
+    def _used(self) -> str:
+        memory = f", {self.rss / 2**20:.0f} MB" if self.rss else ""
+        return f" (CPU {self.cpu:.3g} s{memory})"
+
+    def dump(self) -> bytes:
+        """The verdict as JSON, to send it to another process."""
+        return json.dumps({key: value for key, value in asdict(self).items() if value}).encode()
+
+    @classmethod
+    def load(cls, data: bytes) -> Verdict:
+        """The verdict of :meth:`dump`."""
+        fields: dict[str, Any] = json.loads(data)
+        return cls(**fields)
+
+
+def signal_name(number: int) -> str:
+    """For example ``9 (SIGKILL)``."""
+    try:
+        return f"{number} ({signal.Signals(number).name})"
+    except ValueError:
+        return str(number)
+
+
+def _first_line(text: str) -> str:
+    line, _, rest = text.strip().partition("\n")
+    line = line if len(line) <= 300 else line[:300] + "…"
+    return f"{line} …" if rest else line
