@@ -31,7 +31,8 @@ def run_demo(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
 def last_sum(output: str) -> Mapping[str, int]:
     """The numbers of the last line: enqueued = succeeded + failed + timed out + killed."""
     line = output.strip().splitlines()[-1]
-    return {word: int(number) for number, word in re.findall(r"(\d+) (enqueued|succeeded|failed|timed out|killed)", line)}
+    found = re.findall(r"(\d+) (enqueued|succeeded|failed|timed out|killed)", line)
+    return {word: int(number) for number, word in found}
 
 
 def test_the_demo_adds_up_on_a_file(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class Commands(click.Group):
 
 @click.group(
     cls=Commands,
+    invoke_without_command=True,  # `delayed` alone is a question, not an error
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
 Examples:
@@ -54,11 +55,14 @@ Examples:
 """,
 )
 @click.version_option(version("delayed"), "--version", message="delayed %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Run Python functions later, in processes that can be killed.
 
     The store is --url where a command has it, else DELAYED_URL, else the file delayed.db in this folder.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -89,11 +93,7 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def _usage(error: click.UsageError) -> int:
-    context = error.ctx
-    if context is not None and not sys.argv[1:] and context.parent is None and context.invoked_subcommand is None:
-        click.echo(context.get_help())  # `delayed` alone is a question
-        return USAGE
-    path = context.command_path if context else "delayed"
+    path = error.ctx.command_path if error.ctx else "delayed"
     return _fail(f"{error.format_message().rstrip('.')} (see '{path} --help')", USAGE)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from delayed.brokers import DEFAULT_URL
-from delayed.cli.common import Size, log_options, plural, reach, start_log, url_option
+from delayed.cli.common import Size, log_options, reach, start_log, url_option
 from delayed.cli.discover import DiscoveryError, discover
 from delayed.errors import ConfigError
 from delayed.logger import logger
@@ -73,7 +74,7 @@ Signals:
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(min=0),
-    default=25.0,
+    default=20.0,
     show_default=True,
     metavar="SECONDS",
     help="How long running tasks may go on after TERM or INT; then they are stopped and given back.",
@@ -128,16 +129,13 @@ def worker(
     if broker.spec() is None:
         raise ConfigError(f"{broker!r} lives in one process only; a worker needs a store such as {DEFAULT_URL}")
     warnings = reach(broker)
-    processes = processes or _cores()
-    logger.info(
-        "delayed %s: %s worker, %s, pid %d", version("delayed"), mode, plural(processes, "process"), os.getpid()
-    )
-    logger.info("serving %s on %r", ", ".join(queue.name for queue in queues), broker)
+    # The worker itself says next what it serves, and where.
+    logger.info("delayed %s on Python %s, pid %d", version("delayed"), platform.python_version(), os.getpid())
     for warning in warnings:
         logger.warning("%s", warning)
     WORKERS[mode](
         queues=queues,
-        processes=processes,
+        processes=processes or _cores(),
         kill_timeout=kill_timeout,
         success_handler=success_handler,
         error_handler=error_handler,

@@ -33,6 +33,7 @@ from delayed.worker import board as boards
 from delayed.worker import channel, process, verdict
 from delayed.worker.board import Board
 from delayed.worker.channel import TaskFrame
+from delayed.worker.ladder import read_stack
 from delayed.worker.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -131,10 +132,10 @@ class Child:
         code = verdict.RETURNED if error is None else outcome_of(error)
         if code == verdict.RETURNED:
             board.end(seat, slot, code, ended, time.process_time() - cpu)
-            detail = b""
+            found, detail = None, b""
         else:
             assert error is not None
-            found = describe(code, error)
+            found = describe(code, error, self.stack)
             detail = found.dump()
             board.end(seat, slot, code, ended, time.process_time() - cpu, str(found._what()).encode(errors="replace"))
         if self.config.success_handler and code == verdict.RETURNED:
@@ -147,7 +148,7 @@ class Child:
             info = (type(error), error, error.__traceback__ if error else None)
             if task is None:
                 task = Task(id=frame.id, func_path="?")
-            _attach(task, describe(code, error) if error else None, begun, ended)
+            _attach(task, found, begun, ended)
             self.call_handler(self.config.error_handler, frame.serial, task, None, info)
         else:
             board.phase(seat, boards.IDLE, ended)
@@ -261,8 +262,12 @@ def outcome_of(error: BaseException) -> int:
     return verdict.RAISED
 
 
-def describe(code: int, error: BaseException) -> Verdict:
-    """The verdict of an exception, in words: the object itself never leaves the child."""
+def describe(code: int, error: BaseException, stack: int) -> Verdict:
+    """The verdict of an exception, in words: the object itself never leaves the child.
+
+    Args:
+        stack: descriptor of the file with the stacks that were dumped before the task was asked to stop.
+    """
     import resource
     import traceback
 
@@ -284,6 +289,7 @@ def describe(code: int, error: BaseException) -> Verdict:
         text=text[:TEXT_MAX],
         traceback=trace[-TRACEBACK_MAX:],
         exit_code=exit_code,
+        stack=read_stack(stack) if isinstance(error, TaskStopped) else "",
         rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
 

@@ -10,6 +10,7 @@ Every step names the serial of the task, so that a child that has gone on to the
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from delayed.worker import board as boards
 from delayed.worker import process
 from delayed.worker.board import Board
 
+_OWN_FRAME = re.compile(r'^  File "([^"]*/delayed/(worker/\w+|task)\.py|<string>)", line \d+ in ')
 HANDLER_TIMEOUT = 30.0  # seconds that a success or error handler may take
 STACK_PATIENCE = 0.2  # seconds to wait for a child to write its stacks
 STACK_MAX = 32768  # bytes of stacks that are kept
@@ -121,4 +123,13 @@ class Ladder:
         os.ftruncate(self.stacks[seat], 0)
 
     def read_stack(self, seat: int) -> str:
-        return os.pread(self.stacks[seat], STACK_MAX, 0).decode(errors="replace").strip()
+        try:
+            return read_stack(self.stacks[seat])
+        except OSError:
+            return ""
+
+
+def read_stack(fd: int) -> str:
+    """What faulthandler wrote, without the frames of the worker itself."""
+    text = os.pread(fd, STACK_MAX, 0).decode(errors="replace").strip()
+    return "\n".join(line for line in text.splitlines() if not _OWN_FRAME.search(line))

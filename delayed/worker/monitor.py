@@ -391,6 +391,7 @@ class Monitor:
             del self.by_fd[seat.pidfd]
         seat.vacated()
         self.board.vacate(seat.index)
+        self.ladder.clear_stack(seat.index)
 
     def died(self, seat: Seat, held: Held, status: int | None, at: float, cpu: float, rss: int) -> None:
         """A child died in the middle of this task."""

