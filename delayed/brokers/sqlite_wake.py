@@ -25,22 +25,24 @@ class Bell:
         self._wake_read, self._wake_write = os.pipe()  # ends a sleep in this process alone
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # a signal handler may call wake()
         self._sleepers = 0
         self._closed = False
 
     def ring(self, queue: int) -> None:
         """Wake one sleeper of `queue`. Never blocks."""
-        fifo = self._fifo(queue)
-        _put(self._wake_write if fifo is None else fifo)
+        with self._mutex:  # else a close could hand the descriptor's number to somebody else's file
+            fifo = self._fifo(queue)
+            _put(self._wake_write if fifo is None else fifo)
 
     def wake(self) -> None:
         """End the sleep of this object, or the next one if none is under way. Never blocks."""
-        _put(self._wake_write)
+        with self._mutex:
+            _put(self._wake_write)
 
     def reaches(self, queues: Sequence[int]) -> bool:
         """Whether other processes can ring for all of `queues`; the file system may know no FIFOs."""
-        return all([self._fifo(queue) is not None for queue in queues])
+        return all(self._fifo(queue) is not None for queue in queues)
 
     def sleep(self, queues: Sequence[int], timeout: float) -> bool:
         """Sleep until someone rings for one of `queues`, at most `timeout` seconds.
@@ -73,7 +75,7 @@ class Bell:
 
     def abandon(self) -> None:
         """Close everything in a child that was forked, where nobody sleeps whatever the parent was doing."""
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         if not self._closed or self._sleepers:
             self._closed = True
             self._sleepers = 0
@@ -89,10 +91,9 @@ class Bell:
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             rung = [descriptor for descriptor, _ in poll.poll(left * 1000 + 1)]
-            if self._closed:
-                _put(self._wake_write)  # for the next sleeper
+            if self._closed:  # the byte stays in the pipe, for the other sleepers
                 return True
-            if any([_take(descriptor) for descriptor in rung]):
+            if any(_take(descriptor) for descriptor in rung):
                 return True
         return False
 

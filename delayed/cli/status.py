@@ -117,7 +117,7 @@ def _workers(workers: Sequence[dict[str, Any]]) -> Table:
     for worker in workers:
         up = duration(time.time() - worker["started"]) if "started" in worker else "?"
         about = [str(worker.get(name, "?")) for name in ("host", "pid", "mode", "processes")]
-        table.add_row(worker["worker"][:8], *about, up)
+        table.add_row(worker["worker"][-8:], *about, up)
     return table
 
 
@@ -129,7 +129,7 @@ def _running(running: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
             str(task.get("queue", "?")),
             str(task.get("func", "?")),
             duration(task.get("for", 0.0)),
-            worker["worker"][:8],
+            worker["worker"][-8:],
         )
     return table
 

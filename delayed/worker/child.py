@@ -17,16 +17,13 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from delayed.codec import Codec
 from delayed.errors import DecodeError, FunctionNotFound, SignatureMismatch, TaskStopped, TaskTimeout
 from delayed.functions import resolve
-from delayed.logger import logger
 from delayed.message import Message
 from delayed.task import Task
 from delayed.worker import board as boards
@@ -62,30 +59,35 @@ class Child:
         self.sock = sock
         self.stack = stack
         self.config = config
-        self.pid = os.getpid()
+        self.server = os.getpid()
+        self.pid = 0
         self.codecs = [Codec.from_spec(spec) for spec in config.codecs]
         self.buffer = bytearray(channel.PACKET_MAX + 256)
         self.serial = 0  # of the task that may be stopped; 0 while no user code runs
         self.channel_inode = os.fstat(sock.fileno()).st_ino
-        self.baseline = _resident() if config.max_memory else 0
-        self.folder = _folder()
+        self.baseline = 0
+        self.folder: tuple[int, int] | None = None
+        self.sigterm_handler: Any = None
 
     def prepare(self) -> None:
-        """Turn a fresh fork into a child: its own session, signals, stack dumps, and an end with its guardians."""
+        """Turn a fresh fork into a child: its own session, stack dumps, and an end with its guardians.
+
+        As little as possible happens here: each page of memory that a fresh fork writes to has to be copied.
+        """
+        self.pid = os.getpid()
         os.setsid()  # so that signals to the worker's terminal or group pass it by, and its own group can be killed
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as in every Python program
-        signal.signal(signal.SIGTERM, self.on_sigterm)
         faulthandler.register(process.STACK_SIGNAL, file=self.stack, all_threads=True, chain=False)
         faulthandler.enable(file=self.stack, all_threads=True)
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")  # if memory runs out, the kernel should take a child, not its guardians
-        if not process.die_with(self.config.life):
+        process.die_with(self.config.life, self.pid)
+        if os.getppid() != self.server:  # the last guardian may have gone before we could notice
             os._exit(1)
         if "numpy" in sys.modules:  # preloaded: else every child would draw the same numbers; random reseeds itself
             sys.modules["numpy"].random.seed()
+        if not self.config.one_shot:
+            self.folder = _folder()
+            self.sigterm_handler = signal.getsignal(signal.SIGTERM)
+            if self.config.max_memory:
+                self.baseline = _resident()
 
     def serve(self) -> None:
         """Run tasks until told to leave, or until retirement."""
@@ -184,12 +186,12 @@ class Child:
                 self.serial = serial
                 handler(*args)
                 self.serial = 0
-            except Exception:
+            except BaseException as error:  # also SystemExit: a handler can't stop the worker
                 self.serial = 0
-                logger.exception("handler %s failed; the task's outcome stands", path)
-        except BaseException as error:  # also SystemExit: a handler can't stop the worker
+                log_error(self.config, f"handler {path} failed; the task's outcome stands", error)
+        except TaskStopped as error:
             self.serial = 0
-            logger.error("handler %s was stopped by %s; the task's outcome stands", path, type(error).__name__)
+            log_error(self.config, f"handler {path} was stopped; the task's outcome stands", error)
 
     def report(self, kind: int, slot: int, serial: int, code: int = 0, detail: bytes = b"") -> None:
         try:
@@ -202,25 +204,28 @@ class Child:
 
     def spoiled(self) -> bool:
         """Whether the last task left something behind that the next one should not meet."""
+        threading = sys.modules.get("threading")
         return (
-            threading.active_count() > 1
-            or signal.getsignal(signal.SIGTERM) != self.on_sigterm
+            (threading is not None and threading.active_count() > 1)
+            or signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
             or _folder() != self.folder
         )
 
-    def on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        reason, serial = self.board.stop_asked(self.seat)
-        if reason and serial and serial == self.serial:
-            self.serial = 0  # once
-            if reason == boards.STOP_TIMEOUT:
-                raise TaskTimeout("the task's time is up")
-            raise TaskStopped("the worker shuts down" if reason == boards.STOP_SHUTDOWN else "the claim was lost")
-        if self.serial or not reason:  # not from our guardians: die of it, as any process would
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-
-CHANNEL_LOST = 87  # exit code of a child that can't reach its monitor any more
+    def on_signal(self, number: int) -> None:
+        """SIGTERM stops the task if its guardians asked for that; everything else does what it does to any process."""
+        if number == signal.SIGTERM:
+            reason, serial = self.board.stop_asked(self.seat)
+            if reason and serial and serial == self.serial:
+                self.serial = 0  # once
+                if reason == boards.STOP_TIMEOUT:
+                    raise TaskTimeout("the task's time is up")
+                raise TaskStopped("the worker shuts down" if reason == boards.STOP_SHUTDOWN else "the claim was lost")
+            if reason and not self.serial:
+                return  # too late: the task it was meant for has ended
+        if number == signal.SIGINT and self.serial:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def main(child: Child) -> NoReturn:
@@ -236,8 +241,8 @@ def main(child: Child) -> NoReturn:
             import atexit
 
             atexit._run_exitfuncs()
-    except BaseException:
-        logger.exception("the child in seat %d fails", child.seat)
+    except BaseException as error:
+        log_error(child.config, f"the child in seat {child.seat} fails", error)
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):

@@ -8,6 +8,9 @@ Its duties:
 3. when a child ends, kill what it left behind: its process group, and daemons that left the group;
 4. pass on signals: being the parent, it can't hit a pid that was given to somebody else;
 5. when the monitor dies, stand in for it (:mod:`delayed.worker.standin`).
+
+It imports neither logging nor threading (nor whatever imports them) before it has to: with either of them loaded a
+fork takes almost twice as long, because Python renews their locks in every child (`benchmarks/`).
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ import select
 import signal
 import socket
 import sys
+from types import FrameType
 from typing import NoReturn
 
-from delayed.logger import logger, setup_logger
 from delayed.worker import board as boards
 from delayed.worker import channel, child, process
 from delayed.worker.board import Board
@@ -45,15 +48,28 @@ class ForkServer:
         self.born: dict[int, float] = {}  # pid -> when it was forked
         self.daemons: dict[int, set[int]] = {}  # pid of an orphan -> the children that may be using it
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        for fd in self.own_descriptors():
+        # What a child has no business with, for each seat.
+        own = self.own_descriptors()
+        self.foreign = [own - {child_end, stack, config.life} for _, child_end, stack in config.seats]
+        for fd in own:
             os.set_inheritable(fd, False)  # they were inherited once, by us; not by what tasks execute
+        process.prefer_for_oom()
         self.orphans_come_here = process.set_subreaper(True)
+        self.child: child.Child | None = None  # set in a child, which inherits our signal handlers
+        self.children: list[child.Child] = []  # made beforehand, so that a fork has little left to do
 
     def serve(self) -> bool:
         """Work until the monitor says goodbye (then True) or dies (False)."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # these go to the worker's whole group; the monitor decides
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, self.on_signal)
+        signal.siginterrupt(signal.SIGCHLD, False)  # for the code that children run
+        self.children = [
+            child.Child(seat, self.board, self.channels[seat][1], stack, self.config)
+            for seat, (_, _, stack) in enumerate(self.config.seats)
+        ]
+        gc.disable()
+        gc.collect()
+        gc.freeze()  # so that a child's first collection does not copy every page of the server
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
         self.control.setblocking(True)
         poller = select.poll()
@@ -77,6 +93,11 @@ class ForkServer:
                     self.obey(order)
         except (BrokenPipeError, ConnectionResetError):
             return False
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        # SIGINT, SIGTERM and SIGHUP may go to the worker's whole group: the monitor decides, and we go on.
+        if self.child is not None and number != signal.SIGCHLD:
+            self.child.on_signal(number)
 
     def obey(self, order: Control) -> None:
         if order.kind == channel.FORK:
@@ -105,18 +126,14 @@ class ForkServer:
         channel.send_control(self.control, Control(channel.FORKED, seat, pid))
 
     def become_child(self, seat: int) -> NoReturn:
-        code = 1
         try:
             signal.set_wakeup_fd(-1)
-            sock = self.channels[seat][1]
-            stack = self.config.seats[seat][2]
-            keep = {0, 1, 2, sock.fileno(), stack, self.config.life}
-            for fd in self.own_descriptors() - keep:
+            self.child = self.children[seat]
+            for fd in self.foreign[seat]:
                 os.close(fd)
-            person = child.Child(seat, self.board, sock, stack, self.config)
-            child.main(person)
+            child.main(self.child)
         finally:
-            os._exit(code)
+            os._exit(1)
 
     def own_descriptors(self) -> set[int]:
         fds = {self.config.board, self.config.life, self.config.life_write, self.control.fileno()}
@@ -175,7 +192,6 @@ class ForkServer:
 
 def preload(names: list[str]) -> str:
     """Import the modules to preload; what went wrong, or "" if nothing did."""
-    import threading
     import traceback
 
     for name in names:
@@ -183,7 +199,8 @@ def preload(names: list[str]) -> str:
             importlib.import_module(name)
         except BaseException:
             return f"can't preload {name}:\n{traceback.format_exc()}"
-        if threading.active_count() > 1:
+        threading = sys.modules.get("threading")
+        if threading is not None and threading.active_count() > 1:
             threads = ", ".join(thread.name for thread in threading.enumerate()[1:])
             return f"can't preload {name}: it starts threads ({threads}), and a process with threads can't fork safely"
     return ""
@@ -194,20 +211,18 @@ def main(config_fd: int) -> None:
     with open(config_fd, "rb") as file:
         file.seek(0)
         config = Config.load(file.read())
-    setup_logger(config.log_level, as_json=config.log_json)
     server = ForkServer(config)
     problem = preload(config.preload)
     if problem:
         channel.send_control(server.control, Control(channel.FAILED, -1, text=problem))
         return
-    gc.disable()
-    gc.collect()
-    gc.freeze()  # so that a child's first collection does not copy every page of the server
     if server.serve():
         server.leave()
         return
+    from delayed.logger import logger, setup_logger
     from delayed.worker.standin import StandIn
 
+    setup_logger(config.log_level, as_json=config.log_json)
     logger.warning("the monitor of worker %s is gone; its fork server stands in", config.worker)
     StandIn(server).run()
 

@@ -11,12 +11,16 @@ import contextlib
 import ctypes
 import fcntl
 import os
-import select
 import signal
 import sys
 import time
 
 PR_SET_CHILD_SUBREAPER = 36
+_LINUX = sys.platform.startswith("linux")
+# Plain numbers: a child that has just been forked pays for every object that it touches.
+_SIGKILL = int(signal.SIGKILL)
+_LIFE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_LIFE_ASYNC = os.O_NONBLOCK | getattr(os, "O_ASYNC", 0)
 F_SETSIG = 10  # fcntl(2), Linux; the fcntl module lacks it before Python 3.13
 
 # Makes a child write its Python stacks. A real-time signal, because programs use SIGUSR1 and SIGUSR2 themselves.
@@ -40,28 +44,36 @@ def set_subreaper(on: bool) -> bool:
 
     Returns False where the system can't do that.
     """
-    if not sys.platform.startswith("linux"):
+    if not _LINUX:
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.prctl(PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0) == 0)
 
 
-def die_with(life: int) -> bool:
-    """Make the kernel kill this process's group when the last write end of the pipe `life` is closed.
+def die_with(life: int, group: int) -> None:
+    """Make the kernel kill the process group `group` when the last write end of the pipe `life` is closed.
 
     Not PR_SET_PDEATHSIG: that belongs to the forking thread, and fires when one guardian dies while the other lives.
-    Returns False if the last write end is closed already.
     """
-    if not sys.platform.startswith("linux"):
-        return True
-    # The owner belongs to the open file description, which a fork shares: open one of our own.
-    own = os.open(f"/proc/self/fd/{life}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(own, F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-    poller = select.poll()
-    poller.register(own, 0)  # POLLHUP is always reported
-    return not poller.poll(0)
+    if _LINUX:
+        # The owner belongs to the open file description, which a fork shares: open one of our own.
+        own = os.open(f"/proc/self/fd/{life}", _LIFE_FLAGS)
+        fcntl.fcntl(own, fcntl.F_SETOWN, -group)
+        fcntl.fcntl(own, F_SETSIG, _SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETFL, _LIFE_ASYNC)
+
+
+def prefer_for_oom() -> None:
+    """If memory runs out, the kernel should take a child, or the fork server, rather than anything else of the host.
+
+    It is inherited: the children, being larger, go first.
+    """
+    with contextlib.suppress(OSError):
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        try:
+            os.write(fd, b"500")
+        finally:
+            os.close(fd)
 
 
 def kill_group(pid: int, number: int) -> None:

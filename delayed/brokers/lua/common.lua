@@ -1,0 +1,121 @@
+-- What every script shares. The loader puts it behind the script's key names and before the script: a header line
+--     -- KEYS[2] -> PRIOR
+-- makes `local PRIOR = KEYS[2]` of the header, so that the contract and the code can't differ.
+--
+-- The keys of a queue Q (in {} on a cluster) and their names here:
+--     READY     Q            list    ids of the ready tasks of priority 0, the next one first
+--     PRIOR     Q_prior      zset    ready tasks of other priorities: score -priority, member = place (16 digits) .. id
+--     ID        Q_id         string  the last id that was reserved
+--     NOTI      Q_noti       list    the wake-up: at most one token, '1' when something is ready, 's' when the first
+--                                    scheduled task has changed; a sleeper pops it, the next claim puts it back
+--     SCHEDULED Q_enqueued   zset    ids of the scheduled tasks by due time, ms
+--     CLAIMED   Q_dequeued   zset    ids of the claimed tasks by the end of their lease, ms
+--     MSG       Q_msg        hash    id -> length of the header (4 bytes, big-endian) .. header .. payload
+--     CLAIM     Q_claim      hash    id -> delivery|nonce|attempt|priority|worker; no worker: it is not claimed now.
+--                                    A task that was never claimed and has priority 0 has none
+--     LAST      Q_last       hash    worker -> seq|ms|nonce|id,id,...: the answer of its last claim
+--     HELD      Q_held       hash    worker -> how many claims it holds
+--     PROD      Q_prod       hash    producer session -> its last sequence number
+--     PRODT     Q_prodt      zset    producer session -> when it was last seen, ms
+--     META      Q_meta       hash    last_sweep, pace, grace_until (ms) and the cursors of the sweep
+--     DEAD      Q_dead       zset    ids of the dead letters by time of death, ms
+--     DEADMSG   Q_dead_msg   hash    id -> delivery|attempt|length of the reason|reason .. message
+--     WORKERS   Q_workers    zset    workers by when their announcement ends, ms
+--     WORKINFO  Q_workinfo   hash    worker -> what it says of itself, JSON
+--
+-- Ids are strings throughout: Lua would print a number of 16 digits as 1.7e+15. A missing reply is false, not nil.
+
+local CHUNK = 4000 -- arguments per command, an even number; unpack() fails at about 8,000
+
+-- The store's clock, ms.
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Sends `command key` with the whole list, in chunks.
+local function send(command, key, list)
+  for i = 1, #list, CHUNK do
+    redis.call(command, key, unpack(list, i, math.min(i + CHUNK - 1, #list)))
+  end
+end
+
+-- HMGET of any number of fields.
+local function fetch(key, fields)
+  if #fields == 0 then return {} end
+  if #fields <= CHUNK then return redis.call('HMGET', key, unpack(fields)) end
+  local all = {}
+  for i = 1, #fields, CHUNK do
+    for _, value in ipairs(redis.call('HMGET', key, unpack(fields, i, math.min(i + CHUNK - 1, #fields)))) do
+      all[#all + 1] = value
+    end
+  end
+  return all
+end
+
+-- The parts of a record in CLAIM: delivery, nonce, attempt, priority (a string), worker.
+local function parts(record)
+  if not record then return 0, '', 0, '0', '' end
+  local delivery, nonce, attempt, priority, worker = string.match(record, '^(%d+)|(%d*)|(%d+)|(%-?%d+)|(.*)$')
+  return tonumber(delivery), nonce, tonumber(attempt), priority, worker
+end
+
+-- The member of PRIOR for a task. Its place among equals is its id, so that the oldest comes first; `at` (ms) instead
+-- puts it behind all that exist by then, because ids are reserved from the clock.
+local function member(id, at)
+  local place = at and string.format('%.0f', at * 2048) or id
+  return string.rep('0', 16 - #place) .. place .. id
+end
+
+-- Makes tasks ready, in the order given. `place` is 'front' or 'back' of those of the same priority.
+local function make_ready(ids, priorities, place, at)
+  local plain, ranked = {}, {}
+  for i, id in ipairs(ids) do
+    if priorities[i] == '0' then
+      plain[#plain + 1] = id
+    else
+      ranked[#ranked + 1] = -priorities[i]
+      ranked[#ranked + 1] = member(id, place == 'back' and at or nil)
+    end
+  end
+  if place == 'front' then -- LPUSH turns the order round
+    local turned = {}
+    for i = #plain, 1, -1 do turned[#turned + 1] = plain[i] end
+    send('LPUSH', READY, turned)
+  else
+    send('RPUSH', READY, plain)
+  end
+  send('ZADD', PRIOR, ranked)
+end
+
+-- Puts one token into NOTI if something is ready, and takes it away if nothing is.
+local function signal()
+  if redis.call('LLEN', READY) + redis.call('ZCARD', PRIOR) == 0 then
+    redis.call('DEL', NOTI)
+  elseif redis.call('LINDEX', NOTI, 0) ~= '1' then
+    redis.call('DEL', NOTI)
+    redis.call('LPUSH', NOTI, '1')
+  end
+end
+
+-- Milliseconds until the first scheduled task is due (0 if it is), -1 if there is none.
+local function until_due(at)
+  local first = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
+  if not first[2] then return -1 end
+  return math.max(0, first[2] - at)
+end
+
+-- Forgets the dead letters that are too many or too old, 1,000 at most.
+local function trim_dead(max, age, at)
+  local old = redis.call('ZRANGEBYSCORE', DEAD, '-inf', at - age, 'LIMIT', 0, 1000)
+  local surplus = math.min(redis.call('ZCARD', DEAD) - max, 1000)
+  if surplus > #old then old = redis.call('ZRANGE', DEAD, 0, surplus - 1) end
+  send('ZREM', DEAD, old)
+  send('HDEL', DEADMSG, old)
+end
+
+-- Keeps a message as a dead letter. The caller removes it from where it was.
+local function bury(id, message, delivery, attempt, reason, at)
+  redis.call('ZADD', DEAD, at, id)
+  redis.call('HSET', DEADMSG, id, delivery .. '|' .. attempt .. '|' .. #reason .. '|' .. reason .. message)
+end

@@ -1,0 +1,173 @@
+-- Settles claims, makes what is due ready, and claims. Its first write is one that Redis accepts when it is full, and
+-- then it accepts the others too: a full Redis goes on draining.
+--
+-- KEYS[1] -> READY
+-- KEYS[2] -> PRIOR
+-- KEYS[3] -> NOTI
+-- KEYS[4] -> SCHEDULED
+-- KEYS[5] -> CLAIMED
+-- KEYS[6] -> MSG
+-- KEYS[7] -> CLAIM
+-- KEYS[8] -> LAST
+-- KEYS[9] -> HELD
+-- KEYS[10] -> DEAD
+-- KEYS[11] -> DEADMSG
+-- ARGV[1] -> worker
+-- ARGV[2] -> sequence number of its claim
+-- ARGV[3] -> nonce of its claim
+-- ARGV[4] -> how many tasks to claim; 0 only settles
+-- ARGV[5] -> lease, ms
+-- ARGV[6] -> dead letters to keep
+-- ARGV[7] -> how long to keep them, ms
+-- ARGV[8 ...] -> of each settlement: id, 'delivery|nonce|', and 'd' (done), 'r' .. delay (retry), 'b' .. delay (back),
+--                delays in ms, or 'x' .. reason (dead)
+-- Returns {'1' or '0' for each settlement, in one string; ms until the next scheduled task or -1; and of the claims:
+--          ids, deliveries, attempts, each in one string; then their messages}.
+
+redis.call('ZREM', CLAIMED, '')
+local worker, seq, nonce = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local limit, lease = tonumber(ARGV[4]), tonumber(ARGV[5])
+local now = clock()
+local gained = 0 -- claims of this worker, more or fewer than before
+
+-- Settle: compare each token, sort by what is to be done, do it in batches.
+local verdicts = {}
+if #ARGV > 7 then
+  local named = {}
+  for i = 8, #ARGV, 3 do named[#named + 1] = ARGV[i] end
+  local records = fetch(CLAIM, named)
+  local suffix = '|' .. worker
+  local ended, gone, kept, due, seen = {}, {}, {}, {}, {}
+  local again, again_priorities, front, front_priorities = {}, {}, {}, {}
+  for i, id in ipairs(named) do
+    local record, token, action = records[i], ARGV[3 * i + 6], ARGV[3 * i + 7]
+    if record and not seen[id] and string.sub(record, 1, #token) == token and string.sub(record, -1) ~= '|' then
+      seen[id] = true
+      verdicts[i] = '1'
+      ended[#ended + 1] = id
+      if string.sub(record, -#suffix) == suffix then
+        gained = gained - 1
+      else -- settled in the name of another, for example by who found the journal of a dead one
+        local _, _, _, _, owner = parts(record)
+        redis.call('HINCRBY', HELD, owner, -1)
+      end
+      if action == 'd' then
+        gone[#gone + 1] = id
+      else
+        local delivery, _, attempt, priority = parts(record)
+        local kind, detail = string.sub(action, 1, 1), string.sub(action, 2)
+        if kind == 'x' then
+          bury(id, redis.call('HGET', MSG, id) or '\0\0\0\0', delivery, attempt, detail, now)
+          gone[#gone + 1] = id
+        else
+          if kind == 'b' then attempt = attempt - 1 end
+          kept[#kept + 1] = id
+          kept[#kept + 1] = delivery .. '||' .. attempt .. '|' .. priority .. '|'
+          if detail ~= '0' then
+            due[#due + 1] = now + detail
+            due[#due + 1] = id
+          elseif kind == 'b' then
+            front[#front + 1], front_priorities[#front + 1] = id, priority
+          else
+            again[#again + 1], again_priorities[#again + 1] = id, priority
+          end
+        end
+      end
+    else
+      verdicts[i] = '0'
+    end
+  end
+  send('ZREM', CLAIMED, ended)
+  send('HDEL', CLAIM, gone)
+  send('HDEL', MSG, gone)
+  send('HSET', CLAIM, kept)
+  send('ZADD', SCHEDULED, due)
+  make_ready(again, again_priorities, 'back', now)
+  make_ready(front, front_priorities, 'front', now)
+  trim_dead(tonumber(ARGV[6]), tonumber(ARGV[7]), now)
+end
+
+-- What is due becomes ready, 100 at a time, so that no call is long.
+local arrived = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'LIMIT', 0, 100)
+if #arrived > 0 then
+  redis.call('ZREM', SCHEDULED, unpack(arrived))
+  local priorities = {}
+  for i, record in ipairs(fetch(CLAIM, arrived)) do
+    local _, _, _, priority = parts(record)
+    priorities[i] = priority
+  end
+  make_ready(arrived, priorities, 'back', now)
+end
+
+local ids, deliveries, attempts, messages = {}, {}, {}, {}
+if limit > 0 then
+  local last_seq, last_nonce, last_ids
+  local last = redis.call('HGET', LAST, worker)
+  if last then last_seq, last_nonce, last_ids = string.match(last, '^(%d+)|%d+|(%d*)|(.*)$') end
+  last_seq = tonumber(last_seq or -1)
+  local leases = {}
+  if last_seq == seq then
+    -- The answer was lost: what that claim got and still holds, for a full lease again.
+    local named = {}
+    for id in string.gmatch(last_ids, '%d+') do named[#named + 1] = id end
+    local records, stored = fetch(CLAIM, named), fetch(MSG, named)
+    for i, id in ipairs(named) do
+      local delivery, holder_nonce, attempt, _, holder = parts(records[i])
+      if stored[i] and holder == worker and holder_nonce == last_nonce then
+        ids[#ids + 1], deliveries[#ids + 1], attempts[#ids + 1], messages[#ids + 1] = id, delivery, attempt, stored[i]
+        leases[#leases + 1] = now + lease
+        leases[#leases + 1] = id
+      end
+    end
+  elseif last_seq < seq then -- a smaller one is a request that was overtaken on its way: nobody waits for it
+    local popped = {}
+    local ranked = redis.call('ZCARD', PRIOR) > 0
+    if ranked then
+      local first = redis.call('ZRANGEBYSCORE', PRIOR, '-inf', '(0', 'LIMIT', 0, limit)
+      send('ZREM', PRIOR, first)
+      for i, name in ipairs(first) do popped[i] = string.sub(name, 17) end
+    end
+    if #popped < limit then
+      for _, id in ipairs(redis.call('LPOP', READY, limit - #popped) or {}) do popped[#popped + 1] = id end
+    end
+    if ranked and #popped < limit then
+      local rest = redis.call('ZRANGE', PRIOR, 0, limit - #popped - 1)
+      send('ZREM', PRIOR, rest)
+      for _, name in ipairs(rest) do popped[#popped + 1] = string.sub(name, 17) end
+    end
+
+    local records, stored = fetch(CLAIM, popped), fetch(MSG, popped)
+    local claims, first_time = {}, '1|' .. nonce .. '|1|0|' .. worker
+    local n = 0
+    for i, id in ipairs(popped) do
+      local record, message = records[i], stored[i]
+      if message then -- else its message was removed by hand
+        local delivery, _, attempt, priority, holder = 0, '', 0, '0', ''
+        if record then delivery, _, attempt, priority, holder = parts(record) end
+        if holder == '' then -- else it stands in the queue and is held: whoever holds it settles it
+          n = n + 1
+          ids[n], deliveries[n], attempts[n], messages[n] = id, delivery + 1, attempt + 1, message
+          claims[2 * n - 1] = id
+          if record then
+            claims[2 * n] = (delivery + 1) .. '|' .. nonce .. '|' .. (attempt + 1) .. '|' .. priority .. '|' .. worker
+          else
+            claims[2 * n] = first_time
+          end
+          leases[2 * n - 1] = now + lease
+          leases[2 * n] = id
+        end
+      end
+    end
+    send('HSET', CLAIM, claims)
+    gained = gained + n
+    redis.call('HSET', LAST, worker, string.format('%.0f', seq) .. '|' .. now .. '|' .. nonce .. '|' .. table.concat(ids, ','))
+  end
+  send('ZADD', CLAIMED, leases)
+end
+
+if gained ~= 0 and redis.call('HINCRBY', HELD, worker, gained) <= 0 then redis.call('HDEL', HELD, worker) end
+signal()
+return {
+  table.concat(verdicts), until_due(now),
+  table.concat(ids, ' '), table.concat(deliveries, ' '), table.concat(attempts, ' '), unpack(messages)
+}

@@ -1,0 +1,326 @@
+"""The SQLite broker: the embedded default, one file, no server."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from delayed.brokers import sqlite_look as look
+from delayed.brokers import sqlite_tasks as tasks
+from delayed.brokers.base import LEASE, Broker
+from delayed.brokers.sqlite_file import RESERVE, SQLiteFile
+from delayed.errors import ConfigError, UnknownOption
+from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+
+POLL = 1.0  # seconds after which a sleeper looks by itself, should a ring be lost
+POLL_WITHOUT_FIFO = 0.05  # ... and where there are no FIFOs to ring with
+SWEEP_NOTE = 1000  # milliseconds between two notes of sweeps that found nothing
+PURGE_CHUNK = 10_000  # rows that one transaction removes at most, so that others get their turn
+WAL_WARNING = 64 << 20  # bytes
+
+
+class SQLiteBroker(Broker):
+    """Tasks in one SQLite file, on a local disk.
+
+    Beside it lie SQLite's own ``-wal`` and ``-shm``, a ``-lock`` and a folder ``-wake``; none may be removed while the
+    file is in use.
+
+    Args:
+        conn: ``sqlite:///relative.db``, ``sqlite:////absolute/path.db``, or an open :class:`sqlite3.Connection`, of
+            which only the path is used. Options of the URL: ``durability=process`` (the default: a commit survives
+            the death of every process, and a power cut may take the last commits) or ``durability=disk``;
+            ``max_size=`` in MB, beyond which enqueue raises :class:`BrokerFull`.
+
+    Raises:
+        ConfigError: When the URL is wrong, or names no file.
+    """
+
+    scheme: ClassVar[str] = "sqlite"
+
+    def __init__(self, conn: str | sqlite3.Connection) -> None:
+        path, self._options = _place_of(conn)
+        self._file = SQLiteFile(
+            path,
+            durable=self._options.get("durability") == "disk",
+            max_size=int(self._options.get("max_size", "0")) << 20,
+        )
+
+    # -- producing ---------------------------------------------------------------------------------------------
+
+    def reserve_ids(self, queue: str, n: int) -> int:
+        ((_, number),) = self._numbered([queue])
+        with self._file.write(growing=True) as file:
+            (last,) = file.db.execute(
+                "UPDATE delayed_queue SET counter = max(counter, ?) + ? WHERE number = ? RETURNING counter",
+                (file.now() << 11, n, number),
+            ).fetchall()[0]
+        return int(last) - n + 1
+
+    def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
+        ((_, number),) = self._numbered([queue])
+        with self._file.write(growing=True) as file:
+            tasks.insert(file.db, number, messages, session, seq, file.now())
+        file.bell.ring(number)
+
+    # -- working -----------------------------------------------------------------------------------------------
+
+    def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
+        return self.settle_and_claim(worker, (), queues, seq, nonce, limit, lease)[1]
+
+    def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+        return self.settle_and_claim(worker, settlements, (), 0, 0, 0, 0.0)[0]
+
+    def settle_and_claim(
+        self,
+        worker: str,
+        settlements: Sequence[Settlement],
+        queues: Sequence[str],
+        seq: int,
+        nonce: int,
+        limit: int,
+        lease: float,
+    ) -> tuple[list[bool], list[Claim]]:
+        numbered = self._numbered(queues) if limit > 0 else []
+        settled_in = {number for _, number in self._numbered({settlement.ref.queue for settlement in settlements})}
+        if not settlements and not self._claimable(numbered, worker, seq):
+            return [], []
+        accepted: list[bool] = []
+        claims: list[Claim] = []
+        with self._file.write() as file:
+            db, now = file.db, file.now()
+            if settlements:
+                accepted = tasks.settle(db, file.numbers, settlements, now)
+            if numbered:
+                if tasks.was_claimed(db, worker, seq):
+                    claims = [claim for claim in tasks.held(db, numbered, worker) if claim.nonce == nonce]
+                else:
+                    tasks.note_claim(db, worker, seq, now)
+                    claims = tasks.take(db, numbered, worker, nonce, limit, now, now + round(lease * 1000))
+            # What a settlement gave back, and what this claim leaves behind, is for the next sleeper.
+            changed = settled_in.union([number for _, number in numbered])
+            to_ring = [number for number in changed if tasks.has_ready(db, number)]
+        if any(settlement.delay > 0 for settlement in settlements):
+            to_ring = list(settled_in.union(to_ring))  # a sleeper has to learn when they will be due
+        for number in to_ring:
+            file.bell.ring(number)
+        return accepted, claims
+
+    def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
+        numbered = self._numbered(dict.fromkeys([*queues, *[ref.queue for ref in refs]]))
+        if not refs:
+            with self._file.read() as file:
+                return Renewal([], [], tasks.held(file.db, numbered, worker))
+        with self._file.write() as file:
+            there = tasks.held_refs(file.db, numbered, worker)
+            known = set(refs)
+            held = [ref for ref in refs if ref in there]
+            lost = [ref for ref in refs if ref not in there]
+            unknown: list[Claim] = []
+            if not there <= known:
+                unknown = [claim for claim in tasks.held(file.db, numbered, worker) if claim.ref not in known]
+            tasks.renew(file.db, file.numbers, held, file.now() + round(lease * 1000))
+        return Renewal(held, lost, unknown)
+
+    def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
+        numbered = self._numbered(queues)
+        with self._file.read() as file:
+            return tasks.held(file.db, numbered, worker)
+
+    def wait(self, queues: Sequence[str], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        numbered = self._numbered(queues)
+        numbers = [number for _, number in numbered]
+        bell = self._file.bell()
+        floor = POLL if bell.reaches(numbers) else POLL_WITHOUT_FIFO
+        while True:
+            due = self._next_due(numbered)
+            left = deadline - time.monotonic()
+            if due <= 0 or left <= 0 or bell.sleep(numbers, min(left, floor, due)):
+                return
+
+    def wake(self, queues: Sequence[str]) -> None:
+        self._file.wake()
+
+    # -- repairing ---------------------------------------------------------------------------------------------
+
+    def sweep(self, queue: str, lease: float = LEASE) -> Swept:
+        ((_, number),) = self._numbered([queue])
+        lease_ms = round(lease * 1000)
+        with self._file.read() as file:  # most sweeps find nothing, and need not keep others from writing
+            now = file.now()
+            swept, grace = tasks.sweep_times(file.db, number)
+            if swept is not None and now - swept < min(SWEEP_NOTE, lease_ms // 8):
+                if now < grace:
+                    return Swept(0, 0, True)
+                if not tasks.has_lost(file.db, number, now):
+                    return Swept(0, 0, False)
+        returned = dead = 0
+        with self._file.write() as file:
+            db, now = file.db, file.now()
+            swept, grace = tasks.sweep_times(db, number)
+            if swept is None or now - swept > lease_ms / 2:
+                grace = now + lease_ms
+            tasks.note_sweep(db, number, now, grace)
+            tasks.tidy(db, number, now)
+            if now >= grace:
+                returned, dead = tasks.return_lost(db, number, now)
+            waiting = tasks.has_ready(db, number)
+        if waiting:
+            file.bell.ring(number)
+        return Swept(returned, dead, now < grace)
+
+    # -- looking and tidying -----------------------------------------------------------------------------------
+
+    def queues(self) -> list[str]:
+        with self._file.read() as file:
+            rows = file.db.execute("SELECT name FROM delayed_queue WHERE used ORDER BY name").fetchall()
+        return [name for (name,) in rows]
+
+    def counts(self, queue: str) -> Counts:
+        with self._file.read() as file:
+            return look.counts(file.db, queue, file.now())
+
+    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
+        with self._file.read() as file:
+            return look.peek(file.db, queue, state, limit, offset, file.now())
+
+    def get(self, queue: str, id: int) -> Entry | None:
+        with self._file.read() as file:
+            return look.get(file.db, queue, id, file.now())
+
+    def remove(self, queue: str, id: int) -> bool:
+        with self._file.write() as file:
+            return look.remove(file.db, queue, id)
+
+    def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
+        if "running" in states:
+            raise ValueError("running tasks can't be purged: stop their workers, or wait until they have ended")
+        removed = 0
+        for where in [where for state in dict.fromkeys(states) for where in look.wheres(state)]:
+            chunk = PURGE_CHUNK
+            while chunk == PURGE_CHUNK:
+                with self._file.write() as file:
+                    chunk = look.purge(file.db, queue, where, PURGE_CHUNK, file.now())
+                removed += chunk
+        return removed
+
+    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
+        numbered = self._numbered(queues)
+        with self._file.write() as file:
+            if info is None:
+                file.db.executemany(
+                    "DELETE FROM delayed_announcement WHERE queue = ? AND worker = ?",
+                    [(number, worker) for _, number in numbered],
+                )
+            else:
+                text, until = json.dumps(info), file.now() + round(ttl * 1000)
+                file.db.executemany(
+                    "INSERT OR REPLACE INTO delayed_announcement VALUES (?, ?, ?, ?)",
+                    [(number, worker, text, until) for _, number in numbered],
+                )
+
+    def workers(self, queue: str) -> list[WorkerInfo]:
+        with self._file.read() as file:
+            rows = file.db.execute(
+                "SELECT worker, info FROM delayed_announcement "
+                f"WHERE queue = {look.NUMBER} AND until > :now ORDER BY worker",
+                {"queue": queue, "now": file.now()},
+            ).fetchall()
+        return [WorkerInfo(worker, json.loads(info)) for worker, info in rows]
+
+    # -- itself ------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        with self._file.read() as file:
+            file.db.execute("SELECT count(*) FROM delayed_queue").fetchall()
+        path = self._file.path
+        warnings = []
+        size, free = self._file.wal_size(), self._file.free_space()
+        if size > WAL_WARNING:
+            warnings.append(
+                f"{path}-wal has grown to {size >> 20} MB, because some program reads the database in one long "
+                f"transaction: end that (to find it: fuser {path})"
+            )
+        if free < 4 * RESERVE:
+            warnings.append(
+                f"the disk of {path} has {free >> 20} MB left, and with less than {RESERVE >> 20} MB nothing more is "
+                "enqueued: free some space"
+            )
+        return warnings
+
+    def spec(self) -> str | None:
+        options = "&".join(f"{name}={value}" for name, value in self._options.items())
+        return f"sqlite:///{quote(self._file.path)}" + (f"?{options}" if options else "")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __repr__(self) -> str:
+        return f"SQLiteBroker({self.spec()!r})"
+
+    # -- parts -------------------------------------------------------------------------------------------------
+
+    def _numbered(self, queues: Iterable[str]) -> list[tuple[str, int]]:
+        """These queues with their numbers; those that have none yet get one."""
+        with self._file.read() as file:
+            known = file.numbers
+            missing = [(queue,) for queue in queues if queue not in known]
+            if missing:
+                with self._file.write():
+                    file.db.executemany("INSERT INTO delayed_queue (name) VALUES (?) ON CONFLICT DO NOTHING", missing)
+                known.update(file.db.execute("SELECT name, number FROM delayed_queue").fetchall())
+            return [(queue, known[queue]) for queue in queues]
+
+    def _claimable(self, queues: Sequence[tuple[str, int]], worker: str, seq: int) -> bool:
+        """Whether a claim has anything to do. Only a read: an idle worker never keeps others from writing."""
+        if not queues:
+            return False
+        with self._file.read() as file:
+            return self._next_due(queues) <= 0 or tasks.was_claimed(file.db, worker, seq)
+
+    def _next_due(self, queues: Sequence[tuple[str, int]]) -> float:
+        """Seconds until one of these queues has something to claim, as far as is known now; inf if nothing waits."""
+        with self._file.read() as file:
+            now = file.now()
+            return min((tasks.next_due(file.db, number, now) for _, number in queues), default=float("inf"))
+
+
+def _place_of(conn: str | sqlite3.Connection) -> tuple[str, dict[str, str]]:
+    """The absolute path of the database, and the options of the URL."""
+    options: dict[str, str] = {}
+    if isinstance(conn, sqlite3.Connection):
+        path = next((file for _, name, file in conn.execute("PRAGMA database_list") if name == "main"), "")
+    else:
+        parts = urlsplit(conn)
+        if parts.netloc:
+            raise ConfigError(
+                f"{conn!r} has a host where none belongs; did you mean 'sqlite:///{parts.netloc}{parts.path}'?"
+            )
+        path = unquote(parts.path.removeprefix("/"))
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if not path or path == ":memory:":
+        raise ConfigError(
+            "a SQLite database in memory belongs to one connection, and no worker could reach it: use memory:// in "
+            "tests, or name a file: sqlite:///tasks.db"
+        )
+    _check_options(options)
+    return os.path.realpath(path), options
+
+
+def _check_options(options: Mapping[str, str]) -> None:
+    known = ("durability", "max_size")
+    for name, value in options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise UnknownOption(f"sqlite:// has no option {name!r}; {hint}")
+        if name == "durability" and value not in ("process", "disk"):
+            raise ConfigError(f"durability={value}: it can be 'process' (the default) or 'disk'")
+        if name == "max_size" and not (value.isascii() and value.isdigit() and int(value) > 0):
+            raise ConfigError(f"max_size={value}: it must be a whole number of megabytes")

@@ -1,0 +1,302 @@
+"""The file of the SQLite broker: one connection a process, who may write, checkpoints, and what a fork does to it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from delayed.brokers.sqlite_open import (
+    LOCK_TIMEOUT,
+    Clock,
+    check_place,
+    configure,
+    create,
+    driver_errors,
+    mount_lines,
+    prepare,
+)
+from delayed.brokers.sqlite_wake import Bell
+from delayed.errors import BrokerFull, BrokerUnavailable, ConfigError
+
+MIN_SQLITE = (3, 35, 0)  # RETURNING
+WAL_LIMIT = 4 << 20  # bytes of write-ahead log after which it is copied into the file
+RESERVE = 16 << 20  # bytes of disk that enqueue leaves free, so that settling and checkpoints still have room
+HEADROOM = 256  # pages above `max_size` for everything but enqueue
+
+
+class OpenFile:
+    """What one process has open.
+
+    Attributes:
+        db: the connection.
+        now: the clock of the file.
+        bell: wakes sleepers.
+        numbers: the numbers of queues, as far as this process has seen them.
+        lock: the descriptor of the lock file.
+        identity: device and inode of the database.
+        checkpoint_at: the size of the write-ahead log at which it is next copied into the file.
+    """
+
+    def __init__(self, db: sqlite3.Connection, now: Clock, bell: Bell, lock: int, identity: tuple[int, int]) -> None:
+        self.db = db
+        self.now = now
+        self.bell = bell
+        self.numbers: dict[str, int] = {}
+        self.lock = lock
+        self.identity = identity
+        self.checkpoint_at = WAL_LIMIT
+
+    def close(self) -> None:
+        """Close everything. When the last connection of all processes closes, SQLite checkpoints; so that is done
+        under our lock too. Who can't have it at once leaves its holder behind, and so is not the last.
+        """
+        self.bell.close()
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.db.close()
+        os.close(self.lock)
+
+    def abandon(self) -> None:
+        """Drop what a forked child inherited, without using it.
+
+        The lock file is closed at once, or the child would go on holding a lock that its parent died with. SQLite
+        forbids to close a connection in another process than the one that opened it, so that one is leaked, even
+        beyond the end of the interpreter, which would close it.
+        """
+        self.bell.abandon()
+        os.close(self.lock)
+        _LEAKED.append(self.db)
+        with contextlib.suppress(ImportError):
+            import ctypes  # here, because few processes fork with an open connection
+
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.db))
+
+
+_LEAKED: list[sqlite3.Connection] = []
+_FILES: weakref.WeakSet[SQLiteFile] = weakref.WeakSet()
+
+
+class SQLiteFile:
+    """One database file, opened on first use, with one connection per process on which its threads take turns.
+
+    Every write transaction and every checkpoint runs under an exclusive flock on a file beside the database. SQLite
+    has one writer at a time anyway; what the lock adds is that nobody writes while another process checkpoints, which
+    in every version before 3.51.3 (but 3.44.6 and 3.50.7) may corrupt the file:
+    https://sqlite.org/wal.html#walresetbug. Automatic checkpoints are off, and all versions are treated the same.
+
+    Args:
+        path: the absolute path of the database; it is created, for its owner only, where there is none.
+        durable: wait for the disk at every commit, so that a power cut loses nothing.
+        max_size: bytes that the database may grow to before enqueue is refused; 0 means the disk is the limit.
+        mounts: returns the lines of ``/proc/self/mountinfo``.
+    """
+
+    def __init__(
+        self, path: str, *, durable: bool = False, max_size: int = 0, mounts: Callable[[], list[str]] = mount_lines
+    ) -> None:
+        if sqlite3.sqlite_version_info < MIN_SQLITE:
+            raise ConfigError(
+                f"this Python has SQLite {sqlite3.sqlite_version}, and 3.35 or later is needed: "
+                "use a newer Python, or another broker"
+            )
+        self.path = path
+        self._durable = durable
+        self._max_size = max_size
+        self._mounts = mounts
+        self._turn = threading.RLock()
+        self._opened: OpenFile | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        _FILES.add(self)
+
+    # -- using it ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[OpenFile]:
+        """The open file, to read from; each statement sees the last commit."""
+        with self._turn, driver_errors(self.path):
+            yield self._open()
+
+    @contextlib.contextmanager
+    def write(self, *, growing: bool = False) -> Iterator[OpenFile]:
+        """The open file in a write transaction: committed after the block, rolled back if it raises.
+
+        Args:
+            growing: True for an enqueue, which leaves a reserve of space to everything else.
+        """
+        with self._turn, driver_errors(self.path, growing=growing):
+            opened = self._open()
+            db = opened.db
+            if db.in_transaction:
+                raise BrokerUnavailable(f"{self.path}: called by a signal handler amid another call", sent=False)
+            if growing:
+                self._check_space()
+            self._lock(opened.lock)
+            try:
+                if self._max_size:
+                    self._limit(db, growing)
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield opened
+                    db.execute("COMMIT")
+                except BaseException:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                    raise
+                self._checkpoint(opened)
+            finally:
+                fcntl.flock(opened.lock, fcntl.LOCK_UN)
+
+    def bell(self) -> Bell:
+        """The bell, without a turn at the connection: it may be rung while others write."""
+        opened = self._opened
+        if opened is None:
+            with self.read() as opened:
+                pass
+        return opened.bell
+
+    def wake(self) -> None:
+        """End the sleep of this process. Never blocks, and may be called by a signal handler."""
+        opened = self._opened
+        if opened is not None:
+            opened.bell.wake()
+
+    def wal_size(self) -> int:
+        """Bytes of the write-ahead log."""
+        try:
+            return os.stat(self.path + "-wal").st_size
+        except OSError:
+            return 0
+
+    def free_space(self) -> int:
+        """Bytes left on the disk for this user."""
+        disk = os.statvfs(os.path.dirname(self.path))
+        return disk.f_bavail * disk.f_frsize
+
+    def close(self) -> None:
+        """Close what this process has open; the next use opens it again."""
+        opened = self._opened
+        if opened is not None:
+            opened.bell.close()  # before its turn comes, so that a sleeper is woken whoever is writing
+        with self._turn:
+            self._opened = None
+            finalizer, self._finalizer = self._finalizer, None
+            if finalizer is not None:
+                finalizer()
+
+    # -- opening it --------------------------------------------------------------------------------------------
+
+    def _open(self) -> OpenFile:
+        """What is open, opened on first use, and anew when the file was removed or replaced."""
+        opened = self._opened
+        if opened is not None:
+            try:
+                found = os.stat(self.path)
+                if (found.st_dev, found.st_ino) == opened.identity:
+                    return opened
+            except FileNotFoundError:
+                pass
+            self.close()
+        check_place(self.path, self._mounts())
+        lock = create(self.path + "-lock")
+        try:
+            self._lock(lock)
+            try:
+                opened = self._connect(lock)
+            finally:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+        except BaseException:
+            os.close(lock)
+            raise
+        self._opened = opened
+        self._finalizer = weakref.finalize(self, opened.close)
+        return opened
+
+    def _connect(self, lock: int) -> OpenFile:
+        if not os.path.exists(self.path):
+            os.close(create(self.path))  # SQLite would let everybody read it
+        found = os.stat(self.path)
+        db = sqlite3.connect(
+            self.path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        try:
+            configure(db, self.path, durable=self._durable)
+            now = prepare(db, self.path)
+        except BaseException:
+            db.close()
+            raise
+        return OpenFile(db, now, Bell(self.path + "-wake"), lock, (found.st_dev, found.st_ino))
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def _lock(self, lock: int) -> None:
+        """Take the lock. It polls, for flock has no timeout, and a holder that is frozen must not freeze everybody."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        pause = 0.0002
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        f"{self.path}: another process has kept the lock for {LOCK_TIMEOUT:g} s; "
+                        f"to see which: fuser {self.path}-lock",
+                        sent=False,
+                    ) from None
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * 1.5, 0.005)
+
+    def _check_space(self) -> None:
+        free = self.free_space()
+        if free < RESERVE:
+            raise BrokerFull(
+                f"{self.path}: the disk has {free >> 20} MB left, and {RESERVE >> 20} MB are kept for the tasks that "
+                "are stored already: free some space"
+            )
+
+    def _limit(self, db: sqlite3.Connection, growing: bool) -> None:
+        (page_size,) = db.execute("PRAGMA page_size").fetchone()
+        pages = self._max_size // page_size + (0 if growing else HEADROOM)
+        db.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+
+    def _checkpoint(self, opened: OpenFile) -> None:
+        """Copy the write-ahead log into the file when it is large. We hold the lock, so nobody writes.
+
+        A reader amid a long transaction may keep a part of it in use. The next try is when it has grown by as much
+        again, so that the same part is not gone through after every commit.
+        """
+        if self.wal_size() < opened.checkpoint_at:
+            return
+        try:
+            opened.db.execute("PRAGMA busy_timeout = 0").fetchall()
+            opened.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error:
+            pass  # our transaction is committed; a full disk or a busy reader only leaves the log longer
+        finally:
+            opened.db.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000:.0f}").fetchall()
+        opened.checkpoint_at = self.wal_size() + WAL_LIMIT
+
+    def _forked(self) -> None:
+        """Forget, in a forked child, all that is the parent's."""
+        self._turn = threading.RLock()  # a thread that the child does not have may hold the old one
+        opened, self._opened = self._opened, None
+        finalizer, self._finalizer = self._finalizer, None
+        if finalizer is not None:
+            finalizer.detach()
+        if opened is not None:
+            opened.abandon()
+
+
+def _abandon_all() -> None:
+    for file in list(_FILES):
+        file._forked()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

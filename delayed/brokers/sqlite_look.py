@@ -1,0 +1,98 @@
+"""Looking at the tasks in a SQLite file, and removing them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from delayed.errors import DecodeError
+from delayed.message import STATES, Counts, Entry, Message, State
+
+NUMBER = "(SELECT number FROM delayed_queue WHERE name = :queue)"
+_READY = f"queue = {NUMBER} AND state = 1"
+_DUE = f"queue = {NUMBER} AND state = 0 AND at <= :now"  # ready too, but no claim has come by to say so
+_WHERE: Mapping[State, list[str]] = {
+    "scheduled": [f"queue = {NUMBER} AND state = 0 AND at > :now"],
+    "ready": [_READY, _DUE],
+    "running": [f"queue = {NUMBER} AND state = 2"],
+    "dead": [f"queue = {NUMBER} AND state = 3"],
+}
+_COLUMNS = "id, state, at, attempt, delivery, worker, reason, header, payload"
+
+_READY_PART = "SELECT * FROM (SELECT *, {key} AS turn FROM delayed_task WHERE {where} ORDER BY {order} LIMIT :top)"
+_ORDER: Mapping[State, str] = {
+    "scheduled": "at, seat",
+    "ready": "priority DESC, state DESC, turn, seat",
+    "running": "priority DESC, place",
+    "dead": "at DESC, seat DESC",
+}
+
+
+def counts(db: sqlite3.Connection, queue: str, now: int) -> Counts:
+    def count(where: str) -> int:
+        values = {"queue": queue, "now": now}
+        return int(db.execute(f"SELECT count(*) FROM delayed_task WHERE {where}", values).fetchall()[0][0])
+
+    return Counts(*[sum(count(where) for where in wheres(state)) for state in STATES])
+
+
+def peek(db: sqlite3.Connection, queue: str, state: State, limit: int, offset: int, now: int) -> list[Entry]:
+    if state == "ready":
+        ready = _READY_PART.format(key="place", order="priority DESC, place", where=_READY)
+        due = _READY_PART.format(key="at", order="at", where=_DUE)
+        source = f"({ready} UNION ALL {due})"
+    else:
+        source = f"delayed_task WHERE {wheres(state)[0]}"
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM {source} ORDER BY {_ORDER[state]} LIMIT :limit OFFSET :offset",
+        {"queue": queue, "now": now, "limit": limit, "offset": offset, "top": limit + offset},
+    ).fetchall()
+    return [_entry(row, now) for row in rows]
+
+
+def get(db: sqlite3.Connection, queue: str, id: int, now: int) -> Entry | None:
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM delayed_task WHERE queue = {NUMBER} AND id = :id", {"queue": queue, "id": id}
+    ).fetchall()
+    return _entry(rows[0], now) if rows else None
+
+
+def remove(db: sqlite3.Connection, queue: str, id: int) -> bool:
+    values = {"queue": queue, "id": id}
+    return (
+        db.execute(f"DELETE FROM delayed_task WHERE queue = {NUMBER} AND id = :id AND state <> 2", values).rowcount > 0
+    )
+
+
+def purge(db: sqlite3.Connection, queue: str, where: str, limit: int, now: int) -> int:
+    """Remove up to `limit` of the rows of one of :func:`wheres`."""
+    return db.execute(
+        f"DELETE FROM delayed_task WHERE seat IN (SELECT seat FROM delayed_task WHERE {where} LIMIT :limit)",
+        {"queue": queue, "now": now, "limit": limit},
+    ).rowcount
+
+
+def wheres(state: State) -> list[str]:
+    """The conditions, without overlap, for the rows of one state.
+
+    Raises:
+        ValueError: When there is no such state.
+    """
+    try:
+        return _WHERE[state]
+    except KeyError:
+        raise ValueError(f"no state {state!r}; it can be {', '.join(STATES)}") from None
+
+
+def _entry(row: tuple[Any, ...], now: int) -> Entry:
+    id, number, at, attempt, delivery, worker, reason, header, payload = row
+    try:
+        message = Message.parse(id, header, payload)
+    except DecodeError:
+        message = Message(id=id, func="(unreadable header)", payload=payload)
+    state: State = STATES[number]
+    if state == "scheduled" and at <= now:
+        state = "ready"
+    due = (at - now) / 1000 if state in ("scheduled", "running") else 0.0
+    return Entry(message, state, attempt, delivery, worker, due, reason)

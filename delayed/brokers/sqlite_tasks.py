@@ -1,0 +1,272 @@
+"""The transitions of a task in a SQLite file: statements, and the functions that run them in a caller's transaction.
+
+Queues go by their numbers, times are milliseconds by the file's clock, and nonces are stored as signed numbers.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX, PRODUCER_AGE
+from delayed.message import Claim, Message, Ref, Settlement
+
+PROMOTE_MAX = 1000  # scheduled tasks that one claim makes ready at most, of each queue
+SWEEP_MAX = 10_000  # lost tasks that one sweep returns at most
+
+# The partial indexes of the schema are used only where a statement says the state as a number.
+_ANY_READY = "SELECT 1 FROM delayed_task WHERE queue = ? AND state = 1 LIMIT 1"
+_NEXT_DUE = "SELECT at FROM delayed_task WHERE queue = ? AND state = 0 ORDER BY at LIMIT 1"
+
+_NEW_SEQ = """
+    INSERT INTO delayed_producer VALUES (?, ?, ?)
+    ON CONFLICT DO UPDATE SET seq = excluded.seq, seen = excluded.seen WHERE seq < excluded.seq
+    RETURNING 1
+"""
+_INSERT = """
+    INSERT INTO delayed_task (queue, id, state, priority, place, at, max_deliveries, header, payload)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_DUE = "SELECT seat FROM delayed_task WHERE queue = ? AND state = 0 AND at <= ? ORDER BY at, seat LIMIT ?"
+_PROMOTE = "UPDATE delayed_task SET state = 1, place = ? WHERE seat = ?"
+_TAKE = """
+    UPDATE delayed_task
+    SET state = 2, worker = ?, nonce = ?, at = ?, delivery = delivery + 1, attempt = attempt + 1
+    WHERE seat IN (SELECT seat FROM delayed_task WHERE queue = ? AND state = 1 ORDER BY priority DESC, place LIMIT ?)
+    RETURNING -priority, place, id, delivery, attempt, header, payload
+"""
+_HELD = """
+    SELECT id, delivery, nonce, attempt, header, payload FROM delayed_task
+    WHERE queue = ? AND state = 2 AND worker = ? ORDER BY priority DESC, place
+"""
+_HELD_TOKENS = "SELECT id, delivery, nonce FROM delayed_task WHERE queue = ? AND state = 2 AND worker = ?"
+
+_SEEN = "SELECT seq FROM delayed_claimer WHERE worker = ?"
+_RENEW = "UPDATE delayed_task SET at = ? WHERE queue = ? AND id = ? AND state = 2 AND delivery = ? AND nonce = ?"
+
+_CLAIM = "WHERE queue = ? AND id = ? AND state = 2 AND delivery = ? AND nonce = ?"
+_DONE = f"DELETE FROM delayed_task {_CLAIM}"
+_END = "UPDATE delayed_task SET worker = '', nonce = 0,"
+_RETRY = f"{_END} state = 1, place = ?, at = 0 {_CLAIM}"
+_RETRY_LATER = f"{_END} state = 0, at = ? {_CLAIM}"
+_BACK = f"{_END} state = 1, at = 0, attempt = attempt - 1 {_CLAIM}"
+_BACK_LATER = f"{_END} state = 0, at = ?, attempt = attempt - 1 {_CLAIM}"
+_DEAD = f"{_END} state = 3, at = ?, reason = ? {_CLAIM}"
+
+# Goes from worker to worker, so that the claims whose lease has not ended are never looked at.
+_EXPIRED = """
+    WITH RECURSIVE holder (worker) AS (
+        SELECT min(worker) FROM delayed_task WHERE queue = ?1 AND state = 2
+        UNION ALL
+        SELECT (SELECT min(worker) FROM delayed_task WHERE queue = ?1 AND state = 2 AND worker > holder.worker)
+        FROM holder WHERE holder.worker IS NOT NULL
+    )
+    SELECT task.seat, task.delivery, task.max_deliveries, task.lost
+    FROM holder CROSS JOIN delayed_task AS task
+    WHERE task.queue = ?1 AND task.state = 2 AND task.worker = holder.worker AND task.at < ?2
+    LIMIT ?3
+"""
+_LOST_FIRST = f"{_END} state = 1, at = 0, lost = 1 WHERE seat = ?"
+_LOST_AGAIN = f"{_END} state = 1, at = 0, lost = lost + 1, place = ? WHERE seat = ?"
+_LOST_DEAD = f"{_END} state = 3, at = ?, lost = lost + 1, reason = ? WHERE seat = ?"
+_TIDY_DEAD = """
+    DELETE FROM delayed_task WHERE seat IN (
+        SELECT seat FROM delayed_task WHERE queue = ?1 AND state = 3 AND at < ?2
+        UNION
+        SELECT seat FROM (
+            SELECT seat FROM delayed_task WHERE queue = ?1 AND state = 3 ORDER BY at DESC, seat DESC LIMIT -1 OFFSET ?3
+        )
+    )
+"""
+
+
+# -- producing -------------------------------------------------------------------------------------------------
+
+
+def insert(db: sqlite3.Connection, number: int, messages: Sequence[Message], session: str, seq: int, now: int) -> None:
+    """Store the messages, unless this session has sent them before."""
+    if not db.execute(_NEW_SEQ, (session, seq, now)).fetchall():
+        return
+    rows = []
+    for place, message in enumerate(messages, _places(db, number, len(messages))):
+        state, at = (0, now + round(message.delay * 1000)) if message.delay > 0 else (1, 0)
+        header = message.header()
+        rows.append(
+            (number, message.id, state, message.priority, place, at, message.max_deliveries, header, message.payload)
+        )
+    db.executemany(_INSERT, rows)
+
+
+def _places(db: sqlite3.Connection, number: int, n: int) -> int:
+    """The first of `n` new places at the end of the queue."""
+    (tail,) = db.execute(
+        "UPDATE delayed_queue SET tail = tail + ?, used = 1 WHERE number = ? RETURNING tail", (n, number)
+    ).fetchall()[0]
+    return int(tail) - n + 1
+
+
+# -- claiming --------------------------------------------------------------------------------------------------
+
+
+def has_ready(db: sqlite3.Connection, number: int) -> bool:
+    return bool(db.execute(_ANY_READY, (number,)).fetchall())
+
+
+def next_due(db: sqlite3.Connection, number: int, now: int) -> float:
+    """Seconds until the queue has something to claim, as far as is known now: 0 if it has, inf if nothing waits."""
+    if has_ready(db, number):
+        return 0.0
+    due = db.execute(_NEXT_DUE, (number,)).fetchall()
+    return max(0.0, (due[0][0] - now) / 1000) if due else float("inf")
+
+
+def was_claimed(db: sqlite3.Connection, worker: str, seq: int) -> bool:
+    """Whether the worker's claim of this number has been made before."""
+    last = db.execute(_SEEN, (worker,)).fetchall()
+    return bool(last) and last[0][0] >= seq
+
+
+def take(
+    db: sqlite3.Connection, queues: Sequence[tuple[str, int]], worker: str, nonce: int, limit: int, now: int, end: int
+) -> list[Claim]:
+    """Claim up to `limit` tasks of the queues (name, number), with a lease that ends at `end`."""
+    claims: list[Claim] = []
+    for name, number in queues:
+        if len(claims) >= limit:
+            break
+        due = db.execute(_DUE, (number, now, PROMOTE_MAX)).fetchall()
+        if due:
+            places = range(_places(db, number, len(due)), 1 << 63)
+            db.executemany(_PROMOTE, [(place, seat) for place, (seat,) in zip(places, due, strict=False)])
+        rows = db.execute(_TAKE, (worker, _signed(nonce), end, number, limit - len(claims))).fetchall()
+        rows.sort()  # by priority, then place, which no two share
+        claims += [
+            Claim(name, id, delivery, nonce, attempt, header, payload)
+            for _, _, id, delivery, attempt, header, payload in rows
+        ]
+    return claims
+
+
+def note_claim(db: sqlite3.Connection, worker: str, seq: int, now: int) -> None:
+    db.execute("INSERT OR REPLACE INTO delayed_claimer VALUES (?, ?, ?)", (worker, seq, now))
+
+
+def held(db: sqlite3.Connection, queues: Sequence[tuple[str, int]], worker: str) -> list[Claim]:
+    """All that `worker` holds in the queues (name, number)."""
+    return [
+        Claim(name, id, delivery, _unsigned(nonce), attempt, header, payload)
+        for name, number in queues
+        for id, delivery, nonce, attempt, header, payload in db.execute(_HELD, (number, worker)).fetchall()
+    ]
+
+
+def held_refs(db: sqlite3.Connection, queues: Sequence[tuple[str, int]], worker: str) -> set[Ref]:
+    """As :func:`held`, without the messages."""
+    return {
+        Ref(name, id, delivery, _unsigned(nonce))
+        for name, number in queues
+        for id, delivery, nonce in db.execute(_HELD_TOKENS, (number, worker)).fetchall()
+    }
+
+
+def renew(db: sqlite3.Connection, numbers: Mapping[str, int], refs: Sequence[Ref], end: int) -> None:
+    db.executemany(_RENEW, [(end, *_token(numbers, ref)) for ref in refs])
+
+
+# -- settling --------------------------------------------------------------------------------------------------
+
+
+def settle(
+    db: sqlite3.Connection, numbers: Mapping[str, int], settlements: Sequence[Settlement], now: int
+) -> list[bool]:
+    """End claims; for each whether it was accepted.
+
+    All of one kind go through in one call of the driver, which tells only how many rows it changed in total. If that
+    is not every one, they are taken back and made again one by one.
+    """
+    steps = [_step(db, numbers, settlement, now) for settlement in settlements]
+    kinds: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    for statement, values in steps:
+        kinds[statement].append(values)
+    db.execute("SAVEPOINT settle")
+    changed = sum(db.executemany(statement, rows).rowcount for statement, rows in kinds.items())
+    if changed == len(steps):
+        accepted = [True] * len(steps)
+    else:
+        db.execute("ROLLBACK TO settle")
+        accepted = [db.execute(statement, values).rowcount == 1 for statement, values in steps]
+    db.execute("RELEASE settle")
+    return accepted
+
+
+def _step(
+    db: sqlite3.Connection, numbers: Mapping[str, int], settlement: Settlement, now: int
+) -> tuple[str, tuple[Any, ...]]:
+    ref, action, delay, reason = settlement
+    token = _token(numbers, ref)
+    if action == "done":
+        return _DONE, token
+    if action == "dead":
+        return _DEAD, (now, reason, *token)
+    if delay > 0:
+        return _RETRY_LATER if action == "retry" else _BACK_LATER, (now + round(delay * 1000), *token)
+    return (_RETRY, (_places(db, token[0], 1), *token)) if action == "retry" else (_BACK, token)
+
+
+def _token(numbers: Mapping[str, int], ref: Ref) -> tuple[int, int, int, int]:
+    return numbers[ref.queue], ref.id, ref.delivery, _signed(ref.nonce)
+
+
+def _signed(nonce: int) -> int:
+    return nonce - (1 << 64) if nonce >= 1 << 63 else nonce
+
+
+def _unsigned(nonce: int) -> int:
+    return nonce + (1 << 64) if nonce < 0 else nonce
+
+
+# -- sweeping --------------------------------------------------------------------------------------------------
+
+
+def sweep_times(db: sqlite3.Connection, number: int) -> tuple[int | None, int]:
+    """When the queue was last swept (None: never), and until when nothing is returned."""
+    swept, grace = db.execute("SELECT swept, grace FROM delayed_queue WHERE number = ?", (number,)).fetchall()[0]
+    return swept, grace
+
+
+def note_sweep(db: sqlite3.Connection, number: int, now: int, grace: int) -> None:
+    db.execute("UPDATE delayed_queue SET swept = ?, grace = ? WHERE number = ?", (now, grace, number))
+    db.execute("UPDATE delayed_meta SET seen = max(seen, ?)", (now,))
+
+
+def has_lost(db: sqlite3.Connection, number: int, now: int) -> bool:
+    return bool(db.execute(_EXPIRED, (number, now, 1)).fetchall())
+
+
+def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int]:
+    """End the claims whose lease has ended; how many tasks are ready again, and how many dead."""
+    first: list[tuple[int]] = []
+    again: list[tuple[int, int]] = []
+    dead: list[tuple[int, str, int]] = []
+    for seat, delivery, max_deliveries, lost in db.execute(_EXPIRED, (number, now, SWEEP_MAX)).fetchall():
+        if delivery >= max_deliveries:
+            dead.append((now, f"poison: delivered {delivery} times, and its worker was lost again", seat))
+        elif lost:
+            again.append((_places(db, number, 1), seat))
+        else:
+            first.append((seat,))
+    db.executemany(_LOST_FIRST, first)
+    db.executemany(_LOST_AGAIN, again)
+    db.executemany(_LOST_DEAD, dead)
+    return len(first) + len(again), len(dead)
+
+
+def tidy(db: sqlite3.Connection, number: int, now: int) -> None:
+    """Forget old dead letters, producer sessions, claim numbers and announcements."""
+    db.execute(_TIDY_DEAD, (number, now - round(DEAD_LETTERS_AGE * 1000), DEAD_LETTERS_MAX))
+    unseen = (now - round(PRODUCER_AGE * 1000),)
+    db.execute("DELETE FROM delayed_producer WHERE seen < ?", unseen)
+    db.execute("DELETE FROM delayed_claimer WHERE seen < ?", unseen)
+    db.execute("DELETE FROM delayed_announcement WHERE until < ?", (now,))

@@ -1,0 +1,136 @@
+"""Fixtures of the worker tests: a queue on each store, a ledger that tasks write to, and workers as real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delayed import Queue
+from delayed.task import Task
+
+BOUND = 20.0  # seconds within which anything that is waited for has to happen
+
+
+def wait_for(what: Callable[[], Any], bound: float = BOUND) -> Any:
+    """Poll until `what` returns something true, and return that; fail after `bound` seconds."""
+    deadline = time.monotonic() + bound
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not within {bound} s"
+        time.sleep(0.01)
+    return found
+
+
+class Ledger:
+    """The file in which tasks note what they do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    @property
+    def lines(self) -> list[str]:
+        return self.path.read_text().splitlines()
+
+    def find(self, start: str) -> list[str]:
+        """What follows `start` in the lines that begin with it."""
+        return [line.removeprefix(start).strip() for line in self.lines if line.startswith(start)]
+
+
+class Bench:
+    """A queue, a ledger, and workers on them."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.queue = Queue(f"q-{secrets.token_hex(4)}", url)
+        self.ledger = Ledger(folder / "ledger")
+        self.folder = folder
+        self.workers: list[subprocess.Popen[str]] = []
+
+    def put(self, func: Callable[..., Any], *args: Any, **options: Any) -> int:
+        """Enqueue a task whose first argument is the ledger's path; return its id."""
+        task = Task.create(func, (str(self.ledger.path), *args), **options)
+        self.queue.enqueue(task)
+        assert task.id
+        return task.id
+
+    def start(self, mode: str = "preforked", **options: Any) -> subprocess.Popen[str]:
+        """Start a worker as a process of its own."""
+        options = {"kill_timeout": 0.5, "lease": 3.0, **options, "mode": mode}
+        log = open(self.folder / f"worker-{len(self.workers)}.log", "w")  # noqa: SIM115
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.workers.serve", self.url, self.queue.name, json.dumps(options)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "LEDGER": str(self.ledger.path)},
+            start_new_session=True,
+            text=True,
+        )
+        log.close()
+        self.workers.append(worker)
+        return worker
+
+    def log(self, number: int = 0) -> str:
+        return (self.folder / f"worker-{number}.log").read_text()
+
+    def burst(self, mode: str = "preforked", **options: Any) -> None:
+        """Run a worker until the queue is empty."""
+        worker = self.start(mode, burst=True, **options)
+        assert worker.wait(BOUND) == 0, self.log(len(self.workers) - 1)
+
+    def settled(self) -> bool:
+        counts = self.queue.broker.counts(self.queue.name)
+        return counts.scheduled == counts.ready == counts.running == 0
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.terminate()
+        for worker in self.workers:
+            try:
+                worker.wait(10)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+        self.queue.broker.close()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    url = f"sqlite:///{tmp_path}/tasks.db" if request.param == "sqlite" else request.getfixturevalue("redis_url")
+    bench = Bench(url, tmp_path)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(params=["forked", "preforked"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def fork_server_of(worker: subprocess.Popen[str]) -> int:
+    """The pid of a worker's fork server: its only child."""
+
+    def child() -> int:
+        with open(f"/proc/{worker.pid}/task/{worker.pid}/children") as file:
+            pids = file.read().split()
+        return int(pids[0]) if pids else 0
+
+    return int(wait_for(child))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,116 @@
+"""Monitor and fork server are killed at random moments: no task is lost, none runs twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+from tests.workers import tasks
+from tests.workers.conftest import Bench, alive, fork_server_of, wait_for
+
+
+def test_a_fork_server_is_replaced_and_its_children_finish(bench: Bench, mode: str) -> None:
+    bench.put(tasks.nap, "long", 1.0)
+    worker = bench.start(mode)
+    wait_for(lambda: bench.ledger.find("begin"))
+
+    os.kill(fork_server_of(worker), signal.SIGKILL)
+    bench.put(tasks.mark, "after")
+
+    wait_for(bench.settled)
+    assert bench.ledger.find("begin long") == bench.ledger.find("begin long")[:1]
+    assert bench.ledger.find("end") == ["long"]
+    assert "after" in bench.ledger.lines
+    assert worker.poll() is None
+
+
+def test_a_fork_server_stands_in_for_its_monitor(bench: Bench, mode: str) -> None:
+    bench.put(tasks.nap, "long", 1.5)
+    bench.put(tasks.nap, "next", 0.0)
+    worker = bench.start(mode)
+    wait_for(lambda: bench.ledger.find("begin"))
+    server = fork_server_of(worker)
+
+    worker.kill()
+
+    wait_for(lambda: not alive(server), 10.0)
+    assert bench.ledger.find("end") == ["long"]
+    counts = bench.queue.broker.counts(bench.queue.name)
+    assert (counts.ready, counts.running) == (1, 0), "the running one is settled, the other given back"
+    assert bench.queue.broker.peek(bench.queue.name, "ready")[0].attempt == 0
+
+
+def test_the_stand_in_keeps_deadlines(bench: Bench, mode: str) -> None:
+    bench.put(tasks.stuck_in_c, timeout=1.0)
+    worker = bench.start(mode)
+    wait_for(lambda: bench.queue.broker.counts(bench.queue.name).running == 1)
+    server = fork_server_of(worker)
+    wait_for(lambda: _has_children(server))
+
+    worker.kill()
+
+    wait_for(lambda: not alive(server), 10.0)
+    wait_for(bench.settled)
+    assert "timed out (limit 1 s)" in bench.log()
+
+
+def test_when_both_die_the_children_die_and_the_tasks_run_again(bench: Bench, mode: str) -> None:
+    bench.put(tasks.stuck_in_c, timeout=2.0)
+    worker = bench.start(mode, lease=1.0)
+    server = fork_server_of(worker)
+    children = wait_for(lambda: _has_children(server))
+    wait_for(lambda: bench.queue.broker.counts(bench.queue.name).running == 1)
+
+    os.kill(server, signal.SIGSTOP)  # so that it can't stand in before it dies
+    worker.kill()
+    os.kill(server, signal.SIGKILL)
+
+    wait_for(lambda: not any(alive(pid) for pid in children), 2.0)
+    bench.start(mode, lease=1.0)
+    wait_for(bench.settled)
+    assert "timed out" in bench.log(1)
+
+
+def test_random_deaths_of_monitors_and_fork_servers_lose_and_repeat_nothing(bench: Bench, mode: str) -> None:
+    total = 300 if mode == "forked" else 1500
+    seed = random.randrange(2**32)
+    dice = random.Random(seed)
+    for number in range(total):
+        bench.put(tasks.mark, number)
+    deadline = time.monotonic() + 45
+    kills = 0
+    workers = [bench.start(mode, processes=2) for _ in range(2)]
+
+    while not bench.settled() and time.monotonic() < deadline:
+        time.sleep(dice.uniform(0.0, 0.3))
+        victim = dice.randrange(2)
+        if kills < 8:
+            if dice.random() < 0.5:
+                workers[victim].kill()
+            else:
+                pids = _children_of(workers[victim].pid)
+                if pids:
+                    os.kill(pids[0], signal.SIGKILL)
+            kills += 1
+        if workers[victim].poll() is not None:
+            workers[victim] = bench.start(mode, processes=2)
+
+    assert bench.settled(), f"seed {seed}: {bench.queue.broker.counts(bench.queue.name)}"
+    ran = sorted(map(int, bench.ledger.lines))
+    lost = sorted(set(range(total)) - set(ran))
+    twice = sorted({number for number in ran if ran.count(number) > 1})
+    assert (lost, twice) == ([], []), f"seed {seed}"
+
+
+def _children_of(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(child) for child in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _has_children(pid: int) -> list[int]:
+    return _children_of(pid)
