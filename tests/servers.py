@@ -100,7 +100,7 @@ class RedisServer:
             if first:
                 self.port = free_port()
             self._process = subprocess.Popen(
-                [redis_binary(), *self._settings(), *self.arguments],
+                [redis_binary(), *self.settings(), *self.arguments],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -116,7 +116,8 @@ class RedisServer:
         tail = log.read_text(errors="replace")[-2000:] if log.exists() else "(no log)"
         raise ServerError(f"redis-server does not start on port {self.port}; its log ends with:\n{tail}")
 
-    def _settings(self) -> list[str]:
+    def settings(self) -> list[str]:
+        """The command line before `arguments`."""
         settings = {
             "port": str(self.port),
             "bind": "127.0.0.1",

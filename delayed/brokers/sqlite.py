@@ -66,7 +66,7 @@ class SQLiteBroker(Broker):
         ((_, number),) = self._numbered([queue])
         with self._file.write(growing=True) as file:
             tasks.insert(file.db, number, messages, session, seq, file.now())
-        file.bell.ring(number)
+        self._file.bell.ring(number)
 
     # -- working -----------------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class SQLiteBroker(Broker):
         if any(settlement.delay > 0 for settlement in settlements):
             to_ring = list(settled_in.union(to_ring))  # a sleeper has to learn when they will be due
         for number in to_ring:
-            file.bell.ring(number)
+            self._file.bell.ring(number)
         return accepted, claims
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
@@ -136,7 +136,7 @@ class SQLiteBroker(Broker):
         deadline = time.monotonic() + timeout
         numbered = self._numbered(queues)
         numbers = [number for _, number in numbered]
-        bell = self._file.bell()
+        bell = self._file.bell
         floor = POLL if bell.reaches(numbers) else POLL_WITHOUT_FIFO
         while True:
             due = self._next_due(numbered)
@@ -145,7 +145,7 @@ class SQLiteBroker(Broker):
                 return
 
     def wake(self, queues: Sequence[str]) -> None:
-        self._file.wake()
+        self._file.bell.wake()
 
     # -- repairing ---------------------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class SQLiteBroker(Broker):
                 returned, dead = tasks.return_lost(db, number, now)
             waiting = tasks.has_ready(db, number)
         if waiting:
-            file.bell.ring(number)
+            self._file.bell.ring(number)
         return Swept(returned, dead, now < grace)
 
     # -- looking and tidying -----------------------------------------------------------------------------------

@@ -38,54 +38,39 @@ class OpenFile:
     Attributes:
         db: the connection.
         now: the clock of the file.
-        bell: wakes sleepers.
         numbers: the numbers of queues, as far as this process has seen them.
         lock: the descriptor of the lock file.
         identity: device and inode of the database.
         checkpoint_at: the size of the write-ahead log at which it is next copied into the file.
     """
 
-    def __init__(self, db: sqlite3.Connection, now: Clock, bell: Bell, lock: int, identity: tuple[int, int]) -> None:
+    def __init__(self, db: sqlite3.Connection, now: Clock, lock: int, identity: tuple[int, int]) -> None:
         self.db = db
         self.now = now
-        self.bell = bell
         self.numbers: dict[str, int] = {}
         self.lock = lock
         self.identity = identity
         self.checkpoint_at = WAL_LIMIT
 
     def close(self) -> None:
-        """Close everything. When the last connection of all processes closes, SQLite checkpoints; so that is done
-        under our lock too. Who can't have it at once leaves its holder behind, and so is not the last.
+        """Close both. When the last connection of all processes closes, SQLite checkpoints; so that is done under our
+        lock too. Who can't have it at once leaves its holder behind, and so is not the last.
         """
-        self.bell.close()
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.db.close()
         os.close(self.lock)
 
-    def abandon(self) -> None:
-        """Drop what a forked child inherited, without using it.
 
-        The lock file is closed at once, or the child would go on holding a lock that its parent died with. SQLite
-        forbids to close a connection in another process than the one that opened it, so that one is leaked, even
-        beyond the end of the interpreter, which would close it.
-        """
-        self.bell.abandon()
-        os.close(self.lock)
-        _LEAKED.append(self.db)
-        with contextlib.suppress(ImportError):
-            import ctypes  # here, because few processes fork with an open connection
-
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.db))
-
-
-_LEAKED: list[sqlite3.Connection] = []
 _FILES: weakref.WeakSet[SQLiteFile] = weakref.WeakSet()
+_LEAKED: list[OpenFile] = []
 
 
 class SQLiteFile:
     """One database file, opened on first use, with one connection per process on which its threads take turns.
+
+    No connection crosses a fork, which SQLite forbids: the child would take the locks of its parent for its own. It is
+    closed before a fork, between two transactions, and either process opens one anew when it next needs it.
 
     Every write transaction and every checkpoint runs under an exclusive flock on a file beside the database. SQLite
     has one writer at a time anyway; what the lock adds is that nobody writes while another process checkpoints, which
@@ -113,6 +98,8 @@ class SQLiteFile:
         self._mounts = mounts
         self._turn = threading.RLock()
         self._opened: OpenFile | None = None
+        self._bell: Bell | None = None
+        self._bell_turn = threading.RLock()  # its own: a signal handler may ring while this process writes
         self._finalizer: weakref.finalize[..., Any] | None = None
         _FILES.add(self)
 
@@ -154,19 +141,13 @@ class SQLiteFile:
             finally:
                 fcntl.flock(opened.lock, fcntl.LOCK_UN)
 
+    @property
     def bell(self) -> Bell:
-        """The bell, without a turn at the connection: it may be rung while others write."""
-        opened = self._opened
-        if opened is None:
-            with self.read() as opened:
-                pass
-        return opened.bell
-
-    def wake(self) -> None:
-        """End the sleep of this process. Never blocks, and may be called by a signal handler."""
-        opened = self._opened
-        if opened is not None:
-            opened.bell.wake()
+        with self._bell_turn:
+            if self._bell is None:
+                self._bell = Bell(self.path + "-wake")
+                weakref.finalize(self, self._bell.close).atexit = False
+            return self._bell
 
     def wal_size(self) -> int:
         """Bytes of the write-ahead log."""
@@ -181,15 +162,12 @@ class SQLiteFile:
         return disk.f_bavail * disk.f_frsize
 
     def close(self) -> None:
-        """Close what this process has open; the next use opens it again."""
-        opened = self._opened
-        if opened is not None:
-            opened.bell.close()  # before its turn comes, so that a sleeper is woken whoever is writing
-        with self._turn:
-            self._opened = None
-            finalizer, self._finalizer = self._finalizer, None
-            if finalizer is not None:
-                finalizer()
+        """Close what this process has open, and end its sleeps; the next use opens it again."""
+        with self._bell_turn:
+            bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.close()
+        self._disconnect()
 
     # -- opening it --------------------------------------------------------------------------------------------
 
@@ -203,7 +181,7 @@ class SQLiteFile:
                     return opened
             except FileNotFoundError:
                 pass
-            self.close()
+            self._disconnect()
         check_place(self.path, self._mounts())
         lock = create(self.path + "-lock")
         try:
@@ -232,7 +210,14 @@ class SQLiteFile:
         except BaseException:
             db.close()
             raise
-        return OpenFile(db, now, Bell(self.path + "-wake"), lock, (found.st_dev, found.st_ino))
+        return OpenFile(db, now, lock, (found.st_dev, found.st_ino))
+
+    def _disconnect(self) -> None:
+        with self._turn:
+            self._opened = None
+            finalizer, self._finalizer = self._finalizer, None
+            if finalizer is not None:
+                finalizer()
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -283,20 +268,53 @@ class SQLiteFile:
             opened.db.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000:.0f}").fetchall()
         opened.checkpoint_at = self.wal_size() + WAL_LIMIT
 
-    def _forked(self) -> None:
-        """Forget, in a forked child, all that is the parent's."""
-        self._turn = threading.RLock()  # a thread that the child does not have may hold the old one
-        opened, self._opened = self._opened, None
-        finalizer, self._finalizer = self._finalizer, None
-        if finalizer is not None:
-            finalizer.detach()
-        if opened is not None:
-            opened.abandon()
+    # -- forking -----------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        self._turn.acquire()
+        if self._opened is not None and not self._opened.db.in_transaction:
+            self._disconnect()
+
+    def after_fork_in_parent(self) -> None:
+        self._turn.release()
+
+    def after_fork_in_child(self) -> None:
+        self._turn = threading.RLock()  # other threads, which the child does not have, may be in line for the old ones
+        self._bell_turn = threading.RLock()
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.abandon()
+        if self._opened is not None:  # forked by a signal handler amid a transaction: never to be touched again
+            _LEAKED.append(self._opened)
+            self._opened = None
+            if self._finalizer is not None:
+                self._finalizer.detach()
 
 
-def _abandon_all() -> None:
-    for file in list(_FILES):
-        file._forked()
+_forking: list[SQLiteFile] = []
+_fork_turn = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_abandon_all)
+def _before_fork() -> None:
+    _fork_turn.acquire()  # two threads that fork at once would wait for each other's files
+    _forking[:] = _FILES
+    for file in _forking:
+        file.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for file in _forking:
+        file.after_fork_in_parent()
+    _forking.clear()
+    _fork_turn.release()
+
+
+def _after_fork_in_child() -> None:
+    global _fork_turn
+    _fork_turn = threading.RLock()
+    for file in _forking:
+        file.after_fork_in_child()
+    _forking.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

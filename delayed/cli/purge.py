@@ -44,10 +44,17 @@ def purge(queue: str, chosen: tuple[str, ...], yes: bool, url: str | None) -> No
         click.echo(f"nothing to remove in {queue!r}")
         return
     total = sum(by_state.values())
-    if not yes and not click.confirm(f"Remove {plural(total, 'task')} ({found}) of {queue!r} in {broker!r}?"):
+    if not yes and not _agreed(f"Remove {plural(total, 'task')} ({found}) of {queue!r} in {broker!r}?"):
         click.echo("nothing removed")
         return
     click.echo(f"{plural(broker.purge(queue, states), 'task')} removed")
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return click.confirm(question)
+    except click.Abort:  # there is nobody to answer, or he typed Ctrl-C
+        raise click.ClickException("nothing removed; to remove without a question, add --yes") from None
 
 
 def _check_name(broker: Broker, queue: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import click
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -43,13 +45,18 @@ def status(queues: tuple[str, ...], watch: bool, as_json: bool, url: str | None)
     if not watch:
         console.print(_render(look(broker, queues), url))
         return
-    with Live(_render(look(broker, queues), url), console=console, screen=console.is_terminal) as live:
+    live = Live(console=console, screen=console.is_terminal, auto_refresh=False)
+    with contextlib.suppress(KeyboardInterrupt), live:  # Ctrl-C is how this ends
         while True:
-            time.sleep(WATCH_INTERVAL)
             try:
-                live.update(_render(look(broker, queues), url))
+                picture = _render(look(broker, queues), url)
             except BrokerUnavailable as error:  # it may come back; so long, say that it is gone
-                live.update(Text(f"{broker!r} does not answer: {error}", style="red"))
+                picture = Text(f"{broker!r} does not answer: {error}", style="red")
+            if console.is_terminal:
+                live.update(picture, refresh=True)
+            else:
+                console.print(picture)
+            time.sleep(WATCH_INTERVAL)
 
 
 def look(broker: Broker, queues: Sequence[str] = ()) -> dict[str, Any]:
@@ -80,28 +87,27 @@ def look(broker: Broker, queues: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _print_json(broker: Broker, queues: Sequence[str], watch: bool) -> None:
-    while True:
-        click.echo(json.dumps(look(broker, queues), indent=None if watch else 2, default=repr))
-        if not watch:
-            return
-        time.sleep(WATCH_INTERVAL)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            click.echo(json.dumps(look(broker, queues), indent=None if watch else 2, default=repr))
+            if not watch:
+                return
+            time.sleep(WATCH_INTERVAL)
 
 
 def _render(seen: dict[str, Any], url: str | None) -> RenderableType:
-    parts: list[RenderableType] = [Text(seen["store"], style="dim")]
     if not seen["queues"]:
-        parts.append(Text("no queue has had a task yet"))
-        return Group(*parts)
-    parts.append(_queues(seen["queues"]))
+        return Text(f"{seen['store']}\nno queue has had a task yet")
+    tables = [_queues(seen["queues"])]
     if seen["workers"]:
-        parts.append(_workers(seen["workers"]))
+        tables.append(_workers(seen["workers"]))
     running = [(worker, task) for worker in seen["workers"] for task in worker.get("running", ())]
     if running:
-        parts.append(_running(running))
+        tables.append(_running(running))
     if seen["dead"]:
-        parts.append(_dead(seen["dead"]))
-    parts += [Text(hint, style="yellow") for hint in _hints(seen, url)]
-    return Group(*parts)
+        tables.append(_dead(seen["dead"]))
+    hints = [Text(f"\n{hint}", style="yellow") for hint in _hints(seen, url)]
+    return Group(Text(seen["store"], style="dim"), *(Padding(table, (1, 0, 0, 0), expand=False) for table in tables), *hints)
 
 
 def _queues(queues: Sequence[dict[str, Any]]) -> Table:

@@ -17,7 +17,8 @@
 --     HELD      Q_held       hash    worker -> how many claims it holds
 --     PROD      Q_prod       hash    producer session -> its last sequence number
 --     PRODT     Q_prodt      zset    producer session -> when it was last seen, ms
---     META      Q_meta       hash    last_sweep, pace, grace_until (ms) and the cursors of the sweep
+--     META      Q_meta       hash    contact (when a worker or sweeper last called), lease, grace_until, jump, tidied
+--                                    (all ms), and the cursors of the sweep
 --     DEAD      Q_dead       zset    ids of the dead letters by time of death, ms
 --     DEADMSG   Q_dead_msg   hash    id -> delivery|attempt|length of the reason|reason .. message
 --     WORKERS   Q_workers    zset    workers by when their announcement ends, ms
@@ -88,6 +89,11 @@ local function make_ready(ids, priorities, place, at)
   send('ZADD', PRIOR, ranked)
 end
 
+-- Counts the claims of a worker up or down.
+local function count_held(worker, change)
+  if change ~= 0 and redis.call('HINCRBY', HELD, worker, change) <= 0 then redis.call('HDEL', HELD, worker) end
+end
+
 -- Puts one token into NOTI if something is ready, and takes it away if nothing is.
 local function signal()
   if redis.call('LLEN', READY) + redis.call('ZCARD', PRIOR) == 0 then
@@ -118,4 +124,20 @@ end
 local function bury(id, message, delivery, attempt, reason, at)
   redis.call('ZADD', DEAD, at, id)
   redis.call('HSET', DEADMSG, id, delivery .. '|' .. attempt .. '|' .. #reason .. '|' .. reason .. message)
+end
+
+-- Notes that a worker or a sweeper has called. A gap between two calls is an outage or a clock that jumped, and then
+-- nothing is swept for one lease, so that every worker can renew first. (The gap between sweeps alone would not do: a
+-- sweeper that is slower than half a lease would never return anything.) Returns until when nothing is swept, ms.
+local function contact(at, lease)
+  local meta = redis.call('HMGET', META, 'contact', 'lease', 'grace_until')
+  local gap, grace = at - (meta[1] or at), tonumber(meta[3] or 0)
+  lease = lease or tonumber(meta[2] or 15000)
+  if gap < -1000 or gap > lease / 2 then
+    grace = at + lease
+    redis.call('HSET', META, 'grace_until', grace)
+    if gap < 0 then redis.call('HINCRBY', META, 'jump', gap) end
+  end
+  redis.call('HSET', META, 'contact', at)
+  return grace
 end

@@ -5,6 +5,7 @@
 -- KEYS[2] -> CLAIM
 -- KEYS[3] -> MSG
 -- KEYS[4] -> HELD
+-- KEYS[5] -> META
 -- ARGV[1] -> worker
 -- ARGV[2] -> lease, ms
 -- ARGV[3] -> how many unknown claims to return at most
@@ -14,7 +15,9 @@
 
 redis.call('ZREM', CLAIMED, '')
 local worker, lease, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local till = clock() + lease
+local now = clock()
+local till = now + lease
+contact(now)
 
 local verdicts, leases, named, known, own = {}, {}, {}, {}, 0
 for i = 4, #ARGV, 2 do named[#named + 1] = ARGV[i] end

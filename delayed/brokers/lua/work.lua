@@ -12,6 +12,7 @@
 -- KEYS[9] -> HELD
 -- KEYS[10] -> DEAD
 -- KEYS[11] -> DEADMSG
+-- KEYS[12] -> META
 -- ARGV[1] -> worker
 -- ARGV[2] -> sequence number of its claim
 -- ARGV[3] -> nonce of its claim
@@ -28,6 +29,7 @@ redis.call('ZREM', CLAIMED, '')
 local worker, seq, nonce = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local limit, lease = tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = clock()
+contact(now)
 local gained = 0 -- claims of this worker, more or fewer than before
 
 -- Settle: compare each token, sort by what is to be done, do it in batches.
@@ -49,7 +51,7 @@ if #ARGV > 7 then
         gained = gained - 1
       else -- settled in the name of another, for example by who found the journal of a dead one
         local _, _, _, _, owner = parts(record)
-        redis.call('HINCRBY', HELD, owner, -1)
+        count_held(owner, -1)
       end
       if action == 'd' then
         gone[#gone + 1] = id
@@ -138,14 +140,15 @@ if limit > 0 then
 
     local records, stored = fetch(CLAIM, popped), fetch(MSG, popped)
     local claims, first_time = {}, '1|' .. nonce .. '|1|0|' .. worker
-    local n = 0
+    local n, seen = 0, {}
     for i, id in ipairs(popped) do
       local record, message = records[i], stored[i]
-      if message then -- else its message was removed by hand
+      if message and not seen[id] then -- else its message was removed by hand
         local delivery, _, attempt, priority, holder = 0, '', 0, '0', ''
         if record then delivery, _, attempt, priority, holder = parts(record) end
         if holder == '' then -- else it stands in the queue and is held: whoever holds it settles it
           n = n + 1
+          seen[id] = true
           ids[n], deliveries[n], attempts[n], messages[n] = id, delivery + 1, attempt + 1, message
           claims[2 * n - 1] = id
           if record then
@@ -165,9 +168,11 @@ if limit > 0 then
   send('ZADD', CLAIMED, leases)
 end
 
-if gained ~= 0 and redis.call('HINCRBY', HELD, worker, gained) <= 0 then redis.call('HDEL', HELD, worker) end
+count_held(worker, gained)
 signal()
-return {
+local reply = {
   table.concat(verdicts), until_due(now),
-  table.concat(ids, ' '), table.concat(deliveries, ' '), table.concat(attempts, ' '), unpack(messages)
+  table.concat(ids, ' '), table.concat(deliveries, ' '), table.concat(attempts, ' ')
 }
+for i, message in ipairs(messages) do reply[5 + i] = message end
+return reply

@@ -1,0 +1,352 @@
+"""The connection of the Redis broker: from a URL or a client to scripts that run and errors that are ours.
+
+Usage::
+
+    RedisClient("redis://localhost:6379/0")                     own client
+    RedisClient("redis://a:6379,b:6379/?cluster=1")             own cluster client; any of its nodes
+    RedisClient("redis://a:26379,b:26379/0?sentinel=mymaster")  own client of the master that the sentinels name
+    RedisClient(redis.Redis(...))                               the connections of the user's client
+
+The other options of a URL are redis-py's. Our own clients never resend by themselves, and give up after 5 seconds of
+silence. redis-py's pools notice a fork by the process id and leave the parent's connections alone; nothing else of it
+is relied on after a fork.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.client import NEVER_DECODE
+from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
+
+SOCKET_TIMEOUT = 5.0  # seconds
+
+# Redis answers these when it can't serve now, and may later. Up to version 6.2 they stand inside the text of a script's
+# error, so they are searched for.
+_LATER = re.compile(
+    r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|BUSY|MISCONF|NOREPLICAS|UNBLOCKED)\b"
+    r"|read only replica"
+)
+_LATER_TYPES = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,  # and MasterDownError
+    redis.exceptions.TryAgainError,
+    redis.exceptions.AskError,  # and MovedError
+    redis.exceptions.NoScriptError,  # the script was flushed again before its second sending
+    redis.exceptions.RedisClusterException,
+    OSError,
+)
+# Without types in redis-py.
+_parse_url: Any = redis.connection.parse_url
+_node: Any = ClusterNode
+_sentinel: Any = Sentinel
+
+_FULL = re.compile(r"\bOOM\b|command not allowed when used memory")
+_WRONG_TYPE = re.compile(r"\bWRONGTYPE\b|wrong kind of value")
+
+
+class Script:
+    """One Lua script: its source with the names of its keys, and what EVALSHA calls it."""
+
+    def __init__(self, name: str) -> None:
+        folder = files("delayed.brokers") / "lua"
+        body = (folder / f"{name}.lua").read_text("utf-8")
+        self.keys = re.findall(r"^-- KEYS\[\d+\] -> (\w+)", body, re.MULTILINE)
+        heads = "\n".join(f"local {key} = KEYS[{place}]" for place, key in enumerate(self.keys, 1))
+        common = (folder / "common.lua").read_text("utf-8")
+        self.source = f"{heads}\n{common}\n{body}".encode()
+        self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+
+class RedisClient:
+    """See the module.
+
+    Attributes:
+        owned: whether the connections are ours, not a client's that was given.
+        cluster: whether the keys of a queue need a hash tag.
+        url: what opens the same store elsewhere, with its password; None if no URL says it.
+        shown: where it is, without its password.
+    """
+
+    def __init__(self, conn: Any) -> None:
+        self.owned = isinstance(conn, str)
+        self._lock = threading.Lock()  # held for moments only, and never while somebody forks and opens
+        self._opened: Any = None
+        self._given = None if self.owned else conn
+        self.url: str | None
+        if isinstance(conn, str):
+            self.url = conn
+            self._open = _opener(conn)
+            self.cluster = "cluster" in dict(parse_qsl(urlsplit(conn).query))
+        elif isinstance(conn, RedisCluster):
+            cluster: Any = conn
+            self.url = _cluster_url(cluster)
+            self._open = lambda: cluster
+            self.cluster = True
+        elif isinstance(conn, redis.Redis):
+            # Its pool without the rest: the client may hold one connection for itself, which two threads, or a parent
+            # and its child, would share; and it may have callbacks that change answers. It is kept alive, because its
+            # end would close the pool.
+            pool = conn.connection_pool
+            self.url = _pool_url(pool)
+            self._open = lambda: redis.Redis(connection_pool=pool)
+            self.cluster = False
+        else:
+            raise ConfigError(
+                f"a {type(conn).__module__}.{type(conn).__qualname__} is no client that can be used here; give a URL, "
+                "a redis.Redis (with Sentinel: what master_for() returns) or a redis.RedisCluster"
+            )
+        self.shown = _hide(self.url) if self.url else f"<{type(conn).__name__}>"
+
+    @property
+    def _client(self) -> Any:
+        """Opened at the first use, because a cluster client reaches for its nodes at once."""
+        if self._opened is None:
+            with self._lock:
+                if self._opened is None:
+                    try:
+                        self._opened = self._open()
+                    except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+                        raise BrokerUnavailable(f"{self.shown}: {error}", sent=False) from error
+        return self._opened
+
+    # -- commands ----------------------------------------------------------------------------------------------
+
+    def run(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes | int]) -> Any:
+        """Run a script; its answer in bytes, ints and lists, whatever the client's settings."""
+        with self.errors():
+            try:
+                return self._execute(b"EVALSHA", script.sha, len(keys), *keys, *args)
+            except redis.exceptions.NoScriptError:  # nothing ran: a new server, a failover, or SCRIPT FLUSH
+                return self._execute(b"EVAL", script.source, len(keys), *keys, *args)
+
+    def command(self, *args: bytes | int) -> Any:
+        """Send one command; its answer is not decoded."""
+        with self.errors():
+            return self._execute(*args)
+
+    def ask(self, *args: bytes) -> Any:
+        """Send a command that has no key; on a cluster, to one of its nodes."""
+        with self.errors():
+            client = self._client
+            if self.cluster:
+                client = client.get_redis_connection(client.get_default_node())
+            return self._on(client.connection_pool, args)
+
+    def _execute(self, *args: bytes | int) -> Any:
+        if self.cluster:
+            # It finds the node, and follows a key that moved. The name must be a str for that.
+            name = args[0].decode() if isinstance(args[0], bytes) else args[0]
+            return self._client.execute_command(name, *args[1:], **{NEVER_DECODE: True})
+        return self._on(self._client.connection_pool, args)
+
+    def _on(self, pool: Any, args: Sequence[bytes | int]) -> Any:
+        try:
+            connection = _borrow(pool)
+        except _LATER_TYPES as error:
+            if isinstance(error, redis.exceptions.AuthenticationError):
+                raise
+            raise BrokerUnavailable(f"{self.shown}: {error or type(error).__name__}", sent=False) from error
+        try:
+            connection.send_command(*args)
+            return connection.read_response(disable_decoding=True)
+        except redis.exceptions.ResponseError as error:
+            if _is_later(error) and not isinstance(error, redis.exceptions.NoScriptError):
+                connection.disconnect()  # perhaps its name leads to another server next time
+            raise
+        except BaseException:
+            connection.disconnect()  # the answer may still come: nobody may take it for the next one's
+            raise
+        finally:
+            pool.release(connection)
+
+    def lines(self, keys: Sequence[bytes]) -> list[tuple[list[bytes], Callable[[], Any]]]:
+        """The keys that one blocking command can wait for, each group with what makes a connection for it.
+
+        Such a connection is not of the pool: a waiter would take the place of somebody who works.
+        """
+        if not self.cluster:
+            return [(list(keys), lambda: _connect(self._client.connection_pool))]
+        with self.errors():
+            return [([key], self._node_connection(key)) for key in keys]
+
+    def _node_connection(self, key: bytes) -> Callable[[], Any]:
+        node = self._client.get_node_from_key(key)
+        return lambda: _connect(self._client.get_redis_connection(node).connection_pool)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn redis-py's errors into ours, the cause kept."""
+        try:
+            yield
+        except BrokerError:
+            raise
+        except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+            text = f"{self.shown}: {error or type(error).__name__}"
+            if _FULL.search(str(error)) or type(error).__name__ == "OutOfMemoryError":
+                raise BrokerFull(f"{text}; give it more maxmemory, or workers to empty it") from error
+            if _is_later(error):
+                raise BrokerUnavailable(text) from error
+            if _WRONG_TYPE.search(str(error)):
+                text += "; another program uses the key, or another queue whose name is this one's and a suffix"
+            raise BrokerError(text) from error
+
+    def close(self) -> None:
+        """Close the connections, unless they are those of the user's client."""
+        if self.owned and self._opened is not None:
+            self._opened.close()
+
+
+def _is_later(error: BaseException) -> bool:
+    if isinstance(error, redis.exceptions.AuthenticationError):
+        return False  # a ConnectionError to redis-py, but waiting does not help
+    return isinstance(error, _LATER_TYPES) or bool(_LATER.search(str(error)))
+
+
+# redis-py 5.3 made the command's name superfluous, and warns if it is given.
+_BORROW_ARGS: tuple[str, ...] = () if tuple(map(int, redis.__version__.split(".")[:2])) >= (5, 3) else ("EVALSHA",)
+
+
+def _borrow(pool: Any) -> Any:
+    return pool.get_connection(*_BORROW_ARGS)
+
+
+def _connect(pool: Any) -> Any:
+    connection = pool.connection_class(**pool.connection_kwargs)
+    connection.connect()
+    return connection
+
+
+# -- URLs ------------------------------------------------------------------------------------------------------
+
+
+def _opener(url: str) -> Callable[[], Any]:
+    """What makes the client of a URL.
+
+    Raises:
+        ConfigError: When the URL is wrong.
+    """
+    try:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query))
+        _parse_url(_join(parts.scheme, parts.netloc.split(",")[0], parts.path, options))
+        for place in parts.netloc.rpartition("@")[2].split(","):
+            _host_port(place, 0)
+    except ValueError as error:
+        raise ConfigError(f"{_hide(url)} is not a Redis URL: {error}") from error
+    return lambda: _open(url)
+
+
+def _open(url: str) -> Any:
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    cluster, service = options.pop("cluster", ""), options.pop("sentinel", "")
+    settings: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if parts.scheme != "unix":
+        settings["socket_connect_timeout"] = SOCKET_TIMEOUT
+    else:
+        del settings["socket_keepalive"]
+    if not cluster and not service:
+        return redis.Redis.from_url(url, **{"protocol": 2, **settings})
+
+    login, _, places = parts.netloc.rpartition("@")
+    hosts = [_host_port(place, 26379 if service else 6379) for place in places.split(",")]
+    first = f"{login}@{places.split(',')[0]}" if login else places.split(",")[0]
+    if cluster:
+        return RedisCluster.from_url(
+            _join(parts.scheme, first, parts.path, options),
+            **settings,
+            startup_nodes=[_node(host, port) for host, port in hosts],
+        )
+    logins = [name for name in ("username", "password") if f"sentinel_{name}" in options]
+    watch = {name: options.pop(f"sentinel_{name}") for name in logins}
+    plain = _parse_url(_join(parts.scheme, first, parts.path, options))
+    given = {**settings, "protocol": 2, **plain}
+    for name in ("host", "port", "connection_class"):
+        given.pop(name, None)
+    if parts.scheme == "rediss":
+        given["ssl"] = True
+    return _sentinel(hosts, sentinel_kwargs={**settings, **watch}, **given).master_for(service)
+
+
+def _host_port(place: str, default: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{place}")
+    return parts.hostname or "localhost", parts.port or default
+
+
+def _hide(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    login, at, places = parts.netloc.rpartition("@")
+    user = login.partition(":")[0]
+    query = {name: value for name, value in parse_qsl(parts.query) if "password" not in name}
+    return _join(parts.scheme, f"{user}{at}{places}" if user else places, parts.path, query)
+
+
+def _join(scheme: str, netloc: str, path: str, options: Mapping[str, str]) -> str:
+    return f"{scheme}://{netloc}{path}" + (f"?{urlencode(options)}" if options else "")
+
+
+# Settings of a client that a URL can say too.
+_IN_URL = (
+    "ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_check_hostname", "client_name",
+)  # fmt: skip
+
+
+def _url(kwargs: Mapping[str, Any], places: str, path: str, options: Mapping[str, str], secure: bool) -> str | None:
+    """The URL of a client's settings; None if one of them can't be said in a URL."""
+    if kwargs.get("credential_provider"):
+        return None
+    user, password = (quote(str(kwargs.get(name) or ""), safe="") for name in ("username", "password"))
+    login = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    query = {name: str(kwargs[name]) for name in _IN_URL if kwargs.get(name) is not None}
+    scheme = "unix" if not places else "rediss" if secure else "redis"
+    return _join(scheme, login + places, path, {**query, **options})
+
+
+def _pool_url(pool: Any) -> str | None:
+    kwargs = pool.connection_kwargs
+    db = int(kwargs.get("db") or 0)
+    secure = issubclass(pool.connection_class, redis.SSLConnection)
+    if isinstance(pool, SentinelConnectionPool):
+        watch = [client.connection_pool.connection_kwargs for client in pool.sentinel_manager.sentinels]
+        places = ",".join(_place(place, 26379) for place in watch)
+        options = {"sentinel": str(pool.service_name)}
+        for name in ("username", "password"):
+            if watch[0].get(name):
+                options[f"sentinel_{name}"] = str(watch[0][name])
+        return _url(kwargs, places, f"/{db}", options, secure)
+    if kwargs.get("path"):
+        return _url(kwargs, "", str(kwargs["path"]), {"db": str(db)}, secure)
+    return _url(kwargs, _place(kwargs, 6379), f"/{db}", {}, secure)
+
+
+def _cluster_url(client: Any) -> str | None:
+    kwargs = client.get_connection_kwargs()
+    places = ",".join(_place({"host": node.host, "port": node.port}, 6379) for node in client.get_nodes()[:3])
+    return _url(kwargs, places, "/", {"cluster": "1"}, bool(kwargs.get("ssl")))
+
+
+def _place(kwargs: Mapping[str, Any], port: int) -> str:
+    host = str(kwargs.get("host") or "localhost")
+    return f"{f'[{host}]' if ':' in host else host}:{kwargs.get('port') or port}"

@@ -1,0 +1,214 @@
+"""Waiting for the wake-up of a Redis queue: BLPOP on a connection of its own, ended at once from another thread.
+
+A sleeper waits with poll(2) for two things, the answer of its BLPOP and a byte in its own socket pair, so that nothing
+has to be asked again and again. When the byte comes first, CLIENT UNBLOCK ends the BLPOP: its connection stays good,
+and a token that arrives in the same moment is seen, not lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from delayed.brokers._redis_client import RedisClient
+from delayed.errors import BrokerUnavailable
+
+PATIENCE = 2.0  # seconds an answer may be late before its connection counts as dead: no FIN comes from a lost network
+
+
+class Line:
+    """One connection, and the BLPOP that is under way on it."""
+
+    def __init__(self, client: RedisClient, connect: Callable[[], Any]) -> None:
+        self._client = client
+        with client.errors():
+            self._connection = connect()
+            try:
+                self._connection.send_command("CLIENT", "ID")
+                self._number = int(self._connection.read_response(disable_decoding=True))
+            except BaseException:
+                self._connection.disconnect()
+                raise
+        self.busy = False
+
+    def fileno(self) -> int:
+        return int(self._connection._sock.fileno())  # redis-py has no public way to wait for two things at once
+
+    def begin(self, keys: Sequence[bytes], timeout: float) -> None:
+        with self._client.errors():
+            self._connection.send_command("BLPOP", *keys, f"{max(timeout, 0.001):.3f}")  # 0 would be for ever
+        self.busy = True
+
+    def answer(self) -> tuple[bytes, bytes] | None:
+        """The key and its token; None if the BLPOP timed out or was ended."""
+        with self._client.errors():
+            answer = self._connection.read_response(disable_decoding=True)
+        self.busy = False
+        return (answer[0], answer[1]) if answer else None
+
+    def end(self) -> None:
+        """End the BLPOP, or close the connection where that can't be done."""
+        if not self.busy or self._connection._sock is None:
+            return
+        if self._client.cluster:  # the command would have to go to this very node
+            self.close()
+            return
+        try:
+            for _ in range(100):  # the command may overtake the BLPOP, which goes another way: then it ends nothing
+                ended = self._client.command(b"CLIENT", b"UNBLOCK", self._number)
+                if ended or select.select([self], [], [], 0.005)[0]:
+                    self.answer()
+                    return
+            self.close()
+        except Exception:  # not allowed, not reached: then the hard way
+            self.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._connection.disconnect()
+
+    @property
+    def open(self) -> bool:
+        return self._connection._sock is not None and not self.busy
+
+
+class Sleeper:
+    """One thread's wait: its lines, kept for the next one, and the socket pair that wakes it."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._lines: dict[bytes, Line] = {}
+        self._ear, self._bell = socket.socketpair()
+        self._ear.setblocking(False)
+        self._bell.setblocking(False)
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: it rings already; closed: it is awake
+            self._bell.send(b"!")
+
+    def sleep(self, keys: Sequence[bytes], timeout: float, sharp: bool) -> tuple[bytes, bytes] | None:
+        """The first token of any of the keys, with its key; None at the timeout or when woken.
+
+        Redis looks for timeouts ten times a second. Where that is too coarse (`sharp`) we end the wait ourselves, with
+        one command more.
+        """
+        lines: list[Line] = []
+        block = timeout + PATIENCE if sharp else timeout
+        try:
+            for group, connect in self._client.lines(keys):
+                line = self._lines.get(group[0])
+                if line is None or not line.open:
+                    line = self._lines[group[0]] = Line(self._client, connect)
+                lines.append(line)
+                line.begin(group, block)
+            return self._first(lines, timeout, sharp)
+        except BaseException:
+            for line in lines:
+                line.close()
+            raise
+        finally:
+            for line in lines:
+                line.end()
+
+    def _first(self, lines: Sequence[Line], timeout: float, sharp: bool) -> tuple[bytes, bytes] | None:
+        poll = select.poll()
+        poll.register(self._ear, select.POLLIN)
+        by_number = {line.fileno(): line for line in lines}
+        for number in by_number:
+            poll.register(number, select.POLLIN)
+        deadline = time.monotonic() + (timeout if sharp else timeout + PATIENCE)
+        while by_number:
+            left = deadline - time.monotonic()
+            ready = poll.poll(max(left, 0.0) * 1000)
+            if not ready and sharp:
+                return None
+            if not ready:
+                raise BrokerUnavailable(f"{self._client.shown}: no answer for {PATIENCE:g} seconds after it was due")
+            token = None
+            for number, _ in ready:
+                if number in by_number:
+                    token = by_number.pop(number).answer() or token
+                    poll.unregister(number)
+            if token or any(number == self._ear.fileno() for number, _ in ready):
+                return token
+        return None
+
+    def drain(self) -> None:
+        with contextlib.suppress(OSError):
+            while self._ear.recv(64):
+                pass
+
+    def close(self) -> None:
+        for line in self._lines.values():
+            line.close()
+        self._ear.close()
+        self._bell.close()
+
+
+class Waiter:
+    """All waits of one broker in one process. After a fork the child starts with a new one: the connections and the
+    lock of the parent's are left alone.
+    """
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._idle: list[Sleeper] = []
+        self._asleep: set[Sleeper] = set()
+        self._rung = False  # woken while nobody slept: the next one does not begin
+
+    def sleep(self, keys: Sequence[bytes], timeout: float, sharp: bool) -> tuple[bytes, bytes] | None:
+        """See :meth:`Sleeper.sleep`."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._lock:
+            if self._rung:
+                self._rung = False
+                return None
+            sleeper = self._idle.pop() if self._idle else Sleeper(self._client)
+            self._asleep.add(sleeper)
+        kept = False
+        try:
+            token = sleeper.sleep(keys, timeout, sharp)
+            kept = True
+            return token
+        finally:
+            with self._lock:
+                kept = kept and sleeper in self._asleep  # else close() was called meanwhile
+                self._asleep.discard(sleeper)
+                sleeper.drain()
+                if kept:
+                    self._idle.append(sleeper)
+            if not kept:
+                sleeper.close()
+
+    def wake(self) -> None:
+        if self._pid != os.getpid():
+            self._begin()
+        with self._lock:
+            self._rung = not self._asleep
+            for sleeper in self._asleep:
+                sleeper.wake()
+
+    def close(self) -> None:
+        """End all waits, and close the connections."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._lock:
+            idle, self._idle = self._idle, []
+            asleep, self._asleep = self._asleep, set()
+            self._rung = False
+            for sleeper in asleep:
+                sleeper.wake()  # its thread closes it
+        for sleeper in idle:
+            sleeper.close()

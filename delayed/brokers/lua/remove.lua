@@ -1,0 +1,26 @@
+-- Removes one message that is not running. Looks through the ready ones: for people, not for programs.
+--
+-- KEYS[1] -> READY
+-- KEYS[2] -> PRIOR
+-- KEYS[3] -> NOTI
+-- KEYS[4] -> SCHEDULED
+-- KEYS[5] -> CLAIMED
+-- KEYS[6] -> MSG
+-- KEYS[7] -> CLAIM
+-- KEYS[8] -> DEAD
+-- KEYS[9] -> DEADMSG
+-- ARGV[1] -> id
+-- Returns 1 if it was removed, 0 if there is none or it is running.
+
+local id = ARGV[1]
+if redis.call('ZSCORE', CLAIMED, id) then return 0 end
+local removed = redis.call('ZREM', DEAD, id) + redis.call('HDEL', DEADMSG, id) + redis.call('HDEL', MSG, id)
+if removed == 0 then return 0 end
+redis.call('HDEL', CLAIM, id)
+if redis.call('ZREM', SCHEDULED, id) + redis.call('LREM', READY, 1, id) == 0 then
+  for _, name in ipairs(redis.call('ZRANGE', PRIOR, 0, -1)) do
+    if string.sub(name, 17) == id then redis.call('ZREM', PRIOR, name) end
+  end
+end
+signal()
+return 1

@@ -1,0 +1,119 @@
+-- Returns the tasks whose lease has ended, and repairs the queue. Safe from many sweepers at once. Begins like work.lua
+-- with a write that a full Redis accepts.
+--
+-- KEYS[1] -> CLAIMED
+-- KEYS[2] -> CLAIM
+-- KEYS[3] -> MSG
+-- KEYS[4] -> READY
+-- KEYS[5] -> PRIOR
+-- KEYS[6] -> NOTI
+-- KEYS[7] -> META
+-- KEYS[8] -> HELD
+-- KEYS[9] -> LAST
+-- KEYS[10] -> PROD
+-- KEYS[11] -> PRODT
+-- KEYS[12] -> DEAD
+-- KEYS[13] -> DEADMSG
+-- KEYS[14] -> WORKERS
+-- KEYS[15] -> WORKINFO
+-- ARGV[1] -> lease, ms
+-- ARGV[2] -> how many tasks to return at most
+-- ARGV[3] -> dead letters to keep
+-- ARGV[4] -> how long to keep them, ms
+-- ARGV[5] -> how long to remember producers and workers that are not seen, ms
+-- ARGV[6] -> deliveries after which a task is dead, if its header does not say
+-- Returns {how many were returned, how many are dead now, 1 if this was a time of grace}.
+
+redis.call('ZREM', CLAIMED, '')
+local lease, most, max_dead, dead_age, memory = ARGV[1] + 0, ARGV[2], ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
+local now = clock()
+local grace_until = contact(now, lease)
+redis.call('HSET', META, 'lease', lease)
+
+-- The clock went back: the leases would last as much longer as it jumped.
+local jump = tonumber(redis.call('HGET', META, 'jump') or 0)
+if jump < 0 then
+  local all, leases = redis.call('ZRANGE', CLAIMED, 0, -1, 'WITHSCORES'), {}
+  for i = 1, #all, 2 do
+    local till = tonumber(all[i + 1])
+    leases[i], leases[i + 1] = math.min(till, math.max(till + jump, now + lease)), all[i]
+  end
+  send('ZADD', CLAIMED, leases)
+  redis.call('HDEL', META, 'jump')
+end
+
+local returned, dead = 0, 0
+if now >= grace_until then
+  local expired = redis.call('ZRANGEBYSCORE', CLAIMED, '-inf', '(' .. now, 'LIMIT', 0, most)
+  local records, stored = fetch(CLAIM, expired), fetch(MSG, expired)
+  local gone, kept, owners = {}, {}, {}
+  local front, front_priorities, back, back_priorities = {}, {}, {}, {}
+  for i, id in ipairs(expired) do
+    local delivery, _, attempt, priority, holder = parts(records[i])
+    local message = stored[i]
+    if holder ~= '' then owners[holder] = (owners[holder] or 0) + 1 end
+    if not message then
+      gone[#gone + 1] = id
+    else
+      local size = struct.unpack('>I4', message)
+      local good, header = pcall(cjson.decode, string.sub(message, 5, 4 + size))
+      local allowed = good and type(header) == 'table' and tonumber(header.m) or tonumber(ARGV[6])
+      if delivery >= allowed then
+        bury(id, message, delivery, attempt, 'lost its worker ' .. delivery .. ' times', now)
+        gone[#gone + 1] = id
+        dead = dead + 1
+      else
+        kept[#kept + 1] = id
+        kept[#kept + 1] = delivery .. '||' .. attempt .. '|' .. priority .. '|'
+        if delivery <= 1 then
+          front[#front + 1], front_priorities[#front + 1] = id, priority
+        else
+          back[#back + 1], back_priorities[#back + 1] = id, priority
+        end
+        returned = returned + 1
+      end
+    end
+  end
+  send('ZREM', CLAIMED, expired)
+  send('HDEL', CLAIM, gone)
+  send('HDEL', MSG, gone)
+  send('HSET', CLAIM, kept)
+  make_ready(back, back_priorities, 'back', now)
+  make_ready(front, front_priorities, 'front', now)
+  for owner, count in pairs(owners) do count_held(owner, -count) end
+end
+signal()
+
+-- Tidy up, about once a second whatever the number of sweepers, and a bounded part of it each time.
+local tidied = tonumber(redis.call('HGET', META, 'tidied') or 0)
+if math.abs(now - tidied) >= 1000 then
+  redis.call('HSET', META, 'tidied', now)
+  trim_dead(max_dead, dead_age, now)
+
+  local silent = redis.call('ZRANGEBYSCORE', PRODT, '-inf', now - memory, 'LIMIT', 0, 1000)
+  send('ZREM', PRODT, silent)
+  send('HDEL', PROD, silent)
+
+  local left = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now, 'LIMIT', 0, 1000)
+  send('ZREM', WORKERS, left)
+  send('HDEL', WORKINFO, left)
+
+  -- Walks through a hash, a page per sweep, and drops the fields that `idle(field, value)` is true for.
+  local function walk(name, key, idle)
+    local page = redis.call('HSCAN', key, redis.call('HGET', META, name) or '0', 'COUNT', 100)
+    local drop = {}
+    for i = 1, #page[2], 2 do
+      if idle(page[2][i], page[2][i + 1]) then drop[#drop + 1] = page[2][i] end
+    end
+    send('HDEL', key, drop)
+    if page[1] == '0' then redis.call('HDEL', META, name) else redis.call('HSET', META, name, page[1]) end
+  end
+  walk('at_last', LAST, function(worker, answer) -- a worker that lives claims every few seconds
+    local seen = tonumber(string.match(answer, '^%d+|(%d+)|') or 0)
+    return seen < now - memory and redis.call('HEXISTS', HELD, worker) == 0
+  end)
+  walk('at_claim', CLAIM, function(id)
+    return redis.call('HEXISTS', MSG, id) == 0 and not redis.call('ZSCORE', CLAIMED, id)
+  end)
+end
+return {returned, dead, now < grace_until and 1 or 0}

@@ -1,0 +1,393 @@
+"""The broker on Redis 6.2 or later, and what speaks its protocol: Valkey, a Redis Cluster, a master behind Sentinel.
+
+Every method that changes something is one Lua script, and so atomic: see ``lua/common.lua`` for the keys of a queue and
+each ``lua/*.lua`` for what it takes and returns. A worker's usual turn, settling a batch and claiming the next, is one
+round trip (``lua/work.lua``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from delayed.brokers._redis_client import RedisClient, Script
+from delayed.brokers._redis_wait import Waiter
+from delayed.brokers.base import (
+    DEAD_LETTERS_AGE,
+    DEAD_LETTERS_MAX,
+    LEASE,
+    PRODUCER_AGE,
+    WAIT_TIMEOUT,
+    Broker,
+)
+from delayed.errors import BrokerError, ConfigError, DecodeError
+from delayed.message import (
+    DEFAULT_MAX_DELIVERIES,
+    STATES,
+    Claim,
+    Counts,
+    Entry,
+    Message,
+    Ref,
+    Renewal,
+    Settlement,
+    State,
+    Swept,
+    WorkerInfo,
+)
+
+MIN_VERSION = (6, 2)  # LPOP with a count, ZADD GT
+QUEUES = b"delayed_queues"  # the set of all queue names; on a cluster it lies elsewhere than the queues
+NAME_INTERVAL = 60.0  # seconds after which a producer writes a queue's name again, should it have been flushed
+SETTLE_MAX = 1000  # settlements per script, so that none is long
+CLAIM_MAX = 2000  # claims per script
+SWEEP_MAX = 1000  # tasks returned per sweep
+UNKNOWN_MAX = 1000  # unknown claims per renewal; the next one finds the rest
+PURGE_PAGE = 1000
+
+_SUFFIXES = {
+    "READY": "",
+    "PRIOR": "_prior",
+    "ID": "_id",
+    "NOTI": "_noti",
+    "SCHEDULED": "_enqueued",
+    "CLAIMED": "_dequeued",
+    "MSG": "_msg",
+    "CLAIM": "_claim",
+    "LAST": "_last",
+    "HELD": "_held",
+    "PROD": "_prod",
+    "PRODT": "_prodt",
+    "META": "_meta",
+    "DEAD": "_dead",
+    "DEADMSG": "_dead_msg",
+    "WORKERS": "_workers",
+    "WORKINFO": "_workinfo",
+}
+_script = functools.cache(Script)
+
+
+def _ms(seconds: float) -> int:
+    """Milliseconds; what is more than nothing stays more than nothing."""
+    return max(round(seconds * 1000), 1) if seconds > 0 else 0
+
+
+_DEAD_LIMITS = (DEAD_LETTERS_MAX, _ms(DEAD_LETTERS_AGE))
+_ACTIONS = {"done": b"d", "retry": b"r", "back": b"b", "dead": b"x"}
+
+
+class RedisBroker(Broker):
+    """See :class:`Broker`.
+
+    Args:
+        conn: a URL (``redis://``, ``rediss://``, ``unix://``, with redis-py's options; ``?cluster=1`` for a cluster,
+            ``?sentinel=name`` for the master of that name, with the sentinels as hosts), a ``redis.Redis``, or a
+            ``redis.RedisCluster``. A client's own settings for retries and answers do not matter.
+    """
+
+    scheme: ClassVar[str] = "redis"
+
+    def __init__(self, conn: Any) -> None:
+        self._client = RedisClient(conn)
+        self._waiter = Waiter(self._client)
+        self._named: dict[str, float] = {}  # queue -> until when its name counts as written, monotonic
+        self._due: dict[str, float | None] = {}  # queue -> when its first scheduled task is due; None: there is none
+        self._keys = functools.cache(self._make_keys)
+
+    # -- keys and scripts --------------------------------------------------------------------------------------
+
+    def _key(self, queue: str, name: str) -> bytes:
+        base = queue
+        if self._client.cluster:
+            if queue.startswith("}"):
+                raise ConfigError(f"the queue name {queue!r} begins with a brace, which can't be on a Redis Cluster")
+            base = f"{{{queue}}}"  # what is in braces decides where a key lies: all of a queue lie together
+        return (base + _SUFFIXES[name]).encode()
+
+    def _make_keys(self, queue: str, script: str) -> list[bytes]:
+        return [self._key(queue, name) for name in _script(script).keys]
+
+    def _run(self, script: str, queue: str, *args: bytes | int) -> Any:
+        return self._client.run(_script(script), self._keys(queue, script), args)
+
+    # -- producing ---------------------------------------------------------------------------------------------
+
+    def reserve_ids(self, queue: str, n: int) -> int:
+        return int(self._run("reserve_ids", queue, n))
+
+    def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
+        if not messages:
+            return
+        if self._named.get(queue, 0.0) < time.monotonic():
+            self._client.command(b"SADD", QUEUES, queue.encode())
+            self._named[queue] = time.monotonic() + NAME_INTERVAL
+        plain = [message for message in messages if not message.priority and message.delay <= 0]
+        others = [message for message in messages if message.priority or message.delay > 0]
+        args: list[bytes | int] = [session.encode(), seq, len(plain)]
+        for message in (*plain, *others):
+            header = message.header()
+            args.append(message.id)
+            args.append(b"%b%b%b" % (len(header).to_bytes(4, "big"), header, message.payload))
+        for message in others:
+            args.append(_ms(message.delay))
+            args.append(message.priority)
+        self._run("enqueue", queue, *args)
+
+    # -- working -----------------------------------------------------------------------------------------------
+
+    def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
+        return self.settle_and_claim(worker, (), queues, seq, nonce, limit, lease)[1]
+
+    def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+        return self.settle_and_claim(worker, settlements, (), 0, 0, 0, LEASE)[0]
+
+    def settle_and_claim(
+        self,
+        worker: str,
+        settlements: Sequence[Settlement],
+        queues: Sequence[str],
+        seq: int,
+        nonce: int,
+        limit: int,
+        lease: float,
+    ) -> tuple[list[bool], list[Claim]]:
+        accepted = [False] * len(settlements)
+        claims: list[Claim] = []
+        parts: dict[str, list[int]] = {}
+        for index, settlement in enumerate(settlements):
+            parts.setdefault(settlement.ref.queue, []).append(index)
+        head = (worker.encode(), seq, nonce)
+        for queue in dict.fromkeys((*queues, *parts)):
+            part = parts.get(queue, [])
+            while len(part) > SETTLE_MAX:
+                self._work(queue, head, settlements, part[:SETTLE_MAX], 0, lease, accepted, claims)
+                part = part[SETTLE_MAX:]
+            room = min(limit - len(claims), CLAIM_MAX) if queue in queues else 0
+            if part or room > 0:
+                self._work(queue, head, settlements, part, max(room, 0), lease, accepted, claims)
+        return accepted, claims
+
+    def _work(
+        self,
+        queue: str,
+        head: tuple[bytes, int, int],
+        settlements: Sequence[Settlement],
+        part: Sequence[int],
+        limit: int,
+        lease: float,
+        accepted: list[bool],
+        claims: list[Claim],
+    ) -> None:
+        """One call of the script for one queue; the results go into `accepted` and `claims`."""
+        args: list[bytes | int] = [*head, limit, _ms(lease), *_DEAD_LIMITS]
+        for index in part:
+            (_, id, delivery, token), action, delay, reason = settlements[index]
+            args.append(id)
+            args.append(b"%d|%d|" % (delivery, token))
+            if action == "done":
+                args.append(b"d")
+            elif action == "dead":
+                args.append(b"x" + reason.encode("utf-8", "replace"))
+            else:
+                args.append(b"%b%d" % (_ACTIONS[action], _ms(delay)))
+        answer = self._run("work", queue, *args)
+        for index, verdict in zip(part, answer[0], strict=True):
+            accepted[index] = verdict == 49  # "1"
+        self._note_due(queue, answer[1])
+        nonce = head[2]
+        for id, delivery, attempt, message in zip(
+            answer[2].split(), answer[3].split(), answer[4].split(), answer[5:], strict=True
+        ):
+            claims.append(Claim(queue, int(id), int(delivery), nonce, int(attempt), *_split(message)))
+
+    def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
+        renewal = Renewal([], [], [])
+        parts: dict[str, list[Ref]] = {queue: [] for queue in queues}
+        for ref in refs:
+            parts.setdefault(ref.queue, []).append(ref)
+        for queue, part in parts.items():
+            args: list[bytes | int] = [worker.encode(), _ms(lease), UNKNOWN_MAX]
+            for ref in part:
+                args.append(ref.id)
+                args.append(b"%d|%d|" % (ref.delivery, ref.nonce))
+            verdicts, ids, deliveries, nonces, attempts, *messages = self._run("renew", queue, *args)
+            for ref, verdict in zip(part, verdicts, strict=True):
+                (renewal.held if verdict == 49 else renewal.lost).append(ref)
+            for id, delivery, nonce, attempt, message in zip(
+                ids.split(), deliveries.split(), nonces.split(), attempts.split(), messages, strict=True
+            ):
+                claim = Claim(queue, int(id), int(delivery), int(nonce), int(attempt), *_split(message))
+                renewal.unknown.append(claim)
+        return renewal
+
+    def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
+        return self.renew(worker, queues, (), LEASE).unknown
+
+    def wait(self, queues: Sequence[str], timeout: float) -> None:
+        end = time.monotonic() + min(timeout, WAIT_TIMEOUT)
+        keys = {self._key(queue, "NOTI"): queue for queue in queues}
+        while True:
+            until = end
+            for queue in queues:
+                due = self._next_due(queue)
+                until = until if due is None else min(until, due)
+            left = until - time.monotonic()
+            if left <= 0:
+                for queue in queues:  # what is due now has been said; who claims nothing shall not spin
+                    self._due.pop(queue, None)
+                return
+            token = self._waiter.sleep(list(keys), left, sharp=until < end)
+            if token is None or token[1] != b"s":
+                return
+            self._due.pop(keys[token[0]], None)  # the schedule has changed: look again, sleep on
+
+    def _note_due(self, queue: str, ms: int) -> None:
+        self._due[queue] = None if ms < 0 else time.monotonic() + ms / 1000
+
+    def _next_due(self, queue: str) -> float | None:
+        if queue not in self._due:
+            self._note_due(queue, self._run("due", queue))
+        return self._due[queue]
+
+    def wake(self, queues: Sequence[str]) -> None:
+        self._waiter.wake()
+
+    # -- repairing ---------------------------------------------------------------------------------------------
+
+    def sweep(self, queue: str, lease: float = LEASE) -> Swept:
+        limits = (*_DEAD_LIMITS, _ms(PRODUCER_AGE), DEFAULT_MAX_DELIVERIES)
+        returned, dead, grace = self._run("sweep", queue, _ms(lease), SWEEP_MAX, *limits)
+        return Swept(returned, dead, bool(grace))
+
+    # -- looking and tidying -----------------------------------------------------------------------------------
+
+    def queues(self) -> list[str]:
+        return sorted(name.decode() for name in self._client.command(b"SMEMBERS", QUEUES))
+
+    def counts(self, queue: str) -> Counts:
+        return Counts(*self._run("counts", queue))
+
+    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
+        if state not in STATES:
+            raise ValueError(f"unknown state {state!r}; there are {', '.join(STATES)}")
+        now, *rows = self._run("peek", queue, state.encode(), offset, limit)
+        return [_entry(now, state, *rows[at : at + 4]) for at in range(0, len(rows), 4)]
+
+    def get(self, queue: str, id: int) -> Entry | None:
+        now, *row = self._run("get", queue, id)
+        if not row:
+            return None
+        state, *rest = row
+        return _entry(now, state.decode(), str(id).encode(), *rest)
+
+    def remove(self, queue: str, id: int) -> bool:
+        return bool(self._run("remove", queue, id))
+
+    def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
+        unknown = [state for state in states if state not in STATES or state == "running"]
+        if unknown:
+            raise ValueError(f"can't purge {unknown[0]!r}: only scheduled, ready and dead messages")
+        total = 0
+        for state in states:
+            removed = PURGE_PAGE
+            while removed >= PURGE_PAGE:
+                removed = self._run("purge", queue, state.encode(), PURGE_PAGE)
+                total += removed
+        return total
+
+    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
+        text = b"" if info is None else json.dumps(info, separators=(",", ":")).encode()
+        for queue in queues:
+            self._run("announce", queue, worker.encode(), _ms(ttl), text)
+
+    def workers(self, queue: str) -> list[WorkerInfo]:
+        rows = self._run("workers", queue)
+        return [WorkerInfo(rows[at].decode(), json.loads(rows[at + 1])) for at in range(0, len(rows), 2)]
+
+    # -- itself ------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        info = _fields(self._client.ask(b"INFO"))
+        version = info.get("redis_version", "0")
+        if tuple(int(part) for part in version.split(".")[:2]) < MIN_VERSION:
+            raise BrokerError(f"{self._client.shown} is Redis {version}; 6.2 or later is needed: upgrade the server")
+        where = self._client.shown
+        warnings = []
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy.startswith("allkeys") and info.get("maxmemory") != "0":  # others need a time to live: tasks have none
+            warnings.append(
+                f"{where} may throw tasks away when it is full: its maxmemory-policy is {policy}; "
+                "set it to noeviction, or give the tasks a Redis of their own"
+            )
+        if info.get("aof_enabled") == "0":
+            warnings.append(
+                f"{where} keeps no append-only file: a restart loses the tasks since its last snapshot; "
+                "set appendonly to yes"
+            )
+        elif self._setting("appendfsync") == "no":
+            warnings.append(
+                f"{where} never syncs its append-only file: a power cut may lose half a minute of tasks; "
+                "set appendfsync to everysec or always"
+            )
+        elif self._setting("no-appendfsync-on-rewrite") == "yes":
+            warnings.append(
+                f"{where} does not sync its append-only file while it is rewritten: a power cut then may lose half a "
+                "minute of tasks; set no-appendfsync-on-rewrite to no"
+            )
+        if int(info.get("connected_slaves", "0")) and self._setting("min-replicas-to-write") == "0":
+            warnings.append(
+                f"{where} takes tasks even while no replica gets them: a failover may lose them; "
+                "set min-replicas-to-write to 1"
+            )
+        return warnings
+
+    def _setting(self, name: str) -> str | None:
+        """A setting of the server; None where it does not tell, as managed ones do not."""
+        with contextlib.suppress(BrokerError):
+            answer = self._client.ask(b"CONFIG", b"GET", name.encode())
+            pair = [*answer.popitem()] if isinstance(answer, dict) else answer  # RESP3 has dictionaries
+            return str(pair[1], "utf-8") if pair else None
+        return None
+
+    def spec(self) -> str | None:
+        return self._client.url
+
+    def close(self) -> None:
+        self._waiter.close()
+        self._client.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._client.shown!r})"
+
+
+def _split(message: bytes) -> tuple[bytes, bytes]:
+    end = 4 + int.from_bytes(message[:4], "big")
+    return message[4:end], message[end:]
+
+
+def _entry(now: int, state: State, id: bytes, message: bytes, record: bytes, score: bytes) -> Entry:
+    worker = reason = ""
+    delivery = attempt = b"0"
+    if state == "dead":
+        delivery, attempt, size, rest = record.split(b"|", 3)
+        reason, message = rest[: int(size)].decode("utf-8", "replace"), rest[int(size) :]
+    elif record:
+        delivery, _, attempt, _, owner = record.split(b"|", 4)
+        worker = owner.decode("utf-8", "replace")
+    header, payload = _split(message)
+    try:
+        parsed = Message.parse(int(id), header, payload)
+    except DecodeError as error:  # to look at all the same
+        parsed = Message(id=int(id), func="", payload=payload, extra={"error": str(error)})
+    due = max(float(score) - now, 0.0) / 1000 if state in ("scheduled", "running") else 0.0
+    return Entry(parsed, state, int(attempt), int(delivery), worker, due, reason)
+
+
+def _fields(info: bytes) -> dict[str, str]:
+    """The answer of INFO as a dictionary."""
+    lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines() if not line.startswith("#"))
+    return {name: value for name, _, value in lines}

@@ -1,0 +1,684 @@
+"""What is special to Redis: its keys, its ways to fail, its kinds of clients and servers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("redis")
+
+import redis
+from redis.sentinel import Sentinel
+
+from delayed.brokers import broker_for
+from delayed.brokers.redis import RedisBroker
+from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
+from delayed.message import Claim, Message, Settlement
+from tests.servers import RedisServer, ServerError, redis_server, unavailable
+
+QUEUE = "default"
+SESSION = "0123456789abcdef" * 2
+BOOKKEEPING = {"delayed_queues", "default_id", "default_last", "default_meta", "default_prod", "default_prodt"}
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def broker(server: RedisServer) -> Iterator[RedisBroker]:
+    broker = RedisBroker(server.url)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[Any]:
+    """A plain client, to look behind the broker's back and to spoil things there."""
+    with redis.Redis.from_url(server.url, decode_responses=True) as client:
+        yield client
+
+
+class Producer:
+    """Enqueues as a producer does: ids reserved, one session, sequence numbers that rise."""
+
+    def __init__(self, broker: RedisBroker) -> None:
+        self.broker = broker
+        self.seq = 0
+
+    def __call__(self, n: int = 1, payload: bytes = b"x", **options: Any) -> list[int]:
+        first = self.broker.reserve_ids(QUEUE, n)
+        messages = [Message(id=first + i, func="mod:f", payload=payload, **options) for i in range(n)]
+        self.seq += 1
+        self.broker.enqueue(QUEUE, messages, SESSION, self.seq)
+        return [message.id for message in messages]
+
+
+class Worker:
+    """Claims as a worker does: one id, sequence numbers that rise, a new nonce each."""
+
+    def __init__(self, broker: RedisBroker, name: str = "worker") -> None:
+        self.broker = broker
+        self.name = name
+        self.seq = 0
+
+    def claim(self, limit: int = 10, lease: float = 15.0) -> list[Claim]:
+        self.seq += 1
+        return self.broker.claim([QUEUE], self.name, self.seq, 1000 + self.seq, limit, lease)
+
+    def done(self, claims: list[Claim]) -> list[bool]:
+        return self.broker.settle(self.name, [Settlement(claim.ref, "done") for claim in claims])
+
+
+def ids(claims: list[Claim]) -> list[int]:
+    return [claim.id for claim in claims]
+
+
+def eventually(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
+    """The first true answer of `condition`; fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def insist(call: Callable[[], Any], timeout: float = 5.0) -> Any:
+    """Send the same request until it is answered, as every caller of a broker does."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return call()
+        except BrokerUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+class Sleep(threading.Thread):
+    """A wait in another thread, and how long it took."""
+
+    def __init__(self, broker: RedisBroker, timeout: float = 2.0) -> None:
+        super().__init__()
+        self.broker = broker
+        self.timeout = timeout
+        self.woken = 0.0
+        self.start()
+
+    def run(self) -> None:
+        self.broker.wait([QUEUE], self.timeout)
+        self.woken = time.monotonic()
+
+    def after(self, moment: float) -> float:
+        self.join(10)
+        assert self.woken
+        return self.woken - moment
+
+
+def sleepers(store: Any, n: int) -> None:
+    """Return when `n` clients are blocked."""
+    eventually(lambda: store.info("clients")["blocked_clients"] == n)
+
+
+# -- keys --------------------------------------------------------------------------------------------------------
+
+
+def test_finished_tasks_leave_nothing_but_a_few_keys_that_do_not_grow(broker: RedisBroker, store: Any) -> None:
+    produce, worker = Producer(broker), Worker(broker)
+
+    def round_of_work() -> dict[str, int]:
+        produce(20)
+        produce(5, priority=7)
+        produce(2, delay=0.01)
+        broker.sweep(QUEUE)
+        claims = worker.claim(3)
+        broker.settle(worker.name, [Settlement(claims[0].ref, "back"), Settlement(claims[1].ref, "retry")])
+        worker.done(claims[2:])
+
+        def finished() -> bool:
+            worker.done(worker.claim())
+            return sum(broker.counts(QUEUE)) == 0
+
+        eventually(finished)
+        size = {"hash": store.hlen, "zset": store.zcard, "list": store.llen, "set": store.scard}
+        return {key: size.get(store.type(key), lambda _: 1)(key) for key in store.keys()}
+
+    first = round_of_work()
+    again = round_of_work()
+
+    assert set(first) == BOOKKEEPING
+    assert {key: size for key, size in again.items() if key != "default_meta"} == {
+        key: size for key, size in first.items() if key != "default_meta"
+    }
+    assert again["default_meta"] <= 10
+
+
+def test_ids_do_not_go_backwards_when_the_counter_is_lost(broker: RedisBroker, store: Any) -> None:
+    before = broker.reserve_ids(QUEUE, 100)
+    time.sleep(0.1)  # of the store's clock, from which ids are made: 0.1 s is room for 200,000 of them
+
+    store.delete("default_id")
+
+    assert before + 100 <= broker.reserve_ids(QUEUE, 1) < 2**53
+
+
+def test_an_id_without_a_message_and_one_that_stands_twice_are_passed_over(broker: RedisBroker, store: Any) -> None:
+    [id] = Producer(broker)()
+    store.rpush(QUEUE, "12345", id, id)
+    worker = Worker(broker)
+
+    claims = worker.claim()
+
+    assert ids(claims) == [id]
+    assert worker.claim() == []
+    assert worker.done(claims) == [True]
+
+
+def test_an_id_that_stands_in_the_queue_while_it_runs_is_not_run_twice(broker: RedisBroker, store: Any) -> None:
+    [id] = Producer(broker)()
+    worker = Worker(broker)
+    claims = worker.claim()
+    store.rpush(QUEUE, id)
+
+    assert Worker(broker, "other").claim() == []
+    assert worker.done(claims) == [True]
+
+
+def test_sweeping_drops_what_is_left_over(broker: RedisBroker, store: Any) -> None:
+    store.hset("default_claim", "77", "1||1|0|")
+    store.hset("default_prod", "stale", 9)
+    store.zadd("default_prodt", {"stale": 1})
+    store.hset("default_last", "ghost", "3|1|5|77")
+    store.zadd("default_workers", {"ghost": 1})
+    store.hset("default_workinfo", "ghost", "{}")
+
+    broker.sweep(QUEUE)
+
+    assert store.keys() == ["default_meta"]
+
+
+def test_sweeping_keeps_the_producers_workers_and_records_that_are_in_use(broker: RedisBroker, store: Any) -> None:
+    produce, worker = Producer(broker), Worker(broker)
+    produce(2)
+    claims = worker.claim(1)
+    broker.announce(worker.name, [QUEUE], {"pid": 1}, 60)
+
+    broker.sweep(QUEUE)
+
+    assert [info.worker for info in broker.workers(QUEUE)] == [worker.name]
+    assert store.hlen("default_prod") == store.hlen("default_last") == 1
+    assert worker.done(claims) == [True]
+
+
+def test_a_clock_that_went_back_does_not_make_leases_last_longer(broker: RedisBroker, store: Any) -> None:
+    """As if the store's clock had been an hour ahead until now."""
+    Producer(broker)()
+    Worker(broker).claim(lease=15)
+    hour = 3_600_000
+    store.hincrby("default_meta", "contact", hour)
+    store.zincrby("default_dequeued", hour, store.zrange("default_dequeued", 0, 0)[0])
+
+    swept = broker.sweep(QUEUE, lease=15)
+
+    assert swept.grace
+    [entry] = broker.peek(QUEUE, "running")
+    assert 10 < entry.due <= 15.1
+
+
+def test_a_sweeper_that_is_slower_than_half_a_lease_returns_tasks_all_the_same(broker: RedisBroker) -> None:
+    """Workers that call in between show that there was no outage."""
+    [id] = Producer(broker)()
+    broker.sweep(QUEUE, lease=0.4)
+    lost = Worker(broker, "lost")
+    assert ids(lost.claim(lease=0.2)) == [id]
+    alive = Worker(broker, "alive")
+    deadline = time.monotonic() + 0.5
+    while time.monotonic() < deadline:
+        alive.broker.renew(alive.name, [QUEUE], [], 15)
+        time.sleep(0.02)
+
+    swept = broker.sweep(QUEUE, lease=0.4)
+
+    assert (swept.returned, swept.grace) == (1, False)
+
+
+def test_a_lost_count_of_claims_hides_no_unknown_claim(broker: RedisBroker, store: Any) -> None:
+    produce, worker = Producer(broker), Worker(broker)
+    produce(3)
+    claims = worker.claim()
+    store.delete("default_held")
+
+    renewal = broker.renew(worker.name, [QUEUE], [claims[0].ref], 15)
+
+    assert renewal.held == [claims[0].ref]
+    assert sorted(ids(renewal.unknown)) == ids(claims[1:])
+    assert store.hget("default_held", worker.name) == "3"
+
+
+def test_a_key_of_another_program_is_an_error_that_says_so(broker: RedisBroker, store: Any) -> None:
+    store.set(QUEUE, "mine")
+
+    with pytest.raises(BrokerError, match="another program") as caught:
+        Producer(broker)()
+    assert not isinstance(caught.value, BrokerUnavailable)
+
+
+# -- scripts and connections -------------------------------------------------------------------------------------
+
+
+def test_flushed_scripts_go_unnoticed(broker: RedisBroker, store: Any) -> None:
+    produce, worker = Producer(broker), Worker(broker)
+    for _ in range(2):
+        store.script_flush()
+        [id] = produce()
+        store.script_flush()
+        claims = worker.claim()
+        store.script_flush()
+        assert ids(claims) == [id]
+        assert broker.renew(worker.name, [QUEUE], [claims[0].ref], 15).held
+        store.script_flush()
+        assert worker.done(claims) == [True]
+        store.script_flush()
+        assert not broker.sweep(QUEUE).returned
+
+
+def test_killed_connections_cost_nothing(broker: RedisBroker, store: Any) -> None:
+    worker = Worker(broker)
+
+    def kill() -> None:
+        store.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    first = broker.reserve_ids(QUEUE, 1)
+    message = Message(id=first, func="mod:f", payload=b"x")
+    kill()
+    insist(lambda: broker.enqueue(QUEUE, [message], SESSION, 1))
+    kill()
+    claims = insist(lambda: broker.claim([QUEUE], worker.name, 1, 5, 10, 15))
+    kill()
+
+    assert ids(claims) == [first]
+    assert insist(lambda: worker.done(claims)) == [True]
+
+
+def test_a_waiter_whose_connection_is_killed_says_so_and_can_wait_again(broker: RedisBroker, store: Any) -> None:
+    caught: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            broker.wait([QUEUE], 2)
+        except BrokerUnavailable as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    sleepers(store, 1)
+    store.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    thread.join(1)
+    assert not thread.is_alive()
+    assert caught
+
+    sleep = Sleep(broker)
+    sleepers(store, 1)
+    Producer(broker)()
+    assert sleep.after(time.monotonic()) < 1
+
+
+def test_a_killed_server_that_comes_back_has_lost_nothing() -> None:
+    with redis_server(aof=True) as server:
+        broker = RedisBroker(server.url)
+        produce, worker = Producer(broker), Worker(broker)
+        stored = produce(10)
+        claims = worker.claim(4)
+        server.kill()
+        with pytest.raises(BrokerUnavailable) as caught:
+            broker.reserve_ids(QUEUE, 1)
+        assert not caught.value.sent
+        with pytest.raises(BrokerUnavailable):
+            broker.wait([QUEUE], 1)
+        server.start()
+
+        assert insist(lambda: worker.done(claims)) == [True] * 4
+        assert ids(worker.claim()) == stored[4:]
+        broker.close()
+
+
+def test_a_replica_is_not_available_for_work(server: RedisServer, store: Any) -> None:
+    with redis_server() as other:
+        broker = RedisBroker(server.url)
+        produce = Producer(broker)
+        produce()
+        store.replicaof("127.0.0.1", str(other.port))
+
+        with pytest.raises(BrokerUnavailable):
+            Worker(broker).claim()
+        with pytest.raises(BrokerUnavailable):
+            produce()
+        broker.close()
+
+
+def test_a_forked_child_makes_its_own_connections(broker: RedisBroker, store: Any) -> None:
+    produce, worker = Producer(broker), Worker(broker)
+    broker.wait([QUEUE], 0.01)  # opens the connection for waiting too
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            for _ in range(50):
+                broker.enqueue(QUEUE, [Message(id=broker.reserve_ids(QUEUE, 1), func="mod:f", payload=b"c")], "c", _ + 1)
+            broker.wait([QUEUE], 0.01)
+            broker.close()
+            status = 0
+        finally:
+            os._exit(status)
+
+    for _ in range(50):
+        produce(payload=b"p")
+    _, status = os.waitpid(child, 0)
+
+    assert status == 0
+    broker.wait([QUEUE], 0.01)
+    assert sorted(claim.payload for claim in worker.claim(200)) == [b"c"] * 50 + [b"p"] * 50
+
+
+# -- a full store ------------------------------------------------------------------------------------------------
+
+
+def test_a_full_redis_refuses_tasks_whole_and_goes_on_draining() -> None:
+    with redis_server("--maxmemory", "6mb") as server:
+        broker = RedisBroker(server.url)
+        produce, worker = Producer(broker), Worker(broker)
+        stored: list[int] = []
+        with pytest.raises(BrokerFull):
+            while True:
+                stored += produce(20, payload=b"x" * 5000)
+        assert broker.counts(QUEUE).ready == len(stored)
+        with pytest.raises(BrokerFull):
+            broker.enqueue(QUEUE, [Message(id=1, func="mod:f", payload=b"")] * 2, SESSION, produce.seq)
+
+        claims = worker.claim(2, lease=15)
+        assert ids(claims) == stored[:2]
+        assert broker.renew(worker.name, [QUEUE], [claim.ref for claim in claims], 0.05).lost == []
+        eventually(lambda: broker.sweep(QUEUE, lease=0.5).returned, 3)
+        run = []
+        while claims := worker.claim(50):
+            assert all(worker.done(claims))
+            run += ids(claims)
+        assert sorted(run) == stored
+        assert len(produce()) == 1
+        broker.close()
+
+
+# -- the wake-up -------------------------------------------------------------------------------------------------
+
+
+def test_a_sleeper_wakes_when_a_task_comes(broker: RedisBroker, server: RedisServer, store: Any) -> None:
+    produce = Producer(RedisBroker(server.url))
+    sleep = Sleep(broker)
+    sleepers(store, 1)
+
+    start = time.monotonic()
+    produce()
+
+    assert sleep.after(start) < 0.5
+    produce.broker.close()
+
+
+@pytest.mark.parametrize("end", ["wake", "close"])
+def test_a_wait_is_ended_from_another_thread(broker: RedisBroker, store: Any, end: str) -> None:
+    for _ in range(2):  # the second one finds everything as it was
+        sleep = Sleep(broker)
+        sleepers(store, 1)
+        start = time.monotonic()
+        if end == "wake":
+            broker.wake([QUEUE])
+        else:
+            broker.close()
+        assert sleep.after(start) < 0.5
+        sleepers(store, 0)
+
+
+def test_a_wake_just_before_the_wait_is_not_lost(broker: RedisBroker) -> None:
+    broker.wake([QUEUE])
+    start = time.monotonic()
+
+    broker.wait([QUEUE], 2)
+
+    assert time.monotonic() - start < 0.5
+
+
+def test_each_sleeper_that_takes_a_task_wakes_the_next(server: RedisServer, store: Any) -> None:
+    first, second, producer = (RedisBroker(server.url) for _ in range(3))
+    sleeps = [Sleep(first), Sleep(second)]
+    sleepers(store, 2)
+
+    start = time.monotonic()
+    Producer(producer)(2)
+    sleepers(store, 1)
+    assert len(Worker(first).claim(1)) == 1
+
+    assert max(sleep.after(start) for sleep in sleeps) < 1
+    for broker in (first, second, producer):
+        broker.close()
+
+
+def test_a_scheduled_task_ends_the_wait_of_who_slept_before_it_came(broker: RedisBroker, store: Any) -> None:
+    sleep = Sleep(broker)
+    sleepers(store, 1)
+
+    start = time.monotonic()
+    [id] = Producer(broker)(delay=0.3)
+
+    assert 0.25 < sleep.after(start) < 0.8
+    assert ids(Worker(broker).claim()) == [id]
+
+
+def test_a_lost_wake_up_is_repaired_by_a_claim_and_by_a_sweep(broker: RedisBroker, store: Any) -> None:
+    produce, worker = Producer(broker), Worker(broker)
+    produce(3)
+    store.delete("default_noti")
+    assert len(worker.claim(1)) == 1
+    assert store.llen("default_noti") == 1
+
+    store.delete("default_noti")
+    broker.sweep(QUEUE)
+    start = time.monotonic()
+    broker.wait([QUEUE], 2)
+    assert time.monotonic() - start < 0.5
+
+
+def test_surplus_wake_ups_are_gone_after_one_claim(broker: RedisBroker, store: Any) -> None:
+    store.rpush("default_noti", *["1"] * 100_000)
+    broker.wait([QUEUE], 2)
+    assert Worker(broker).claim() == []
+
+    start = time.monotonic()
+    broker.wait([QUEUE], 0.3)
+
+    assert time.monotonic() - start > 0.25
+
+
+def test_an_idle_worker_sends_one_command_a_second(broker: RedisBroker, store: Any) -> None:
+    worker = Worker(broker)
+    worker.claim()
+    broker.wait([QUEUE], 0.01)  # the connection is there
+    before = store.info("commandstats")
+
+    start = time.monotonic()
+    broker.wait([QUEUE], 2)
+    worker.claim()
+    seconds = time.monotonic() - start
+
+    after = store.info("commandstats")
+    sent = {
+        name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"]
+        for name in ("cmdstat_blpop", "cmdstat_evalsha", "cmdstat_eval", "cmdstat_client|unblock")
+        if name in after
+    }
+    assert seconds > 1.9
+    assert sum(sent.values()) == 2
+
+
+# -- clients and servers -----------------------------------------------------------------------------------------
+
+
+def works(broker: RedisBroker) -> None:
+    """Everything once, with bytes that are no text."""
+    produce, worker = Producer(broker), Worker(broker)
+    [id, other] = produce(2, payload=bytes(range(256)))
+    [later] = produce(delay=60, priority=3)
+    assert [claim.payload for claim in worker.claim(1)] == [bytes(range(256))]
+    [claim] = broker.held(worker.name, [QUEUE])
+    assert claim.id == id
+    assert broker.settle(worker.name, [Settlement(claim.ref, "dead", reason="späť")]) == [True]
+    [dead] = broker.peek(QUEUE, "dead")
+    assert (dead.message.payload, dead.reason) == (bytes(range(256)), "späť")
+    entry = broker.get(QUEUE, later)
+    assert entry is not None
+    assert entry.state == "scheduled"
+    assert broker.remove(QUEUE, later)
+    assert broker.queues() == [QUEUE]
+    broker.announce(worker.name, [QUEUE], {"host": "hôte"}, 60)
+    assert broker.workers(QUEUE)[0].info == {"host": "hôte"}
+    broker.wait([QUEUE], 1)
+    broker.sweep(QUEUE)
+    assert ids(worker.claim()) == [other]
+    assert broker.purge(QUEUE) == 1
+    assert any("append-only" in warning for warning in broker.check())
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_clients_own_settings_do_not_matter(server: RedisServer, protocol: int, decode: bool) -> None:
+    with redis.Redis(
+        port=server.port, decode_responses=decode, protocol=protocol, encoding="latin-1", socket_timeout=1
+    ) as client:
+        works(RedisBroker(client))
+        assert client.ping()
+
+
+def test_a_client_with_a_single_connection_keeps_it_for_itself(server: RedisServer) -> None:
+    with redis.Redis(port=server.port, single_connection_client=True) as client:
+        broker = RedisBroker(client)
+        sleep = Sleep(broker)
+        Producer(broker)()
+        assert sleep.after(time.monotonic()) < 1
+        works_again = Worker(broker).claim()
+        assert len(works_again) == 1
+        broker.close()
+        assert client.ping()
+
+
+def test_the_spec_of_a_client_opens_the_same_store(tmp_path: Path) -> None:
+    password = "p@ss/w:rd?#%"
+    path = str(tmp_path / "redis.sock")
+    with redis_server("--requirepass", password, "--unixsocket", path) as server:
+        clients = [
+            redis.Redis(port=server.port, password=password, db=3),
+            redis.Redis(unix_socket_path=path, password=password, db=3),
+            redis.Redis(port=server.port, username="default", password=password, db=3, protocol=3),
+        ]
+        Producer(RedisBroker(clients[0]))()
+        for client in clients:
+            broker = RedisBroker(client)
+            spec = broker.spec()
+            assert spec is not None
+            again = broker_for(spec)
+            assert again.counts(QUEUE).ready == 1
+            assert again.spec() == spec
+            for shown in (repr(broker), repr(again)):
+                assert "ss/w" not in shown
+                assert "%2F" not in shown
+            again.close()
+            client.close()
+
+        wrong = RedisBroker(f"redis://:secret@127.0.0.1:{server.port}/0")
+        with pytest.raises(BrokerError) as caught:
+            wrong.counts(QUEUE)
+        assert not isinstance(caught.value, BrokerUnavailable)
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://localhost:http/0", "redis://localhost/0?socket_timeout=soon", "redis://localhost:99999"]
+)
+def test_a_url_that_is_wrong_is_refused_when_the_broker_is_made(url: str) -> None:
+    with pytest.raises(ConfigError, match="not a Redis URL"):
+        RedisBroker(url)
+
+
+def test_a_client_that_can_not_be_used_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"redis\.Redis"):
+        RedisBroker(redis.ConnectionPool())
+
+
+def test_settings_that_lose_tasks_are_warned_of() -> None:
+    with redis_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
+        broker = RedisBroker(server.url)
+        warnings = broker.check()
+        assert ["allkeys-lru" in warning for warning in warnings] == [True, False]
+        broker.close()
+    with redis_server("--rename-command", "CONFIG", "", aof=True) as server:
+        broker = RedisBroker(server.url)
+        assert broker.check() == []
+        broker.close()
+
+
+def test_on_a_cluster_the_keys_of_a_queue_lie_together(tmp_path: Path) -> None:
+    with redis_server("--cluster-enabled", "yes", "--cluster-config-file", str(tmp_path / "nodes.conf")) as server:
+        with redis.Redis(port=server.port) as node:
+            node.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+            eventually(lambda: b"cluster_state:ok" in node.execute_command("CLUSTER INFO", NEVER_DECODE=True), 10)
+            broker = RedisBroker(f"redis://127.0.0.1:{server.port}/?cluster=1")
+            works(broker)
+            assert {key for key in node.keys() if not key.startswith(b"{default}")} == {b"delayed_queues"}
+
+        sleep = Sleep(broker)
+        time.sleep(0.05)
+        start = time.monotonic()
+        Producer(broker)()
+        assert sleep.after(start) < 1
+        broker.wait([QUEUE, "another", "third"], 0.2)
+
+        with redis.RedisCluster(host="127.0.0.1", port=server.port, decode_responses=True) as client:
+            mine = RedisBroker(client)
+            assert mine.counts(QUEUE).ready == 1
+            spec = mine.spec()
+            assert spec is not None
+            assert "cluster=1" in spec
+            again = broker_for(spec)
+            assert again.counts(QUEUE).ready == 1
+            again.close()
+        broker.close()
+
+
+def test_the_master_behind_sentinels_is_found(server: RedisServer, tmp_path: Path) -> None:
+    settings = tmp_path / "sentinel.conf"
+    settings.write_text(f"sentinel monitor main 127.0.0.1 {server.port} 1\n")
+    watch = RedisServer(tmp_path)
+    watch.settings = lambda: [str(settings), "--sentinel", "--port", str(watch.port)]  # type: ignore[method-assign]
+    try:
+        watch.start()
+    except ServerError as error:
+        unavailable(str(error))
+    try:
+        client = Sentinel([("127.0.0.1", watch.port)]).master_for("main")
+        broker = RedisBroker(client)
+        works(broker)
+        spec = broker.spec()
+        assert spec == f"redis://127.0.0.1:{watch.port}/0?sentinel=main"
+        again = broker_for(spec)
+        assert again.queues() == [QUEUE]
+        again.close()
+        client.close()
+    finally:
+        watch.kill()
