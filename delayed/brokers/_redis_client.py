@@ -210,6 +210,11 @@ class RedisClient:
         """Close the connections, unless they are those of the user's client."""
         if self.owned and self._opened is not None:
             self._opened.close()
+            pool = None if self.cluster else self._opened.connection_pool
+            if isinstance(pool, SentinelConnectionPool):
+                manager: Any = pool.sentinel_manager
+                for watcher in manager.sentinels:
+                    watcher.close()
 
 
 def _is_later(error: BaseException) -> bool:

@@ -150,6 +150,8 @@ class Sleeper:
         self._ear.close()
         self._bell.close()
 
+    __del__ = close  # of a broker that nobody closed
+
 
 class Waiter:
     """All waits of one broker in one process. After a fork the child starts with a new one: the connections and the

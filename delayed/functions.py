@@ -1,0 +1,187 @@
+"""From a function to its path, which travels in a message, and back.
+
+A path is ``package.module:qualname``. Functions of a script that is run as a file have ``/abs/script.py:qualname``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from delayed.errors import FunctionNotFound, NotEnqueueable
+
+MAIN = "__delayed_main__"  # the name under which a worker loads a script, so that its __main__ guard stays shut
+
+_paths: dict[Any, str] = {}
+_found: dict[str, Callable[..., Any]] = {}
+_CLOUDPICKLE = "use a queue with serializer='cloudpickle', or move it to the top level of a module"
+
+
+def path_of(func: Callable[..., Any]) -> str:
+    """The path by which a worker finds `func`.
+
+    Raises:
+        NotEnqueueable: When no path leads there; the message says why, and what to do.
+    """
+    try:
+        path = _paths.get(func)
+    except TypeError:  # not hashable
+        path = None
+    if path is None:
+        path = _path_of(func)
+        with_cache = getattr(func, "__hash__", None)
+        if with_cache is not None:
+            _paths[func] = path
+    return path
+
+
+def _path_of(func: Callable[..., Any]) -> str:
+    if not callable(func):
+        raise NotEnqueueable(f"{func!r} is not callable: give a function")
+    inner = getattr(func, "__func__", func) if isinstance(func, (staticmethod, classmethod)) else func
+    module = getattr(inner, "__module__", None)
+    name = getattr(inner, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise NotEnqueueable(f"{func!r} has no name by which a worker could import it: wrap it in a function")
+    if name.endswith("<lambda>"):
+        raise NotEnqueueable(f"a lambda (in {module}) has no name by which a worker could import it: {_CLOUDPICKLE}")
+    if "<locals>" in name:
+        raise NotEnqueueable(f"{module}:{name} is made inside a function, where no worker can find it: {_CLOUDPICKLE}")
+    owner = getattr(inner, "__self__", None)
+    if owner is not None and not isinstance(owner, type) and not _is_module(owner):
+        raise NotEnqueueable(
+            f"{module}:{name} is a method of an object, which would have to travel with it: "
+            "enqueue a function or static method that takes the object, or what is needed to make it, as argument"
+        )
+    place = _main_place() if module == "__main__" else module
+    try:
+        found = _walk(sys.modules[module], name)
+    except (KeyError, AttributeError):
+        raise NotEnqueueable(
+            f"{module}:{name} does not exist under that name: enqueue a function that can be imported, or {_CLOUDPICKLE}"
+        ) from None
+    if not _same(found, func):
+        raise NotEnqueueable(
+            f"{module}:{name} is another object than the one given, so a worker would run the wrong one; "
+            "perhaps a decorator replaced it: enqueue what the name stands for"
+        )
+    return f"{place}:{name}"
+
+
+def _is_module(owner: object) -> bool:
+    return type(owner) is type(sys)
+
+
+def _same(found: Any, func: Any) -> bool:
+    if found is func or found == func:
+        return True
+    while True:
+        inner = getattr(found, "__func__", None) or getattr(found, "__wrapped__", None)
+        if inner is None:
+            return False
+        target = getattr(func, "__func__", func)
+        if inner is func or inner is target:
+            return True
+        found = inner
+
+
+def _main_place() -> str:
+    """How a worker gets at what is ``__main__`` here."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name:
+        name: str = spec.name
+        return name
+    if getattr(main, "__name__", None) == MAIN or sys.modules.get(MAIN) is main:
+        return str(main.__file__)
+    file = getattr(main, "__file__", None)
+    if file is None or not os.path.exists(file):
+        raise NotEnqueueable(
+            "functions that were typed into a notebook or an interpreter can't be imported by a worker: "
+            "use a queue with serializer='cloudpickle', or put them into a module"
+        )
+    return os.path.abspath(file)
+
+
+def resolve(path: str) -> Callable[..., Any]:
+    """The function at `path`; ``package.module.name`` is understood too.
+
+    Raises:
+        FunctionNotFound: When there is none; an error that its module raised is the cause.
+    """
+    func = _found.get(path)
+    if func is None:
+        func = _found[path] = _resolve(path)
+    return func
+
+
+def _resolve(path: str) -> Callable[..., Any]:
+    place, colon, name = path.rpartition(":")
+    if not colon:
+        place, _, name = path.rpartition(".")
+    if not place or not name:
+        raise FunctionNotFound(f"{path!r} is not the path of a function: package.module:name")
+    if any(part.startswith("__") for part in name.split(".")):
+        raise FunctionNotFound(f"{path!r}: names with two leading underscores are not looked up")
+    try:
+        module = _load_script(place) if place.endswith(".py") and os.path.isabs(place) else _import(place)
+    except FunctionNotFound:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise FunctionNotFound(
+            f"{path}: importing {place} failed with {type(error).__name__}: {error}; "
+            "start the worker where the module can be imported"
+        ) from error
+    try:
+        func = _walk(module, name)
+    except AttributeError:
+        raise FunctionNotFound(f"{path}: {place} has no {name}; is the worker's code older, or newer?") from None
+    if not callable(func):
+        raise FunctionNotFound(f"{path} is a {type(func).__name__}, not a function")
+    return func  # type: ignore[no-any-return]
+
+
+def _import(place: str) -> Any:
+    return importlib.import_module(place)
+
+
+def _walk(module: Any, name: str) -> Any:
+    found = module
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _load_script(file: str) -> Any:
+    """Run a script once under another name than ``__main__``, and let it stand for ``__main__``, where the pickles
+    that it made look for their classes. (As multiprocessing does with ``__mp_main__``.)
+    """
+    loaded = sys.modules.get(MAIN)
+    if loaded is not None and getattr(loaded, "__file__", None) == file:
+        return loaded
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(MAIN, file)
+    if spec is None or spec.loader is None or not os.path.exists(file):
+        raise FunctionNotFound(f"the script {file} is not here; a worker needs the same path, or put it into a module")
+    module = importlib.util.module_from_spec(spec)
+    former = {name: sys.modules.get(name) for name in (MAIN, "__main__")}
+    sys.modules[MAIN] = sys.modules["__main__"] = module
+    folder = os.path.dirname(file)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        for name, old in former.items():
+            if old is not None:
+                sys.modules[name] = old
+            else:
+                del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,244 @@
+"""A task: one call to be made later."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from delayed.codec import BY_VALUE, Codec
+from delayed.errors import FunctionNotFound, NotEnqueueable, SignatureMismatch
+from delayed.functions import path_of, resolve
+from delayed.message import DEFAULT_MAX_DELIVERIES, Message
+from delayed.retry import Retry
+
+if TYPE_CHECKING:
+    from delayed.worker.verdict import Verdict
+
+REPR_MAX = 60  # characters of an argument that repr() shows
+
+
+class Task:
+    """One call to be made later.
+
+    Args:
+        id: its number in its queue; None until it is enqueued.
+        module_name, func_name: where the function is; or
+        func_path: the same as ``module:name``.
+        args, kwargs: the arguments.
+        timeout: seconds it may run; None: the queue's default.
+        retry: a number of retries, a :class:`Retry`, or None.
+        priority: higher is run first.
+        delay: seconds from now before it may run.
+        key: a name of the caller's for it.
+        max_deliveries: claims after which a task that always loses its workers is dead.
+
+    Attributes:
+        verdict: in an error handler: how the run ended.
+    """
+
+    __slots__ = (
+        "_data", "_func", "_id", "args", "delay", "func_path", "key", "kwargs", "max_deliveries", "priority", "retry",
+        "timeout", "verdict",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: int | None = None,
+        module_name: str | None = None,
+        func_name: str | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        func_path: str | None = None,
+        retry: Retry | int | Mapping[str, Any] | None = None,
+        priority: int = 0,
+        delay: float = 0.0,
+        key: str | None = None,
+        max_deliveries: int | None = None,
+        func: Callable[..., Any] | None = None,
+    ) -> None:
+        self._id = id
+        self.func_path = func_path if func_path is not None else f"{module_name}:{func_name}"
+        self.args = tuple(args) if args else ()
+        self.kwargs = dict(kwargs) if kwargs else {}
+        self.timeout = timeout
+        self.retry = Retry.of(retry)
+        self.priority = priority
+        self.delay = delay
+        self.key = key
+        # One run and ten deaths of its watchers, more if it may be run more often.
+        retries = self.retry.max if self.retry else 0
+        self.max_deliveries = max_deliveries or (2**31 if retries < 0 else DEFAULT_MAX_DELIVERIES + retries)
+        self.verdict: Verdict | None = None
+        self._func = func  # where no path leads to it
+        self._data: bytes | None = None
+
+    @classmethod
+    def create(
+        cls,
+        func: Callable[..., Any],
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Task:
+        """The task that calls `func`.
+
+        Raises:
+            NotEnqueueable: When no worker could find the function.
+        """
+        return cls(None, None, None, args, kwargs, timeout, func_path=path_of(func), **options)
+
+    @classmethod
+    def create_by_value(
+        cls,
+        func: Callable[..., Any],
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Task:
+        """The task that calls `func`, which travels with its code if no path leads to it; needs cloudpickle."""
+        try:
+            return cls.create(func, args, kwargs, timeout, **options)
+        except NotEnqueueable:
+            name = getattr(func, "__qualname__", type(func).__qualname__)
+            return cls(None, None, None, args, kwargs, timeout, func_path=BY_VALUE + name, func=func, **options)
+
+    @property
+    def id(self) -> int | None:
+        """Its number in its queue."""
+        return self._id
+
+    @id.setter
+    def id(self, value: int | None) -> None:
+        self._id = value
+        self._data = None
+
+    @property
+    def module_name(self) -> str:
+        """The module of its function."""
+        return self.func_path.rpartition(":")[0]
+
+    @property
+    def func_name(self) -> str:
+        """The name of its function in the module."""
+        return self.func_path.rpartition(":")[2]
+
+    @property
+    def data(self) -> bytes | None:
+        """What :meth:`serialize` made or :meth:`deserialize` was given."""
+        return self._data
+
+    def serialize(self) -> bytes:
+        """The task as bytes (pickle), independent of any queue; the same bytes until its id changes."""
+        if self._data is None:
+            fields = (self._id, self.func_path, self.args, self.kwargs, self.timeout)
+            self._data = pickle.dumps(fields, pickle.HIGHEST_PROTOCOL)
+        return self._data
+
+    @classmethod
+    def deserialize(cls, data: bytes) -> Task:
+        """The task of :meth:`serialize`."""
+        id, func_path, args, kwargs, timeout = pickle.loads(data)
+        task = cls(id, None, None, args, kwargs, timeout, func_path=func_path)
+        task._data = data
+        return task
+
+    def to_message(self, codec: Codec, id: int, default_timeout: float | None) -> Message:
+        """What a broker stores of it.
+
+        Raises:
+            NotEnqueueable: When the arguments can't be serialized.
+        """
+        return Message(
+            id=id,
+            func=self.func_path,
+            payload=codec.encode(self.args, self.kwargs, self._func),
+            timeout=default_timeout if self.timeout is None else self.timeout,
+            priority=self.priority,
+            delay=self.delay,
+            enqueued_at=round(time.time(), 3),
+            retry=self.retry.data() if self.retry else None,
+            max_deliveries=self.max_deliveries,
+            key=self.key,
+        )
+
+    @classmethod
+    def from_message(cls, message: Message, codec: Codec) -> Task:
+        """The task of a message.
+
+        Raises:
+            DecodeError: When its payload can't be decoded.
+        """
+        args, kwargs, func = codec.decode(message.payload)
+        return cls(
+            message.id,
+            None,
+            None,
+            args,
+            kwargs,
+            message.timeout,
+            func_path=message.func,
+            retry=message.retry,
+            priority=message.priority,
+            key=message.key,
+            max_deliveries=message.max_deliveries,
+            func=func,
+        )
+
+    def run(self) -> Any:
+        """Call the function now, here, and return what it returns; a coroutine is run to its end.
+
+        Raises:
+            FunctionNotFound: When its path leads nowhere.
+            SignatureMismatch: When the arguments don't fit.
+        """
+        func = self._func
+        if func is None:
+            if self.func_path.startswith(BY_VALUE):
+                raise FunctionNotFound(f"{self.func_path} should travel with its code, but the payload has none")
+            func = resolve(self.func_path)
+        try:
+            result = func(*self.args, **self.kwargs)
+        except TypeError as error:
+            # Raised by the call itself if no frame below this one was entered.
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None and not self._fits(func):
+                raise SignatureMismatch(f"{self.func_path}: {error}") from error
+            raise
+        if hasattr(result, "__await__"):
+            import asyncio
+
+            return asyncio.run(_finish(result))
+        return result
+
+    def _fits(self, func: Callable[..., Any]) -> bool:
+        import inspect
+
+        try:
+            inspect.signature(func).bind(*self.args, **self.kwargs)
+        except TypeError:
+            return False
+        except ValueError:  # a builtin without a signature: the call failed before it began, so it does not fit
+            return False
+        return True
+
+    def __repr__(self) -> str:
+        shown = [_short(value) for value in self.args]
+        shown += [f"{name}={_short(value)}" for name, value in self.kwargs.items()]
+        return f"<Task {self._id} {self.func_path}({', '.join(shown)})>"
+
+
+async def _finish(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        return f"<{type(value).__qualname__} without repr>"
+    return text if len(text) <= REPR_MAX else text[:REPR_MAX] + "…"
