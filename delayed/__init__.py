@@ -1,1 +1,84 @@
 """Run any Python function later, in another process, exactly as it was called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from delayed.delay import Delayed, DelayedFunction, TaskHandle, delayed
+    from delayed.errors import (
+        BrokerError,
+        BrokerFull,
+        BrokerUnavailable,
+        ConfigError,
+        DecodeError,
+        DelayedError,
+        EnqueueRefused,
+        EnqueueUncertain,
+        FunctionNotFound,
+        MissingDependency,
+        NotEnqueueable,
+        SignatureMismatch,
+        TaskError,
+        TaskStopped,
+        TaskTimeout,
+        UnknownOption,
+    )
+    from delayed.queue import Queue
+    from delayed.retry import Retry
+    from delayed.sweeper import Sweeper
+    from delayed.task import Task
+    from delayed.worker import ForkedWorker, PreforkedWorker
+
+__all__ = [
+    "BrokerError",
+    "BrokerFull",
+    "BrokerUnavailable",
+    "ConfigError",
+    "DecodeError",
+    "Delayed",
+    "DelayedError",
+    "DelayedFunction",
+    "EnqueueRefused",
+    "EnqueueUncertain",
+    "ForkedWorker",
+    "FunctionNotFound",
+    "MissingDependency",
+    "NotEnqueueable",
+    "PreforkedWorker",
+    "Queue",
+    "Retry",
+    "SignatureMismatch",
+    "Sweeper",
+    "Task",
+    "TaskError",
+    "TaskHandle",
+    "TaskStopped",
+    "TaskTimeout",
+    "UnknownOption",
+    "delayed",
+]
+
+# Loaded when first used: a fork server imports only what its children need, and a child has little to copy.
+_PLACES = {
+    "delay": ("Delayed", "DelayedFunction", "TaskHandle", "delayed"),
+    "queue": ("Queue",),
+    "retry": ("Retry",),
+    "sweeper": ("Sweeper",),
+    "task": ("Task",),
+    "worker": ("ForkedWorker", "PreforkedWorker"),
+}
+_PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'delayed' has no attribute {name!r}")
+    value = getattr(import_module(f"delayed.{_PLACE_OF.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -27,15 +27,12 @@ def path_of(func: Callable[..., Any]) -> str:
         NotEnqueueable: When no path leads there; the message says why, and what to do.
     """
     try:
-        path = _paths.get(func)
+        return _paths[func]
+    except KeyError:
+        path = _paths[func] = _path_of(func)
+        return path
     except TypeError:  # not hashable
-        path = None
-    if path is None:
-        path = _path_of(func)
-        with_cache = getattr(func, "__hash__", None)
-        if with_cache is not None:
-            _paths[func] = path
-    return path
+        return _path_of(func)
 
 
 def _path_of(func: Callable[..., Any]) -> str:
@@ -56,12 +53,18 @@ def _path_of(func: Callable[..., Any]) -> str:
             f"{module}:{name} is a method of an object, which would have to travel with it: "
             "enqueue a function or static method that takes the object, or what is needed to make it, as argument"
         )
-    place = _main_place() if module == "__main__" else module
+    if module == "__main__":
+        place = _main_place()
+    elif module == MAIN:  # a task of a script enqueues another
+        place = str(sys.modules[MAIN].__file__)
+    else:
+        place = module
     try:
         found = _walk(sys.modules[module], name)
     except (KeyError, AttributeError):
         raise NotEnqueueable(
-            f"{module}:{name} does not exist under that name: enqueue a function that can be imported, or {_CLOUDPICKLE}"
+            f"{module}:{name} does not exist under that name: enqueue a function that can be imported, "
+            f"or {_CLOUDPICKLE}"
         ) from None
     if not _same(found, func):
         raise NotEnqueueable(
@@ -69,6 +72,20 @@ def _path_of(func: Callable[..., Any]) -> str:
             "perhaps a decorator replaced it: enqueue what the name stands for"
         )
     return f"{place}:{name}"
+
+
+def owner_of(func: Callable[..., Any]) -> tuple[Callable[..., Any], type | None]:
+    """What a worker calls when `func` is enqueued, and the class that it needs an object of as first argument."""
+    try:
+        _, _, name = path_of(func).rpartition(":")
+    except NotEnqueueable:
+        return func, None  # travels by value
+    above, _, last = name.rpartition(".")
+    owner = _walk(sys.modules[func.__module__], above) if above else None
+    if not isinstance(owner, type):
+        return func, None
+    found = getattr(owner, last)
+    return found, owner if isinstance(vars(owner).get(last), type(owner_of)) else None
 
 
 def _is_module(owner: object) -> bool:
@@ -95,9 +112,7 @@ def _main_place() -> str:
     if spec is not None and spec.name:
         name: str = spec.name
         return name
-    if getattr(main, "__name__", None) == MAIN or sys.modules.get(MAIN) is main:
-        return str(main.__file__)
-    file = getattr(main, "__file__", None)
+    file: str | None = getattr(main, "__file__", None)
     if file is None or not os.path.exists(file):
         raise NotEnqueueable(
             "functions that were typed into a notebook or an interpreter can't be imported by a worker: "
@@ -116,6 +131,18 @@ def resolve(path: str) -> Callable[..., Any]:
     if func is None:
         func = _found[path] = _resolve(path)
     return func
+
+
+def stand_for_main(path: str) -> None:
+    """Let the module of the function at `path` stand for ``__main__``: where pickles of a program look for the classes
+    that it defined while it was ``__main__`` itself. (As multiprocessing does with ``__mp_main__``.)
+
+    Raises:
+        FunctionNotFound: As :func:`resolve`.
+    """
+    resolve(path)
+    place = path.rpartition(":")[0] or path.rpartition(".")[0]
+    sys.modules["__main__"] = sys.modules[MAIN if place.endswith(".py") else place]
 
 
 def _resolve(path: str) -> Callable[..., Any]:
@@ -158,9 +185,7 @@ def _walk(module: Any, name: str) -> Any:
 
 
 def _load_script(file: str) -> Any:
-    """Run a script once under another name than ``__main__``, and let it stand for ``__main__``, where the pickles
-    that it made look for their classes. (As multiprocessing does with ``__mp_main__``.)
-    """
+    """Run a script once, under another name than ``__main__``."""
     loaded = sys.modules.get(MAIN)
     if loaded is not None and getattr(loaded, "__file__", None) == file:
         return loaded
@@ -170,18 +195,17 @@ def _load_script(file: str) -> Any:
     if spec is None or spec.loader is None or not os.path.exists(file):
         raise FunctionNotFound(f"the script {file} is not here; a worker needs the same path, or put it into a module")
     module = importlib.util.module_from_spec(spec)
-    former = {name: sys.modules.get(name) for name in (MAIN, "__main__")}
-    sys.modules[MAIN] = sys.modules["__main__"] = module
+    former = sys.modules.get(MAIN)
+    sys.modules[MAIN] = module
     folder = os.path.dirname(file)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        for name, old in former.items():
-            if old is not None:
-                sys.modules[name] = old
-            else:
-                del sys.modules[name]
+        if former is not None:
+            sys.modules[MAIN] = former
+        else:
+            del sys.modules[MAIN]
         raise
     return module

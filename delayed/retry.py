@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from delayed.errors import ConfigError
@@ -41,7 +41,13 @@ class Retry:
 
     def data(self) -> dict[str, Any]:
         """The policy as plain data, for a header."""
-        return asdict(self)
+        return {
+            "max": self.max,
+            "delay": self.delay,
+            "factor": self.factor,
+            "max_delay": self.max_delay,
+            "jitter": self.jitter,
+        }
 
     @classmethod
     def of(cls, value: Retry | int | Mapping[str, Any] | None) -> Retry | None:
@@ -71,6 +77,6 @@ def delay_before_next(data: Mapping[str, Any] | None, attempt: int) -> float | N
     most = data.get("max", 0)
     if not isinstance(most, int) or (0 <= most < attempt):
         return None
-    first = data.get("delay", 1.0)
-    pause = min(first * data.get("factor", 2.0) ** min(attempt - 1, 64), data.get("max_delay", 600.0))
+    first: float = data.get("delay", 1.0)
+    pause: float = min(first * data.get("factor", 2.0) ** min(attempt - 1, 64), data.get("max_delay", 600.0))
     return pause * random.uniform(0.5, 1.0) if data.get("jitter", True) else pause

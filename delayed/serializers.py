@@ -70,7 +70,7 @@ class Msgpack:
 
     def __init__(self) -> None:
         try:
-            import msgpack
+            import msgpack  # type: ignore[import-untyped, unused-ignore]
         except ModuleNotFoundError as error:
             raise _missing("msgpack") from error
         self._msgpack = msgpack

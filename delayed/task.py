@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from delayed.codec import BY_VALUE, Codec
@@ -16,6 +17,7 @@ from delayed.retry import Retry
 if TYPE_CHECKING:
     from delayed.worker.verdict import Verdict
 
+ENDLESS = 2**31 - 1  # deliveries of a task that is retried for ever
 REPR_MAX = 60  # characters of an argument that repr() shows
 
 
@@ -27,12 +29,13 @@ class Task:
         module_name, func_name: where the function is; or
         func_path: the same as ``module:name``.
         args, kwargs: the arguments.
-        timeout: seconds it may run; None: the queue's default.
+        timeout: seconds it may run; None: the queue's default; ``math.inf``: no limit.
         retry: a number of retries, a :class:`Retry`, or None.
         priority: higher is run first.
         delay: seconds from now before it may run.
         key: a name of the caller's for it.
-        max_deliveries: claims after which a task that always loses its workers is dead.
+        max_deliveries: claims after which a task that always loses its workers is dead; None: 11, and one more for
+            each retry.
 
     Attributes:
         verdict: in an error handler: how the run ended.
@@ -69,9 +72,7 @@ class Task:
         self.priority = priority
         self.delay = delay
         self.key = key
-        # One run and ten deaths of its watchers, more if it may be run more often.
-        retries = self.retry.max if self.retry else 0
-        self.max_deliveries = max_deliveries or (2**31 if retries < 0 else DEFAULT_MAX_DELIVERIES + retries)
+        self.max_deliveries = max_deliveries
         self.verdict: Verdict | None = None
         self._func = func  # where no path leads to it
         self._data: bytes | None = None
@@ -107,6 +108,16 @@ class Task:
         except NotEnqueueable:
             name = getattr(func, "__qualname__", type(func).__qualname__)
             return cls(None, None, None, args, kwargs, timeout, func_path=BY_VALUE + name, func=func, **options)
+
+    def with_args(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
+        """A task that is not enqueued yet, with other arguments and all else the same."""
+        task = Task.__new__(Task)
+        for name in Task.__slots__:
+            setattr(task, name, getattr(self, name))
+        task.args = args
+        task.kwargs = kwargs
+        task._id = task._data = None
+        return task
 
     @property
     def id(self) -> int | None:
@@ -154,16 +165,23 @@ class Task:
         Raises:
             NotEnqueueable: When the arguments can't be serialized.
         """
+        timeout = default_timeout if self.timeout is None else self.timeout
+        retry = self.retry
+        most = self.max_deliveries
+        if most is None:
+            most = DEFAULT_MAX_DELIVERIES if retry is None else DEFAULT_MAX_DELIVERIES + retry.max
+            if retry is not None and retry.max < 0:
+                most = ENDLESS
         return Message(
             id=id,
             func=self.func_path,
             payload=codec.encode(self.args, self.kwargs, self._func),
-            timeout=default_timeout if self.timeout is None else self.timeout,
+            timeout=None if timeout == inf else timeout,
             priority=self.priority,
             delay=self.delay,
             enqueued_at=round(time.time(), 3),
-            retry=self.retry.data() if self.retry else None,
-            max_deliveries=self.max_deliveries,
+            retry=retry.data() if retry is not None else None,
+            max_deliveries=most,
             key=self.key,
         )
 

@@ -8,7 +8,8 @@ Run it: python examples/closures.py, after pip install cloudpickle. It prints:
 
 from collections.abc import Callable
 
-from delayed import Queue, delay
+from delayed import Queue
+from delayed.delay import delay
 from delayed.worker import PreforkedWorker
 
 queue = Queue("closures", serializer="cloudpickle")

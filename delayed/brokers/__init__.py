@@ -46,11 +46,11 @@ def broker_for(conn: Any = None) -> Broker:
         return conn
     if isinstance(conn, (str, os.PathLike)):
         url = os.fspath(conn)
-        return _load(_scheme_of(url))(url)
+        return _load(_scheme_of(url), url)
     for parent in type(conn).__mro__:
         scheme = _BY_CLIENT.get(parent.__module__.partition(".")[0])
         if scheme:
-            return _load(scheme)(conn)
+            return _load(scheme, conn)
     raise ConfigError(
         f"no broker takes a {type(conn).__module__}.{type(conn).__qualname__}; "
         "give a URL (redis://localhost:6379, sqlite:///tasks.db), a redis.Redis client, or nothing"
@@ -68,10 +68,10 @@ def _scheme_of(url: str) -> str:
     return scheme
 
 
-def _load(scheme: str) -> Any:
+def _load(scheme: str, conn: Any) -> Broker:
     module, name, package, extra = _BY_SCHEME[scheme]
     try:
-        return getattr(importlib.import_module(module), name)
+        kind = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         if not package or (error.name or "").partition(".")[0] != package:
             raise
@@ -79,3 +79,5 @@ def _load(scheme: str) -> Any:
             f"the package {package!r} is needed for {scheme}:// and not installed; "
             + (f"run: pip install 'delayed[{extra}]'" if extra else f"this Python was built without {package}")
         ) from error
+    broker: Broker = kind(conn)
+    return broker

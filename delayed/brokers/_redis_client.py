@@ -277,20 +277,16 @@ def _open(url: str) -> Any:
     login, _, places = parts.netloc.rpartition("@")
     hosts = [_host_port(place, 26379 if service else 6379) for place in places.split(",")]
     first = f"{login}@{places.split(',')[0]}" if login else places.split(",")[0]
-    if cluster:
-        return RedisCluster.from_url(
-            _join(parts.scheme, first, parts.path, options),
-            **settings,
-            startup_nodes=[_node(host, port) for host, port in hosts],
-        )
     logins = [name for name in ("username", "password") if f"sentinel_{name}" in options]
     watch = {name: options.pop(f"sentinel_{name}") for name in logins}
-    plain = _parse_url(_join(parts.scheme, first, parts.path, options))
-    given = {**settings, "protocol": 2, **plain}
-    for name in ("host", "port", "connection_class"):
+    given = {**settings, "protocol": 2, **_parse_url(_join(parts.scheme, first, parts.path, options))}
+    for name in ("host", "port", "connection_class"):  # of the first host; the others come from the servers
         given.pop(name, None)
     if parts.scheme == "rediss":
         given["ssl"] = True
+    if cluster:  # not from_url(), whose connections close() forgets
+        given.pop("db", None)
+        return RedisCluster(startup_nodes=[_node(host, port) for host, port in hosts], **given)
     return _sentinel(hosts, sentinel_kwargs={**settings, **watch}, **given).master_for(service)
 
 

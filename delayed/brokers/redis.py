@@ -376,7 +376,7 @@ def _entry(now: int, state: State, id: bytes, message: bytes, record: bytes, sco
         delivery, attempt, size, rest = record.split(b"|", 3)
         reason, message = rest[: int(size)].decode("utf-8", "replace"), rest[int(size) :]
     elif record:
-        delivery, _, attempt, _, owner = record.split(b"|", 4)
+        delivery, _, attempt, _, _, owner = record.split(b"|", 5)
         worker = owner.decode("utf-8", "replace")
     header, payload = _split(message)
     try:

@@ -84,7 +84,7 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # newer clicks have it generic
     """A number of bytes: ``800000``, ``512M``, ``2G`` (K, M, G are powers of 1024)."""
 
     name = "size"

@@ -107,7 +107,8 @@ def _render(seen: dict[str, Any], url: str | None) -> RenderableType:
     if seen["dead"]:
         tables.append(_dead(seen["dead"]))
     hints = [Text(f"\n{hint}", style="yellow") for hint in _hints(seen, url)]
-    return Group(Text(seen["store"], style="dim"), *(Padding(table, (1, 0, 0, 0), expand=False) for table in tables), *hints)
+    spaced = [Padding(table, (1, 0, 0, 0), expand=False) for table in tables]
+    return Group(Text(seen["store"], style="dim"), *spaced, *hints)
 
 
 def _queues(queues: Sequence[dict[str, Any]]) -> Table:

@@ -121,8 +121,9 @@ class Demo:
         """
         for process in self._running:
             if process.poll() is not None:
+                name = " ".join(map(str, process.args[3:4]))  # type: ignore[index]
                 raise DelayedError(
-                    f"`delayed {process.args[3]}` left with exit code {process.returncode}; "  # type: ignore[index]
+                    f"`delayed {name}` left with exit code {process.returncode}; "
                     f"its last words: {self._last_words()}"
                 )
         verdicts = Counter(fact["verdict"] for fact in self._verdicts())

@@ -112,7 +112,7 @@ def receive_task(sock: socket.socket, buffer: bytearray, flags: int = 0) -> Task
 
 def drain(sock: socket.socket, buffer: bytearray) -> list[TaskFrame]:
     """Take every task out of a channel that its child has not read, by reading the child's end."""
-    frames = []
+    frames: list[TaskFrame] = []
     while True:
         try:
             frame = receive_task(sock, buffer, socket.MSG_DONTWAIT)

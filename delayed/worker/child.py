@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from delayed.codec import Codec
+from delayed.codec import BY_VALUE, Codec
 from delayed.errors import DecodeError, FunctionNotFound, SignatureMismatch, TaskStopped, TaskTimeout
-from delayed.functions import resolve
+from delayed.functions import resolve, stand_for_main
 from delayed.message import Message
 from delayed.task import Task
 from delayed.worker import board as boards
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 TEXT_MAX = 4096  # characters of an exception's text that are kept
 TRACEBACK_MAX = 24000  # characters of a traceback that are kept: its end, which is nearest to the fault
 inside = False  # whether this process is a child
+CHANNEL_LOST = 87  # exit code of a child that can't reach its monitor any more
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -118,6 +119,8 @@ class Child:
             try:
                 message = Message.parse(frame.id, frame.header, frame.payload)
                 task = _bare_task(message)
+                if not message.func.startswith(BY_VALUE):
+                    stand_for_main(message.func)
                 task = Task.from_message(message, self.codecs[frame.queue])
                 self.serial = frame.serial
                 task.run()
@@ -150,6 +153,9 @@ class Child:
             info = (type(error), error, error.__traceback__ if error else None)
             if task is None:
                 task = Task(id=frame.id, func_path="?")
+            elif code == verdict.UNKNOWN_FUNCTION:
+                with contextlib.suppress(Exception):  # its arguments are for the handler to see all the same
+                    task = Task.from_message(message, self.codecs[frame.queue])
             _attach(task, found, begun, ended)
             self.call_handler(self.config.error_handler, frame.serial, task, None, info)
         else:
@@ -297,6 +303,18 @@ def describe(code: int, error: BaseException, stack: int) -> Verdict:
         stack=read_stack(stack) if isinstance(error, TaskStopped) else "",
         rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def log_error(config: Config, text: str, error: BaseException) -> None:
+    """Log an error of a child. Logging is loaded only then: it makes each fork slower."""
+    from delayed.logger import logger, setup_logger
+
+    if not any(handler.__class__.__name__ != "NullHandler" for handler in logger.handlers):
+        setup_logger(config.log_level, as_json=config.log_json)
+    try:
+        logger.error("%s", text, exc_info=error)
+    except BaseException:  # its own __str__ may raise
+        logger.error("%s: %s", text, type(error).__qualname__)
 
 
 def _attach(task: Task, found: Verdict | None, begun: float, ended: float) -> None:

@@ -11,14 +11,14 @@
 --     SCHEDULED Q_enqueued   zset    ids of the scheduled tasks by due time, ms
 --     CLAIMED   Q_dequeued   zset    ids of the claimed tasks by the end of their lease, ms
 --     MSG       Q_msg        hash    id -> length of the header (4 bytes, big-endian) .. header .. payload
---     CLAIM     Q_claim      hash    id -> delivery|nonce|attempt|priority|worker; no worker: it is not claimed now.
---                                    A task that was never claimed and has priority 0 has none
+--     CLAIM     Q_claim      hash    id -> delivery|nonce|attempt|priority|losses|worker; no worker: it is not claimed
+--                                    now. A task that was never claimed and has priority 0 has none
 --     LAST      Q_last       hash    worker -> seq|ms|nonce|id,id,...: the answer of its last claim
 --     HELD      Q_held       hash    worker -> how many claims it holds
 --     PROD      Q_prod       hash    producer session -> its last sequence number
 --     PRODT     Q_prodt      zset    producer session -> when it was last seen, ms
---     META      Q_meta       hash    contact (when a worker or sweeper last called), lease, grace_until, jump, tidied
---                                    (all ms), and the cursors of the sweep
+--     META      Q_meta       hash    contact (when a worker or sweeper last called), pace, lease, grace_until, jump,
+--                                    tidied (all ms), and the cursors of the sweep
 --     DEAD      Q_dead       zset    ids of the dead letters by time of death, ms
 --     DEADMSG   Q_dead_msg   hash    id -> delivery|attempt|length of the reason|reason .. message
 --     WORKERS   Q_workers    zset    workers by when their announcement ends, ms
@@ -54,11 +54,13 @@ local function fetch(key, fields)
   return all
 end
 
--- The parts of a record in CLAIM: delivery, nonce, attempt, priority (a string), worker.
+-- The parts of a record in CLAIM: delivery, nonce, attempt, priority (a string), worker, losses.
 local function parts(record)
-  if not record then return 0, '', 0, '0', '' end
-  local delivery, nonce, attempt, priority, worker = string.match(record, '^(%d+)|(%d*)|(%d+)|(%-?%d+)|(.*)$')
-  return tonumber(delivery), nonce, tonumber(attempt), priority, worker
+  if not record then return 0, '', 0, '0', '', 0 end
+  local delivery, nonce, attempt, priority, losses, worker =
+    string.match(record, '^(%d+)|(%d*)|(%d+)|(%-?%d+)|(%d+)|(.*)$')
+  if not delivery then return 0, '', 0, '0', '', 0 end -- not ours
+  return tonumber(delivery), nonce, tonumber(attempt), priority, worker, tonumber(losses)
 end
 
 -- The member of PRIOR for a task. Its place among equals is its id, so that the oldest comes first; `at` (ms) instead
@@ -127,17 +129,18 @@ local function bury(id, message, delivery, attempt, reason, at)
 end
 
 -- Notes that a worker or a sweeper has called. A gap between two calls is an outage or a clock that jumped, and then
--- nothing is swept for one lease, so that every worker can renew first. (The gap between sweeps alone would not do: a
--- sweeper that is slower than half a lease would never return anything.) Returns until when nothing is swept, ms.
+-- nothing is swept for one lease, so that every worker can renew first. It is neither when gaps of that length are the
+-- habit, as with one sweeper that is slower than half a lease: it would never return anything. `pace` is the longest
+-- recent gap; it fades by a third with each call. Returns until when nothing is swept, ms.
 local function contact(at, lease)
-  local meta = redis.call('HMGET', META, 'contact', 'lease', 'grace_until')
-  local gap, grace = at - (meta[1] or at), tonumber(meta[3] or 0)
+  local meta = redis.call('HMGET', META, 'contact', 'lease', 'grace_until', 'pace')
+  local gap, grace, pace = at - (meta[1] or at), tonumber(meta[3] or 0), tonumber(meta[4] or 0)
   lease = lease or tonumber(meta[2] or 15000)
-  if gap < -1000 or gap > lease / 2 then
+  if gap < -1000 or (gap > lease / 2 and gap > 2 * pace) then
     grace = at + lease
     redis.call('HSET', META, 'grace_until', grace)
     if gap < 0 then redis.call('HINCRBY', META, 'jump', gap) end
   end
-  redis.call('HSET', META, 'contact', at)
+  redis.call('HSET', META, 'contact', at, 'pace', math.max(gap, math.floor(pace * 0.7)))
   return grace
 end

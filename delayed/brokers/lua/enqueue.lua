@@ -36,7 +36,7 @@ local sooner = false
 for i = plain + 1, count do
   local id, at = ARGV[2 + 2 * i], stop + 2 * (i - plain)
   local delay, priority = tonumber(ARGV[at - 1]), ARGV[at]
-  if priority ~= '0' then redis.call('HSET', CLAIM, id, '0||0|' .. priority .. '|') end
+  if priority ~= '0' then redis.call('HSET', CLAIM, id, '0||0|' .. priority .. '|0|') end
   if delay == 0 then
     redis.call('ZADD', PRIOR, -priority, member(id))
   else

@@ -49,23 +49,24 @@ if now >= grace_until then
   local gone, kept, owners = {}, {}, {}
   local front, front_priorities, back, back_priorities = {}, {}, {}, {}
   for i, id in ipairs(expired) do
-    local delivery, _, attempt, priority, holder = parts(records[i])
+    local delivery, _, attempt, priority, holder, losses = parts(records[i])
     local message = stored[i]
     if holder ~= '' then owners[holder] = (owners[holder] or 0) + 1 end
     if not message then
       gone[#gone + 1] = id
     else
-      local size = struct.unpack('>I4', message)
-      local good, header = pcall(cjson.decode, string.sub(message, 5, 4 + size))
+      local good, header = pcall(function()
+        return cjson.decode(string.sub(message, 5, 4 + struct.unpack('>I4', message)))
+      end)
       local allowed = good and type(header) == 'table' and tonumber(header.m) or tonumber(ARGV[6])
       if delivery >= allowed then
-        bury(id, message, delivery, attempt, 'lost its worker ' .. delivery .. ' times', now)
+        bury(id, message, delivery, attempt, 'delivered ' .. delivery .. ' times, and its worker was lost the last time', now)
         gone[#gone + 1] = id
         dead = dead + 1
       else
         kept[#kept + 1] = id
-        kept[#kept + 1] = delivery .. '||' .. attempt .. '|' .. priority .. '|'
-        if delivery <= 1 then
+        kept[#kept + 1] = delivery .. '||' .. attempt .. '|' .. priority .. '|' .. (losses + 1) .. '|'
+        if losses == 0 then
           front[#front + 1], front_priorities[#front + 1] = id, priority
         else
           back[#back + 1], back_priorities[#back + 1] = id, priority

@@ -56,7 +56,7 @@ if #ARGV > 7 then
       if action == 'd' then
         gone[#gone + 1] = id
       else
-        local delivery, _, attempt, priority = parts(record)
+        local delivery, _, attempt, priority, _, losses = parts(record)
         local kind, detail = string.sub(action, 1, 1), string.sub(action, 2)
         if kind == 'x' then
           bury(id, redis.call('HGET', MSG, id) or '\0\0\0\0', delivery, attempt, detail, now)
@@ -64,7 +64,7 @@ if #ARGV > 7 then
         else
           if kind == 'b' then attempt = attempt - 1 end
           kept[#kept + 1] = id
-          kept[#kept + 1] = delivery .. '||' .. attempt .. '|' .. priority .. '|'
+          kept[#kept + 1] = delivery .. '||' .. attempt .. '|' .. priority .. '|' .. losses .. '|'
           if detail ~= '0' then
             due[#due + 1] = now + detail
             due[#due + 1] = id
@@ -139,20 +139,21 @@ if limit > 0 then
     end
 
     local records, stored = fetch(CLAIM, popped), fetch(MSG, popped)
-    local claims, first_time = {}, '1|' .. nonce .. '|1|0|' .. worker
+    local claims, first_time = {}, '1|' .. nonce .. '|1|0|0|' .. worker
     local n, seen = 0, {}
     for i, id in ipairs(popped) do
       local record, message = records[i], stored[i]
       if message and not seen[id] then -- else its message was removed by hand
-        local delivery, _, attempt, priority, holder = 0, '', 0, '0', ''
-        if record then delivery, _, attempt, priority, holder = parts(record) end
+        local delivery, _, attempt, priority, holder, losses = 0, '', 0, '0', '', 0
+        if record then delivery, _, attempt, priority, holder, losses = parts(record) end
         if holder == '' then -- else it stands in the queue and is held: whoever holds it settles it
           n = n + 1
           seen[id] = true
           ids[n], deliveries[n], attempts[n], messages[n] = id, delivery + 1, attempt + 1, message
           claims[2 * n - 1] = id
           if record then
-            claims[2 * n] = (delivery + 1) .. '|' .. nonce .. '|' .. (attempt + 1) .. '|' .. priority .. '|' .. worker
+            claims[2 * n] = (delivery + 1) .. '|' .. nonce .. '|' .. (attempt + 1) .. '|' .. priority
+              .. '|' .. losses .. '|' .. worker
           else
             claims[2 * n] = first_time
           end

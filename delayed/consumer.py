@@ -1,0 +1,76 @@
+"""Taking tasks from a queue by hand, without a worker: for tests, for tools, and for the API of delayed 0.2."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+
+from delayed.brokers.base import LEASE, Broker
+from delayed.codec import Codec
+from delayed.errors import DecodeError
+from delayed.logger import logger
+from delayed.message import Ref, Settlement
+from delayed.task import Task
+
+WAIT = 1.0  # seconds that a take waits for a task
+FOREVER = 86400.0  # seconds of the lease of a task without timeout: nobody renews it
+
+
+class Consumer:
+    """Claims of one process that nobody renews, so each gets a lease that outlives its task.
+
+    Args:
+        broker: the store.
+        queue: the queue's name.
+        codec: decodes what is taken.
+        slack: seconds that a lease lasts longer than the task's timeout.
+    """
+
+    def __init__(self, broker: Broker, queue: str, codec: Codec, slack: float) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._codec = codec
+        self._slack = slack
+        self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+        self._lock = threading.Lock()  # claims are numbered, so one is under way at a time
+        self._seq = 0
+        self._refs: dict[int, Ref] = {}
+
+    def take(self) -> Task | None:
+        """The next task, or None if none comes within a second. What can't be decoded becomes a dead letter."""
+        for last in (False, True):
+            with self._lock:
+                self._seq += 1
+                nonce = secrets.randbits(63)
+                claims = self._broker.claim([self._queue], self._worker, self._seq, nonce, 1, LEASE)
+            for claim in claims:
+                try:
+                    message = claim.message()
+                    task = Task.from_message(message, self._codec)
+                except DecodeError as error:
+                    logger.error("task %d of queue %s is dead: %s", claim.id, self._queue, error)
+                    self._broker.settle(self._worker, [Settlement(claim.ref, "dead", reason=str(error))])
+                    continue
+                lease = (FOREVER if message.timeout is None else message.timeout) + self._slack
+                if self._broker.renew(self._worker, [self._queue], [claim.ref], lease).held:
+                    self._refs[claim.id] = claim.ref
+                    return task
+            if not last:
+                self._broker.wait([self._queue], WAIT)
+        return None
+
+    def give_back(self, task: Task) -> bool:
+        """Put a task that was taken at the end of its queue. False if it is no longer held."""
+        return self._settle(task, "retry")
+
+    def finish(self, task: Task) -> bool:
+        """Forget a task that was taken. False if it is no longer held."""
+        return self._settle(task, "done")
+
+    def _settle(self, task: Task, action: str) -> bool:
+        ref = self._refs.pop(task.id, None) if task.id is not None else None
+        if ref is None:
+            return False
+        return self._broker.settle(self._worker, [Settlement(ref, "retry" if action == "retry" else "done")])[0]

@@ -1,0 +1,251 @@
+"""From a function to one that can be called later.
+
+>>> @delayed(queue, timeout=10)
+... def add(a: int, b: int) -> int:
+...     return a + b
+>>> add(1, 2)        # calls it, as before
+3
+>>> add.delay(1, 2)  # enqueues the call
+TaskHandle(id=3657433088000, queue='default')
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
+
+from delayed.errors import ConfigError, NotEnqueueable
+from delayed.options import Options
+from delayed.queue import Queue
+from delayed.signature import Signature, signature_of
+from delayed.task import Task
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+
+
+class TaskHandle(NamedTuple):
+    """What ``.delay()`` returns.
+
+    Attributes:
+        id: the task's number, unique in its queue.
+        queue: the queue's name.
+    """
+
+    id: int
+    queue: str
+
+
+class Call(Generic[P]):
+    """One function with options, to be called later on one queue."""
+
+    __slots__ = ("_func", "_options", "_queue", "_signature", "_template")
+
+    def __init__(self, func: Callable[P, Any], queue: Queue | None, options: Options) -> None:
+        self._func = func
+        self._queue = queue
+        self._options = options
+        self._template: Task | None = None
+        self._signature: Signature | None = None
+
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle:
+        """Enqueue ``function(*args, **kwargs)``.
+
+        Raises:
+            NotEnqueueable: When no worker could run it: the function can't be imported there, or the arguments
+                can't be serialized.
+            SignatureMismatch: When the arguments don't fit the function.
+            EnqueueRefused: When it is certainly not stored.
+            EnqueueUncertain: When it may be stored or not.
+        """
+        queue = self._queue or self._bind()
+        template = self._template or self._prepare(queue)
+        if self._signature is not None:
+            self._signature.check(args, kwargs)
+        return TaskHandle(queue.enqueue(template.with_args(args, kwargs)), queue.name)
+
+    async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle:
+        """:meth:`delay` in a thread, so that the event loop goes on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.delay, *args, **kwargs)
+
+    def options(self, **options: Any) -> Call[P]:
+        """The same function with other options."""
+        return Call(self._func, self._queue, self._options.updated(options))
+
+    def _bind(self) -> Queue:
+        self._queue = default_queue()
+        return self._queue
+
+    def _prepare(self, queue: Queue) -> Task:
+        # Not at decoration: only when its module is complete can the path of a function be checked.
+        template = queue.task(self._func)
+        for name in Options.__slots__:
+            setattr(template, name, getattr(self._options, name))
+        self._signature = signature_of(self._func)
+        self._template = template
+        return template
+
+
+class DelayedFunction(Protocol[P, R_co]):
+    """A function that was decorated: itself, and the ways to call it later."""
+
+    __name__: str
+    __qualname__: str
+
+    @property
+    def queue(self) -> Queue:
+        """Where its calls go."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call it now, here."""
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle:
+        """Enqueue the call; see :meth:`Call.delay`."""
+
+    def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, TaskHandle]:
+        """Enqueue the call without blocking the event loop."""
+
+    def options(self, **options: Any) -> Call[P]:
+        """Other options for a call: ``f.options(timeout=5, delay=60).delay(...)``."""
+
+    def timeout(self, timeout: float | None) -> Callable[P, TaskHandle]:
+        """``f.timeout(5)(...)`` enqueues the call with that timeout in seconds; None: no limit."""
+
+
+class Delayed:
+    """The decorator that :func:`delayed` makes. Called again, it takes other options, or the function."""
+
+    __slots__ = ("_options", "_queue")
+
+    def __init__(self, queue: Queue | None, options: Options) -> None:
+        self._queue = queue
+        self._options = options
+
+    @overload
+    def __call__(self, func: Callable[P, R], /, **options: Any) -> DelayedFunction[P, R]: ...
+    @overload
+    def __call__(self, timeout: float | None = ..., /, **options: Any) -> Delayed: ...
+    def __call__(self, first: Any = ..., /, **options: Any) -> Any:
+        """``()`` and ``(timeout=10, …)`` give a decorator, and so does ``(10)``; ``(func, …)`` decorates."""
+        if callable(first) or isinstance(first, (staticmethod, classmethod)):
+            return _decorate(first, self._queue, self._options.updated(options))
+        if first is not ...:
+            if "timeout" in options:
+                raise ConfigError("the timeout is given twice")
+            options["timeout"] = first
+        return Delayed(self._queue, self._options.updated(options))
+
+    def __repr__(self) -> str:
+        return f"<Delayed {self._queue!r} {self._options!r}>"
+
+
+@overload
+def delayed(func: Callable[P, R], /, **options: Any) -> DelayedFunction[P, R]: ...
+@overload
+def delayed(queue: Queue | None = None, /, **options: Any) -> Delayed: ...
+def delayed(first: Any = None, /, **options: Any) -> Any:
+    """Make a decorator that gives functions a ``.delay()``.
+
+    ``@delayed(queue)``, ``@delayed(queue, timeout=10)``, ``@delayed()`` and ``@delayed`` all decorate; the last two
+    use the queue "default" in the default store.
+
+    Args:
+        queue: where the calls go; None: the queue "default".
+        timeout: seconds that one run may take; None: no limit. Default: the queue's `default_timeout`.
+        retry: a number of retries (-1: for ever), a :class:`Retry`, or None (the default) for no retry.
+        priority: higher goes first; between -32768 and 32767, 0 by default.
+        delay: seconds from the enqueue until it may run first; 0 by default.
+        key: a name for the task; None by default.
+        max_deliveries: how often it is handed out when its workers vanish each time; 11 by default.
+
+    Raises:
+        UnknownOption: When an option is not one of these.
+        ConfigError: When a value makes no sense.
+    """
+    if isinstance(first, Queue) or first is None:
+        return Delayed(first, Options().updated(options))
+    if callable(first) or isinstance(first, (staticmethod, classmethod)):
+        return _decorate(first, None, Options().updated(options))
+    raise ConfigError(f"delayed() takes a Queue, or nothing for the default one, not {first!r}: delayed(Queue('name'))")
+
+
+class _Enqueuer(Protocol):
+    def __call__(self, func: Callable[P, Any], /) -> Callable[P, TaskHandle]: ...
+
+
+class _EnqueuerInTime(Protocol):
+    def __call__(self, func: Callable[P, Any], timeout: float | None) -> Callable[P, TaskHandle]: ...
+
+
+class _EnqueuerWithParams(Protocol):
+    def __call__(self, **options: Any) -> _Enqueuer: ...
+
+
+def delay(queue: Queue | None = None) -> _Enqueuer:
+    """``delay(queue)(func)(*args)`` enqueues the call of a function that is not decorated."""
+    return delay_with_params(queue)()
+
+
+def delay_in_time(queue: Queue | None = None) -> _EnqueuerInTime:
+    """``delay_in_time(queue)(func, timeout=10)(*args)``: the same with a timeout in seconds."""
+
+    def in_time(func: Callable[P, Any], timeout: float | None) -> Callable[P, TaskHandle]:
+        return delay_with_params(queue)(timeout=timeout)(func)
+
+    return in_time
+
+
+def delay_with_params(queue: Queue | None = None) -> _EnqueuerWithParams:
+    """``delay_with_params(queue)(timeout=10, priority=1)(func)(*args)``: the same with any options."""
+
+    def with_params(**options: Any) -> _Enqueuer:
+        checked = Options().updated(options)
+
+        def enqueuer(func: Callable[P, Any], /) -> Callable[P, TaskHandle]:
+            return Call(func, queue, checked).delay
+
+        return enqueuer
+
+    return with_params
+
+
+def _decorate(func: Any, queue: Queue | None, options: Options) -> Any:
+    target = getattr(func, "__func__", func) if isinstance(func, (staticmethod, classmethod)) else func
+    if hasattr(target, "adelay"):
+        raise ConfigError(
+            f"{target.__qualname__} is decorated with delayed already; "
+            f"to enqueue its calls elsewhere too: delay(queue)({target.__name__})"
+        )
+    call: Call[...] = Call(cast("Callable[..., Any]", target), queue, options)
+    parts = {
+        "delay": call.delay,
+        "adelay": call.adelay,
+        "options": call.options,
+        "timeout": lambda timeout: call.options(timeout=timeout).delay,
+        "queue": queue if queue is not None else default_queue(),
+    }
+    try:
+        for name, value in parts.items():
+            setattr(target, name, value)
+    except (AttributeError, TypeError):
+        raise NotEnqueueable(
+            f"{target!r} can't have attributes, so it can't be decorated: enqueue it with delay(queue)(...)"
+        ) from None
+    return func
+
+
+_default: Queue | None = None
+_default_lock = threading.Lock()
+
+
+def default_queue() -> Queue:
+    """The queue "default" in the default store: where ``@delayed()`` puts its calls."""
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = Queue()
+        return _default

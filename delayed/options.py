@@ -1,0 +1,116 @@
+"""The options of a task: how it is to be run, apart from what it is called with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any, Self
+
+from delayed.errors import ConfigError, UnknownOption
+from delayed.retry import Retry
+
+PRIORITY_MAX = 32767
+_OLD_NAMES = {"seconds": "timeout", "prior": "priority"}
+_ELSEWHERE = {
+    "error_handler": "give it to the worker: ForkedWorker(queue, error_handler=...)",
+    "success_handler": "give it to the worker: ForkedWorker(queue, success_handler=...)",
+    "queue": "give it first: delayed(queue, ...)",
+    "serializer": "give it to the queue: Queue(name, serializer=...)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a task is to be run.
+
+    Attributes:
+        timeout: seconds that one run may take; None: the queue's default; ``math.inf``: no limit.
+        retry: what to do when a run fails; None: nothing.
+        priority: higher goes first; between -32768 and 32767.
+        delay: seconds from the enqueue until it may run first.
+        key: a name of the caller's for it.
+        max_deliveries: how often it may be handed out when its workers always vanish; None: 11, and one more for
+            each retry.
+    """
+
+    timeout: float | None = None
+    retry: Retry | None = None
+    priority: int = 0
+    delay: float = 0.0
+    key: str | None = None
+    max_deliveries: int | None = None
+
+    def updated(self, given: Mapping[str, Any]) -> Self:
+        """These options, with those of `given` instead, which are as a user writes them.
+
+        Raises:
+            UnknownOption: When there is none of that name.
+            ConfigError: When a value makes no sense.
+        """
+        known: dict[str, Any] = {}
+        for name, value in given.items():
+            real = _OLD_NAMES.get(name, name)
+            check = _CHECKS.get(real)
+            if check is None:
+                raise UnknownOption(f"no option {name!r}; {_advice(name)}")
+            if real in known:
+                raise ConfigError(f"{name!r} is the old name of the option {real!r}: give one of them")
+            known[real] = check(value)
+        return replace(self, **known) if known else self
+
+
+def _advice(name: str) -> str:
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
+    near = difflib.get_close_matches(name, _CHECKS, 1, 0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_CHECKS)}"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _timeout(value: Any) -> float:
+    if value is None:
+        return inf
+    if not _number(value) or not value > 0:
+        raise ConfigError(f"timeout must be a number of seconds above 0, or None for no limit, not {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def _priority(value: Any) -> int:
+    if isinstance(value, bool):  # prior=True of delayed 0.7: before the others
+        return int(value)
+    if not isinstance(value, int) or not -PRIORITY_MAX - 1 <= value <= PRIORITY_MAX:
+        raise ConfigError(f"priority must be a whole number from {-PRIORITY_MAX - 1} to {PRIORITY_MAX}, not {value!r}")
+    return value
+
+
+def _delay(value: Any) -> float:
+    if not _number(value) or not 0 <= value < inf:
+        raise ConfigError(f"delay must be a number of seconds from 0, not {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def _key(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"key must be text or None, not {value!r}")
+    return value
+
+
+def _max_deliveries(value: Any) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ConfigError(f"max_deliveries must be a whole number from 1, or None, not {value!r}")
+    return value
+
+
+_CHECKS = {
+    "timeout": _timeout,
+    "retry": Retry.of,
+    "priority": _priority,
+    "delay": _delay,
+    "key": _key,
+    "max_deliveries": _max_deliveries,
+}

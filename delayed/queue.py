@@ -1,0 +1,226 @@
+"""The queue: a name in a store, and how what goes through it is encoded."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from delayed.brokers import DEFAULT_URL, Broker, broker_for
+from delayed.codec import MAX_SIZE, Codec
+from delayed.errors import ConfigError
+from delayed.producer import TIMEOUT, Producer
+from delayed.task import Task
+
+if TYPE_CHECKING:
+    from delayed.consumer import Consumer
+
+NAME_MAX = 200  # characters of a queue's name
+CHUNK = 1000  # tasks that are stored in one step
+
+
+class Queue:
+    """Tasks on their way from those who enqueue to workers. Making one opens nothing.
+
+    One object may be used from any thread, and in forked processes.
+
+    Args:
+        name: 1 to 200 characters without control characters and braces.
+        conn: the store: a URL such as ``redis://localhost:6379`` or ``sqlite:///tasks.db``, a ``redis.Redis``, or
+            None for the URL in the environment variable ``DELAYED_URL``, and without that the file ``delayed.db``
+            in the working folder.
+        default_timeout: seconds that a task without its own timeout may run; None: no limit.
+        requeue_timeout: seconds after the timeout of a task that was taken with :meth:`dequeue`, after which it
+            counts as lost. Workers do not need it: they renew their leases.
+        busy_len: accepted for delayed 0.2, and not used: lost tasks are recovered however long the queue is.
+        serializer: pickle, cloudpickle, msgpack or json. Workers decode nothing else from this queue.
+        max_size: bytes that the arguments of one task may take.
+        enqueue_timeout: seconds that an enqueue tries to reach the store.
+
+    Raises:
+        ConfigError: When an argument makes no sense.
+        MissingDependency: When the store's driver or the serializer's package is not installed.
+    """
+
+    def __init__(
+        self,
+        name: str = "default",
+        conn: Any = None,
+        default_timeout: float | None = 600.0,
+        requeue_timeout: float = 10.0,
+        busy_len: int = 10,
+        *,
+        serializer: str = "pickle",
+        max_size: int = MAX_SIZE,
+        enqueue_timeout: float = TIMEOUT,
+    ) -> None:
+        self.name = _checked_name(name)
+        self.default_timeout = _checked_timeout("default_timeout", default_timeout)
+        self.requeue_timeout = requeue_timeout
+        self.busy_len = busy_len
+        self.codec = Codec(serializer, max_size)
+        self.enqueue_timeout = enqueue_timeout
+        self._conn = conn
+        self._broker: Broker | None = None
+        self._producer: Producer | None = None
+        self._consumers: dict[int, Consumer] = {}  # by process: a fork's claims are its own
+        self._lock = threading.Lock()
+        if conn is not None:
+            self.broker  # noqa: B018  # so that a wrong URL or a missing driver is told where it was written
+
+    @property
+    def broker(self) -> Broker:
+        """The store. The first use reads ``DELAYED_URL`` if the queue was given no `conn`; it does not connect."""
+        if self._broker is None:
+            broker = broker_for(self._conn)
+            with self._lock:
+                self._broker = self._broker or broker
+        return self._broker
+
+    @property
+    def producer(self) -> Producer:
+        """What enqueues."""
+        if self._producer is None:
+            producer = Producer(self.broker, self.name, self.enqueue_timeout)
+            with self._lock:
+                self._producer = self._producer or producer
+        return self._producer
+
+    # -- enqueueing ------------------------------------------------------------------------------------------------
+
+    def task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
+        """The task that calls ``func(*args, **kwargs)``, to be enqueued here.
+
+        Raises:
+            NotEnqueueable: When no worker could find the function.
+        """
+        make = Task.create_by_value if self.codec.serializer.name == "cloudpickle" else Task.create
+        return make(func, args, kwargs)
+
+    def enqueue(self, task: Task) -> int:
+        """Store a task, give it its id, and return that.
+
+        Raises:
+            NotEnqueueable: When its arguments can't be serialized.
+            EnqueueRefused: When it is certainly not stored.
+            EnqueueUncertain: When it may be stored or not.
+        """
+        producer = self._producer or self.producer
+        (id,) = producer.reserve_ids(1)
+        producer.enqueue((task.to_message(self.codec, id, self.default_timeout),))
+        task.id = id
+        return id
+
+    def enqueue_many(self, tasks: Iterable[Task]) -> list[int]:
+        """Store tasks, much faster than one by one, give them their ids, and return those.
+
+        A thousand at a time are stored, all or none; if that fails, those of the earlier thousands are stored and
+        have an id.
+
+        Raises:
+            NotEnqueueable, EnqueueRefused, EnqueueUncertain: As :meth:`enqueue`.
+        """
+        tasks = list(tasks)
+        stored: list[int] = []
+        for start in range(0, len(tasks), CHUNK):
+            chunk = tasks[start : start + CHUNK]
+            ids = self.producer.reserve_ids(len(chunk))
+            self.producer.enqueue(
+                [task.to_message(self.codec, id, self.default_timeout) for task, id in zip(chunk, ids, strict=True)]
+            )
+            for task, id in zip(chunk, ids, strict=True):
+                task.id = id
+            stored += ids
+        return stored
+
+    # -- taking by hand --------------------------------------------------------------------------------------------
+
+    def dequeue(self) -> Task | None:
+        """Take the next task, or None if none comes within a second.
+
+        It is this process's until :meth:`release` or :meth:`requeue`, or until its timeout and `requeue_timeout`
+        are over; then a sweeper returns it. A task without timeout is lost after a day.
+        """
+        return self._consumer().take()
+
+    def release(self, task: Task) -> bool:
+        """Forget a task of :meth:`dequeue`, whether it succeeded or failed. False if it is no longer held."""
+        return self._consumer().finish(task)
+
+    def requeue(self, task: Task) -> bool:
+        """Put a task of :meth:`dequeue` at the end of the queue. False if it is no longer held."""
+        return self._consumer().give_back(task)
+
+    def requeue_lost(self) -> int:
+        """Do what a sweeper does, once; return how many lost tasks are in the queue again."""
+        return self.broker.sweep(self.name).returned
+
+    def _consumer(self) -> Consumer:
+        from delayed.consumer import Consumer
+
+        found = self._consumers.get(os.getpid())
+        if found is None:
+            fresh = Consumer(self.broker, self.name, self.codec, self.requeue_timeout)
+            found = self._consumers.setdefault(os.getpid(), fresh)
+        return found
+
+    # -- itself ----------------------------------------------------------------------------------------------------
+
+    def len(self) -> int:
+        """How many tasks wait, those included that wait for their time."""
+        counts = self.broker.counts(self.name)
+        return counts.ready + counts.scheduled
+
+    def __len__(self) -> int:
+        return self.len()
+
+    def __bool__(self) -> bool:
+        return True  # an empty queue is a queue
+
+    def spec(self) -> dict[str, Any]:
+        """Plain data from which :meth:`from_spec` makes the same queue in another process.
+
+        Raises:
+            ConfigError: When another process can't open its store.
+        """
+        url = self.broker.spec()
+        if url is None:
+            raise ConfigError(
+                f"no other process can open {self.broker!r} by a URL; give Queue({self.name!r}, ...) a URL instead"
+            )
+        return {
+            "name": self.name,
+            "url": url,
+            "codec": self.codec.spec(),
+            "default_timeout": self.default_timeout,
+            "requeue_timeout": self.requeue_timeout,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Queue:
+        """The queue of :meth:`spec`."""
+        return cls(spec["name"], spec["url"], spec["default_timeout"], spec["requeue_timeout"], **spec["codec"])
+
+    def __repr__(self) -> str:
+        place = self._broker or os.environ.get("DELAYED_URL") or DEFAULT_URL
+        return f"<Queue {self.name} on {place}>"
+
+
+def _checked_name(name: str) -> str:
+    if not isinstance(name, str):
+        raise ConfigError(f"a queue's name is text, not {name!r}")
+    if not 1 <= len(name) <= NAME_MAX or not name.isprintable() or "{" in name or "}" in name:
+        raise ConfigError(
+            f"{name[:NAME_MAX]!r} can't name a queue: 1 to {NAME_MAX} characters, no control characters, no braces"
+        )
+    return name
+
+
+def _checked_timeout(name: str, value: float | None) -> float | None:
+    if value is None or value == inf:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        raise ConfigError(f"{name} must be a number of seconds above 0, or None for no limit, not {value!r}")
+    return value

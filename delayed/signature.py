@@ -1,0 +1,62 @@
+"""Whether arguments fit a function, told in ``.delay()`` rather than by the worker."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from delayed.errors import NotEnqueueable, SignatureMismatch
+from delayed.functions import owner_of
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class Signature:
+    """The signature of one function, arranged so that the common call costs two comparisons.
+
+    Args:
+        func: what a worker will call.
+        owner: the class that `func` is a method of and needs an object of as its first argument; else None.
+    """
+
+    __slots__ = ("_least", "_most", "_name", "_owner", "_signature")
+
+    def __init__(self, func: Callable[..., Any], owner: type | None) -> None:
+        self._name = getattr(func, "__qualname__", repr(func))
+        self._owner = owner
+        self._signature = inspect.signature(func)
+        parameters = self._signature.parameters.values()
+        needed = [each for each in parameters if each.default is each.empty and "VAR" not in each.kind.name]
+        # With this many positional arguments and no others a call certainly fits.
+        only_positional = all(each.kind in _POSITIONAL for each in needed)
+        self._least = len(needed) if only_positional else 2**31
+        self._most = sum(each.kind in _POSITIONAL for each in parameters)
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise if a call with these arguments would fail at once.
+
+        Raises:
+            SignatureMismatch: When they don't fit.
+            NotEnqueueable: When an object's method would get another first argument than such an object.
+        """
+        if self._owner is not None and (not args or not isinstance(args[0], self._owner)):
+            raise NotEnqueueable(
+                f"{self._name} is a method of an object: pass the object too, "
+                f"{self._owner.__qualname__}.{self._name.rpartition('.')[2]}.delay(object, ...), or make it static"
+            )
+        if not kwargs and self._least <= len(args) <= self._most:
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise SignatureMismatch(f"{self._name}{self._signature}: {error}") from None
+
+
+def signature_of(func: Callable[..., Any]) -> Signature | None:
+    """The signature of what a worker calls when `func` is enqueued; None if Python knows none (some builtins)."""
+    found, owner = owner_of(func)
+    try:
+        return Signature(found, owner)
+    except (ValueError, TypeError):
+        return None
