@@ -30,6 +30,8 @@ STOP_NOTHING, STOP_TIMEOUT, STOP_SHUTDOWN, STOP_LOST = range(4)
 _SEAT = Struct("<BxHIdQ")  # phase, slot, -, since, serial
 _STOP = Struct("<BQ")  # reason, serial
 _STOP_AT = 32
+_PID = Struct("<I")
+_PID_AT = 48
 # state, code, len(text), queue, -, serial, id, delivery, attempt, timeout, begun, ended, cpu
 _SLOT = Struct("<BBHHHQQIIdddd")
 _TEXT_AT = _SLOT.size
@@ -79,6 +81,10 @@ class Board:
         self.map.close()
 
     # -- by the child ------------------------------------------------------------------------------------------
+
+    def take_seat(self, seat: int, pid: int) -> None:
+        """A child has come."""
+        _PID.pack_into(self.map, seat * SEAT_SIZE + _PID_AT, pid)
 
     def begin(self, seat: int, slot: int, serial: int, at: float) -> None:
         """A task begins."""
@@ -131,6 +137,11 @@ class Board:
     def vacate(self, seat: int) -> None:
         """The child of this seat is gone."""
         self.map[seat * SEAT_SIZE : seat * SEAT_SIZE + SEAT_HEAD] = bytes(SEAT_HEAD)
+
+    def pid(self, seat: int) -> int:
+        """The pid of the child in this seat; 0 if there is none."""
+        (pid,) = _PID.unpack_from(self.map, seat * SEAT_SIZE + _PID_AT)
+        return int(pid)
 
     def activity(self, seat: int) -> Activity:
         phase, slot, _, since, serial = _SEAT.unpack_from(self.map, seat * SEAT_SIZE)

@@ -76,6 +76,7 @@ class Child:
         As little as possible happens here: each page of memory that a fresh fork writes to has to be copied.
         """
         self.pid = os.getpid()
+        self.board.take_seat(self.seat, self.pid)
         os.setsid()  # so that signals to the worker's terminal or group pass it by, and its own group can be killed
         faulthandler.register(process.STACK_SIGNAL, file=self.stack, all_threads=True, chain=False)
         faulthandler.enable(file=self.stack, all_threads=True)

@@ -285,7 +285,8 @@ class Courier(threading.Thread):
                         logger.warning("%d tasks of queue %s lost their worker: ready again", swept.returned, queue)
                     if swept.dead:
                         logger.error("%d tasks of queue %s were delivered too often and are dead", swept.dead, queue)
-            self._sweep_at = at + SWEEP_INTERVAL * random.uniform(0.8, 1.2)
+            # Well within half a lease, from which on the broker takes a pause between sweeps for an outage.
+            self._sweep_at = at + min(SWEEP_INTERVAL, self.lease / 4) * random.uniform(0.8, 1.2)
         if at >= self._announce_at:
             if not self._closing:
                 self.broker.announce(self.worker, self.queues, self.info(), 3 * RENEW_INTERVAL)

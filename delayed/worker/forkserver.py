@@ -45,6 +45,7 @@ class ForkServer:
             for monitor_end, child_end, _ in config.seats
         ]
         self.pids: dict[int, int] = {}  # seat -> pid of its child
+        self.last_ended: dict[int, Control] = {}  # by seat: the monitor may die before it reads that
         self.born: dict[int, float] = {}  # pid -> when it was forked
         self.daemons: dict[int, set[int]] = {}  # pid of an orphan -> the children that may be using it
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -75,14 +76,15 @@ class ForkServer:
         poller = select.poll()
         poller.register(self.control, select.POLLIN)
         poller.register(self.wake_read, select.POLLIN)
-        channel.send_control(self.control, Control(channel.READY))
         try:
+            channel.send_control(self.control, Control(channel.READY))
             while True:
                 ready = {fd for fd, _ in poller.poll()}
                 if self.wake_read in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self.wake_read, 4096)
                     for ended in self.reap():
+                        self.last_ended[ended.seat] = ended
                         channel.send_control(self.control, ended)
                 if self.control.fileno() in ready:
                     order = channel.receive_control(self.control)

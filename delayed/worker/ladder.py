@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from delayed.worker import board as boards
 from delayed.worker import process
-from delayed.worker.board import Board
+from delayed.worker.board import Activity, Board
 
 _OWN_FRAME = re.compile(r'^  File "([^"]*/delayed/(worker/\w+|task)\.py|<string>)", line \d+ in ')
 HANDLER_TIMEOUT = 30.0  # seconds that a success or error handler may take
@@ -27,16 +27,21 @@ STACK_MAX = 32768  # bytes of stacks that are kept
 class _Climb:
     """How far the task `serial` in a seat has been taken."""
 
-    __slots__ = ("asked", "deadline", "killed", "reason", "serial", "stack", "warned")
+    __slots__ = ("asked", "deadline", "killed", "phase", "reason", "serial", "stack", "warned")
 
-    def __init__(self, serial: int, reason: int, deadline: float) -> None:
-        self.serial = serial
+    def __init__(self, activity: Activity, reason: int, deadline: float) -> None:
+        self.serial = activity.serial
+        self.phase = activity.phase
         self.reason = reason
         self.deadline = deadline
         self.asked = 0.0  # when the stacks were asked for
         self.warned = False  # whether SIGTERM was sent
         self.killed = False
         self.stack = ""
+
+    def is_of(self, activity: Activity) -> bool:
+        # A task and its handler have one serial: what was begun against the one does not go on against the other.
+        return self.serial == activity.serial and self.phase == activity.phase
 
 
 class Ladder:
@@ -60,14 +65,14 @@ class Ladder:
         climb = self.climbs.get(seat)
         if activity.phase == boards.IDLE:
             return
-        if climb is None or climb.serial != activity.serial:
+        if climb is None or not climb.is_of(activity):
             if activity.phase == boards.HANDLER:
                 limit = HANDLER_TIMEOUT
             else:
                 limit = self.board.slot(seat, activity.slot).timeout
             if not limit or now < activity.since + limit:
                 return
-            climb = self.climbs[seat] = _Climb(activity.serial, boards.STOP_TIMEOUT, activity.since + limit)
+            climb = self.climbs[seat] = _Climb(activity, boards.STOP_TIMEOUT, activity.since + limit)
         self._step(seat, climb, now)
 
     def stop(self, seat: int, reason: int, now: float) -> None:
@@ -76,16 +81,16 @@ class Ladder:
         if activity.phase == boards.IDLE:
             return
         climb = self.climbs.get(seat)
-        if climb is None or climb.serial != activity.serial:
-            climb = self.climbs[seat] = _Climb(activity.serial, reason, now)
+        if climb is None or not climb.is_of(activity):
+            climb = self.climbs[seat] = _Climb(activity, reason, now)
             self._step(seat, climb, now)
 
     def kill(self, seat: int, reason: int) -> None:
         """SIGKILL, at once."""
         activity = self.board.activity(seat)
         climb = self.climbs.get(seat)
-        if climb is None or climb.serial != activity.serial:
-            climb = self.climbs[seat] = _Climb(activity.serial, reason, 0.0)
+        if climb is None or not climb.is_of(activity):
+            climb = self.climbs[seat] = _Climb(activity, reason, 0.0)
         climb.killed = True
         self.send(seat, signal.SIGKILL)
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from delayed.brokers.base import RENEW_INTERVAL
 from delayed.errors import BrokerError
@@ -22,6 +23,7 @@ from delayed.message import Claim, Ref, Settlement
 from delayed.worker import board as boards
 from delayed.worker import channel, judge, process, verdict
 from delayed.worker.board import Slot
+from delayed.worker.channel import Control, TaskFrame
 from delayed.worker.ladder import Ladder
 from delayed.worker.process import now
 from delayed.worker.verdict import Verdict
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
 
 TICK = 0.05  # seconds between looks at the deadlines
 PATIENCE = (0.1, 2.0)  # seconds: first and longest pause while the store can't be reached
+
+
+class Orphan(NamedTuple):
+    """A child whose own fork server died before: not ours to wait for, but to watch."""
+
+    pid: int
+    pidfd: int
 
 
 class StandIn:
@@ -43,29 +52,24 @@ class StandIn:
         self.buffer = bytearray(channel.PACKET_MAX + 256)
         stacks = [stack for _, _, stack in self.config.seats]
         self.ladder = Ladder(self.board, stacks, self.config.kill_timeout, self.signal)
+        self.poller = select.poll()
+        self.orphans: dict[int, Orphan] = {}  # by seat
         self.claims: dict[tuple[int, int, int], Claim] = {}  # (queue, id, delivery) -> what is not settled
         self.settlements: list[Settlement] = []
         self.details: dict[int, bytes] = {}  # serial -> the child's own words
+        self.deaths: dict[int, Verdict] = {}  # serial -> the verdict on the task whose child died in it
         self.oom_kills = process.oom_kills()
 
     def run(self) -> None:
         """Stand in until every claim of the worker is ended, then let the children end."""
-        for monitor_end, child_end in self.server.channels:
-            monitor_end.setblocking(False)
-            for frame in channel.drain(child_end, self.buffer):
-                if frame.kind == channel.RUN:
-                    self.board.free(self.index_of(child_end), frame.slot)
         if self.config.url is None:
             logger.error("the store can't be opened by another process: the tasks run again when their lease ends")
             self.server.leave()
             return
         from delayed.brokers import broker_for
 
+        self.take_charge()
         broker = broker_for(self.config.url)
-        poller = select.poll()
-        poller.register(self.server.wake_read, select.POLLIN)
-        for monitor_end, _ in self.server.channels:
-            poller.register(monitor_end, select.POLLIN)
         known = False
         renew_at = broker_at = 0.0
         pause = PATIENCE[0]
@@ -73,7 +77,6 @@ class StandIn:
             at = now()
             for seat in range(self.board.seats):
                 self.ladder.tick(seat, at)
-            self.read_reports()
             self.bury()
             try:
                 if at >= broker_at:
@@ -97,15 +100,48 @@ class StandIn:
                 pause = min(pause * 2, PATIENCE[1])
             if known and not self.claims and not self.settlements and not self.handlers_run():
                 break
-            poller.poll(TICK * 1000)
+            self.poller.poll(TICK * 1000)
         with contextlib.suppress(BrokerError):
             broker.announce(self.config.worker, self.config.queues, None, 0.0)
         broker.close()
         self.server.leave()
         logger.info("the stand-in of worker %s has settled everything and leaves", self.config.worker)
 
-    def index_of(self, child_end: object) -> int:
-        return next(index for index, (_, end) in enumerate(self.server.channels) if end is child_end)
+    def take_charge(self) -> None:
+        """Take out of the channels what has not begun, tell the children to go when they are done, and find those
+        that another fork server had forked.
+        """
+        self.poller.register(self.server.wake_read, select.POLLIN)
+        for seat, (monitor_end, child_end) in enumerate(self.server.channels):
+            monitor_end.setblocking(False)
+            handlers = []
+            for frame in channel.drain(child_end, self.buffer):
+                if frame.kind == channel.RUN:
+                    self.board.free(seat, frame.slot)
+                elif frame.kind == channel.RUN_ERROR_HANDLER:
+                    handlers.append(frame)
+            # A child that goes shows that what still stands on the board as handed over never reached it.
+            for frame in [*handlers, TaskFrame(channel.LEAVE, 0, 0, 0, 0, 0, 0, 0, 0.0, b"", b"")]:
+                channel.send_task(monitor_end, frame)
+            self.poller.register(monitor_end, select.POLLIN)
+            pid = self.board.pid(seat)
+            if not pid or seat in self.server.pids:
+                continue
+            last = self.server.last_ended.get(seat)
+            if last is not None and last.pid == pid:
+                self.died(seat, last)  # reaped already, but the monitor may not have noted it
+                continue
+            with contextlib.suppress(OSError):
+                # Children lead a session: so a stranger who was given the number is not taken for one.
+                if os.getsid(pid) == pid:
+                    orphan = self.orphans[seat] = Orphan(pid, os.pidfd_open(pid))
+                    self.poller.register(orphan.pidfd, select.POLLIN)
+                    continue
+            self.died(seat, None)
+
+    def lives(self, seat: int) -> bool:
+        """Whether a child is in this seat."""
+        return seat in self.server.pids or seat in self.orphans
 
     def take_over(self, claims: list[Claim]) -> None:
         """Sort the worker's claims: those without a task begun on the board go back."""
@@ -119,47 +155,51 @@ class StandIn:
                 self.settlements.append(Settlement(claim.ref, "back"))
 
     def tasks(self) -> list[tuple[int, int, Slot]]:
-        """(seat, slot number, slot) of every task that has begun, or ended without being known as settled."""
-        found = []
-        for seat in range(self.board.seats):
-            for number in range(boards.SLOTS):
-                if self.board.state(seat, number) != boards.FREE:
-                    slot = self.board.slot(seat, number)
-                    # HANDED and not in the channel any more: its child has just read it, and begins.
-                    if slot.state != boards.HANDED or seat in self.server.pids:
-                        found.append((seat, number, slot))
-        return found
+        """(seat, slot number, slot) of every task on the board."""
+        return [
+            (seat, number, self.board.slot(seat, number))
+            for seat in range(self.board.seats)
+            for number in range(boards.SLOTS)
+            if self.board.state(seat, number) != boards.FREE
+        ]
 
     def collect(self) -> None:
         """Settle what has ended."""
         if not self.claims:
             return
+        self.read_reports()
         for seat, number, slot in self.tasks():
-            claim = self.claims.get((slot.queue, slot.id, slot.delivery))
-            if claim is None or slot.state != boards.ENDED:
+            key = (slot.queue, slot.id, slot.delivery)
+            if key not in self.claims:
                 continue
-            detail = self.details.pop(slot.serial, b"")
-            found = Verdict.load(detail) if detail else Verdict(slot.code, text=slot.text)
-            stack = self.ladder.outcome(seat, slot.serial)[2]
-            found = replace(
-                found,
-                wall=slot.ended - slot.begun,
-                cpu=slot.cpu,
-                timeout=slot.timeout or None,
-                stack=stack or found.stack,
-            )
-            self.end(seat, number, claim, slot, found)
+            if slot.state == boards.ENDED:
+                found = self.ended(seat, slot)
+            elif self.lives(seat):
+                continue
+            elif slot.state == boards.BEGUN:
+                found = self.deaths.get(slot.serial) or Verdict(verdict.KILLED, text="its end was not seen")
+            else:
+                found = Verdict(verdict.STOPPED, text="it had not begun")
+            claim = self.claims.pop(key)
+            self.board.free(seat, number)
+            self.settlements.append(judge.settle(claim, found))
+            if found.code not in (verdict.RETURNED, verdict.STOPPED):
+                judge.log_verdict(claim, found, self.settlements[-1])
 
-    def end(self, seat: int, number: int, claim: Claim, slot: Slot, found: Verdict) -> None:
-        del self.claims[slot.queue, slot.id, slot.delivery]
-        self.board.free(seat, number)
-        self.settlements.append(judge.settle(claim, found))
-        if found.code != verdict.RETURNED:
-            judge.log_verdict(claim, found, self.settlements[-1])
+    def ended(self, seat: int, slot: Slot) -> Verdict:
+        """The verdict on a task whose end its child has noted."""
+        detail = self.details.pop(slot.serial, b"")
+        found = Verdict.load(detail) if detail else Verdict(slot.code, text=slot.text)
+        stack = self.ladder.outcome(seat, slot.serial)[2]
+        return replace(
+            found,
+            wall=slot.ended - slot.begun,
+            cpu=slot.cpu,
+            timeout=slot.timeout or None,
+            stack=stack or found.stack,
+        )
 
     def read_reports(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.server.wake_read, 4096)
         for monitor_end, _ in self.server.channels:
             while report := channel.receive_report(monitor_end, self.buffer):
                 kind, _, _, serial, detail = report
@@ -167,48 +207,64 @@ class StandIn:
                     self.details[serial] = detail
 
     def bury(self) -> None:
-        """Reap children; a task that was running in one of them has its verdict now."""
+        """Find the children that have ended."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.server.wake_read, 4096)
         for ended in self.server.reap():
-            seat = ended.seat
-            self.read_reports()
-            self.collect()
-            at = now()
-            for number in range(boards.SLOTS):
-                slot = self.board.slot(seat, number)
-                claim = self.claims.get((slot.queue, slot.id, slot.delivery))
-                if claim is None:
-                    continue
-                if slot.state == boards.BEGUN:
-                    reason, killed, stack = self.ladder.outcome(seat, slot.serial)
-                    crash = stack or self.ladder.read_stack(seat)
-                    oom = process.oom_kills()
-                    found = judge.verdict_of_death(
-                        ended.value, killed, oom > self.oom_kills, crash, at - slot.begun, ended.cpu, ended.rss
-                    )
-                    self.oom_kills = oom
-                    if reason == boards.STOP_TIMEOUT:
-                        found = replace(found, code=verdict.TIMED_OUT, timeout=slot.timeout)
-                    self.end(seat, number, claim, slot, found)
-                elif slot.state == boards.HANDED:
-                    self.end(seat, number, claim, slot, Verdict(verdict.STOPPED, text="it had not begun"))
+            self.died(ended.seat, ended)
+        for seat, orphan in list(self.orphans.items()):
+            if select.select([orphan.pidfd], [], [], 0)[0]:
+                self.poller.unregister(orphan.pidfd)
+                os.close(orphan.pidfd)
+                del self.orphans[seat]
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(orphan.pid, signal.SIGKILL)  # what it left behind
+                self.died(seat, None)
+
+    def died(self, seat: int, ended: Control | None) -> None:
+        """The child of a seat is gone; note the verdict on the task that it was in, if it was in one."""
+        for number in range(boards.SLOTS):
+            if self.board.state(seat, number) != boards.BEGUN:
+                continue
+            slot = self.board.slot(seat, number)
+            reason, killed, stack = self.ladder.outcome(seat, slot.serial)
+            crash = stack or self.ladder.read_stack(seat)
+            oom = process.oom_kills()
+            status, cpu, rss = (ended.value, ended.cpu, ended.rss) if ended is not None else (None, 0.0, 0)
+            wall = now() - slot.begun
+            found = judge.verdict_of_death(status, killed, oom > self.oom_kills, crash, wall, cpu, rss)
+            self.oom_kills = oom
+            if reason == boards.STOP_TIMEOUT:
+                found = replace(found, code=verdict.TIMED_OUT, timeout=slot.timeout)
+            self.deaths[slot.serial] = found
+        self.board.vacate(seat)
 
     def renewed(self, lost: list[Ref]) -> None:
         """Claims that were lost run elsewhere by now, or will: stop them here."""
         gone = set(lost)
-        for seat, _, slot in self.tasks():
+        for seat, number, slot in self.tasks():
             key = (slot.queue, slot.id, slot.delivery)
             if key in self.claims and self.claims[key].ref in gone:
                 del self.claims[key]
-                self.ladder.stop(seat, boards.STOP_LOST, now())
+                if slot.state == boards.BEGUN:
+                    self.ladder.stop(seat, boards.STOP_LOST, now())
+                elif slot.state == boards.ENDED:
+                    self.board.free(seat, number)
 
     def handlers_run(self) -> bool:
+        """Whether a child is still busy: with a handler, or with a task that was lost and is being stopped."""
         return any(
-            self.board.activity(seat).phase == boards.HANDLER for seat in self.server.pids if seat < self.board.seats
+            self.lives(seat) and self.board.activity(seat).phase != boards.IDLE for seat in range(self.board.seats)
         )
 
     def signal(self, seat: int, number: int) -> None:
-        if seat in self.server.pids:
-            with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):
+            if seat in self.server.pids:
                 self.server.signal(seat, number)
-
-
+            elif seat in self.orphans:
+                orphan = self.orphans[seat]
+                signal.pidfd_send_signal(orphan.pidfd, 0)  # still the same process, so its group is still its
+                if number == signal.SIGKILL:
+                    process.kill_group(orphan.pid, number)
+                else:
+                    signal.pidfd_send_signal(orphan.pidfd, number)
