@@ -41,9 +41,7 @@ class Codec:
         self.max_size = max_size
         self._prefix = bytes((VERSION, self.serializer.tag, 0, 0))
 
-    def encode(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], func: Callable[..., Any] | None = None
-    ) -> bytes:
+    def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any], func: Callable[..., Any] | None = None) -> bytes:
         """The payload of a call; `func` only where no path leads to the function.
 
         Raises:

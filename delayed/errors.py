@@ -1,22 +1,22 @@
 """Every error of the library, in one tree::
 
-    DelayedError
-    ├── ConfigError (ValueError)             a setting, option or URL is wrong
-    │   ├── UnknownOption (TypeError)        an option nobody knows, with a suggestion
-    │   └── MissingDependency (ImportError)  an optional package is not installed
-    ├── TaskError                            a task can't be made or can't be run
-    │   ├── NotEnqueueable (TypeError)       .delay() refuses the function or its arguments
-    │   ├── DecodeError (ValueError)         a message can't be decoded
-    │   ├── FunctionNotFound (ImportError)   the function's path leads nowhere
-    │   └── SignatureMismatch (TypeError)    the arguments don't fit the function
-    └── BrokerError                          the store refused, or answered nonsense
-        └── BrokerUnavailable (ConnectionError)   the store can't be reached now
-            ├── EnqueueRefused               certainly not stored
-            │   └── BrokerFull               ... because the store is full
-            └── EnqueueUncertain             may be stored; .retry() settles it
+DelayedError
+├── ConfigError (ValueError)             a setting, option or URL is wrong
+│   ├── UnknownOption (TypeError)        an option nobody knows, with a suggestion
+│   └── MissingDependency (ImportError)  an optional package is not installed
+├── TaskError                            a task can't be made or can't be run
+│   ├── NotEnqueueable (TypeError)       .delay() refuses the function or its arguments
+│   ├── DecodeError (ValueError)         a message can't be decoded
+│   ├── FunctionNotFound (ImportError)   the function's path leads nowhere
+│   └── SignatureMismatch (TypeError)    the arguments don't fit the function
+└── BrokerError                          the store refused, or answered nonsense
+    └── BrokerUnavailable (ConnectionError)   the store can't be reached now
+        ├── EnqueueRefused               certainly not stored
+        │   └── BrokerFull               ... because the store is full
+        └── EnqueueUncertain             may be stored; .retry() settles it
 
-    TaskStopped (BaseException)              raised *inside* a task that has to stop
-    └── TaskTimeout                          ... because its time is up
+TaskStopped (BaseException)              raised *inside* a task that has to stop
+└── TaskTimeout                          ... because its time is up
 """
 
 from __future__ import annotations

@@ -120,6 +120,17 @@ class Message:
         return message
 
 
+    @classmethod
+    def glimpse(cls, id: int, header: bytes, payload: bytes) -> Message:
+        """The message of a stored header and payload, to be looked at: its function is "?" where the header can't be
+        read.
+        """
+        try:
+            return cls.parse(id, header, payload)
+        except DecodeError:
+            return cls(id=id, func="?", payload=payload)
+
+
 _dumps_text = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 

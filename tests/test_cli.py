@@ -47,6 +47,11 @@ print("this module talks while it is imported")
 """
 
 
+def said(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What the tasks printed, without what their module prints whenever it is imported."""
+    return [line for line in done.stdout.splitlines() if not line.startswith("this module talks")]
+
+
 class Terminal:
     """A folder with an app.py, and a store of its own."""
 
@@ -177,7 +182,8 @@ def test_an_unreachable_store_is_an_error_after_a_few_tries(terminal: Terminal, 
     assert done.returncode == 1
     assert "DELAYED_URL" in only_line(done)
     assert "secret" not in done.stderr
-    assert 2 < time.monotonic() - started < 15
+    assert time.monotonic() - started < 15
+    assert "tries)" in done.stderr
 
 
 def test_a_reader_that_leaves_is_no_traceback(terminal: Terminal) -> None:
@@ -201,7 +207,7 @@ def test_a_worker_serves_the_queues_of_a_module(terminal: Terminal, mode: str) -
     done = terminal.run("worker", "app", "--burst", "--mode", mode, "--processes", "2")
 
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == ["packed b", "sent a"]
+    assert sorted(said(done)) == ["packed b", "sent a"]
 
 
 def test_a_worker_says_first_what_it_is(terminal: Terminal) -> None:
@@ -217,7 +223,7 @@ def test_a_worker_chooses_among_the_queues_of_a_module(terminal: Terminal) -> No
 
     done = terminal.run("worker", "app", "--burst", "--queue", "parcels")
 
-    assert done.stdout.splitlines() == ["packed b"]
+    assert said(done) == ["packed b"]
     assert {queue["queue"]: queue["ready"] for queue in terminal.status()["queues"]}["letters"] == 1
 
 
@@ -226,7 +232,7 @@ def test_a_worker_without_a_module_serves_queues_by_name(terminal: Terminal) -> 
 
     done = terminal.run("worker", "--queue", "letters", "--burst")
 
-    assert done.stdout.splitlines() == ["this module talks while it is imported", "sent a"]
+    assert said(done) == ["sent a"]
 
 
 def test_a_worker_finds_the_queue_of_an_imported_decorated_function(terminal: Terminal) -> None:
@@ -266,10 +272,7 @@ def test_a_worker_calls_its_handlers(terminal: Terminal) -> None:
         "--success-handler", "handlers:good", "--error-handler", "handlers:bad",
     )  # fmt: skip
 
-    assert [line for line in done.stdout.splitlines() if "od" in line or "bad" in line][-2:] == [
-        "good send",
-        "bad hold TypeError",
-    ]
+    assert said(done) == ["sent a", "good send", "bad hold TypeError"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -55,9 +55,7 @@ class Broker(ABC):
     # -- working -----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def claim(
-        self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float
-    ) -> list[Claim]:
+    def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
         """Take up to `limit` due messages under a lease of `lease` seconds, in one atomic step per queue.
 
         Queues are served in the order given; within one, the highest priority first, then the oldest. Each claim
@@ -125,8 +123,8 @@ class Broker(ABC):
         A task goes back to the front of its queue the first time, to the back from the second (so that one that
         kills its workers can't starve the others), and is dead after its `max_deliveries`. It stays charged.
         After a gap in sweeping longer than half a lease (an outage, a clock that jumped) nothing is returned for
-        one lease: every worker gets the time to renew. Wake-ups are repaired; old dead letters and producer
-        sessions are forgotten.
+        one lease: every worker gets the time to renew. (The first sweep ever comes after no gap.)
+        Wake-ups are repaired; old dead letters and producer sessions are forgotten.
         """
 
     # -- looking and tidying -----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from delayed.brokers.base import (
     WAIT_TIMEOUT,
     Broker,
 )
-from delayed.errors import BrokerError, ConfigError, DecodeError
+from delayed.errors import BrokerError, ConfigError
 from delayed.message import (
     DEFAULT_MAX_DELIVERIES,
     STATES,
@@ -379,10 +379,7 @@ def _entry(now: int, state: State, id: bytes, message: bytes, record: bytes, sco
         delivery, _, attempt, _, _, owner = record.split(b"|", 5)
         worker = owner.decode("utf-8", "replace")
     header, payload = _split(message)
-    try:
-        parsed = Message.parse(int(id), header, payload)
-    except DecodeError as error:  # to look at all the same
-        parsed = Message(id=int(id), func="", payload=payload, extra={"error": str(error)})
+    parsed = Message.glimpse(int(id), header, payload)
     due = max(float(score) - now, 0.0) / 1000 if state in ("scheduled", "running") else 0.0
     return Entry(parsed, state, int(attempt), int(delivery), worker, due, reason)
 

@@ -164,7 +164,7 @@ class SQLiteBroker(Broker):
         with self._file.write() as file:
             db, now = file.db, file.now()
             swept, grace = tasks.sweep_times(db, number)
-            if swept is None or now - swept > lease_ms / 2:
+            if swept is not None and now - swept > lease_ms / 2:
                 grace = now + lease_ms
             tasks.note_sweep(db, number, now, grace)
             tasks.tidy(db, number, now)

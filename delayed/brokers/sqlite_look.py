@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from delayed.errors import DecodeError
 from delayed.message import STATES, Counts, Entry, Message, State
 
 NUMBER = "(SELECT number FROM delayed_queue WHERE name = :queue)"
@@ -87,10 +86,7 @@ def wheres(state: State) -> list[str]:
 
 def _entry(row: tuple[Any, ...], now: int) -> Entry:
     id, number, at, attempt, delivery, worker, reason, header, payload = row
-    try:
-        message = Message.parse(id, header, payload)
-    except DecodeError:
-        message = Message(id=id, func="(unreadable header)", payload=payload)
+    message = Message.glimpse(id, header, payload)
     state: State = STATES[number]
     if state == "scheduled" and at <= now:
         state = "ready"

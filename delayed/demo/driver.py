@@ -123,8 +123,7 @@ class Demo:
             if process.poll() is not None:
                 name = " ".join(map(str, process.args[3:4]))  # type: ignore[index]
                 raise DelayedError(
-                    f"`delayed {name}` left with exit code {process.returncode}; "
-                    f"its last words: {self._last_words()}"
+                    f"`delayed {name}` left with exit code {process.returncode}; its last words: {self._last_words()}"
                 )
         verdicts = Counter(fact["verdict"] for fact in self._verdicts())
         return Progress(len(self.kinds), self.queue.broker.counts(self.queue.name), verdicts)

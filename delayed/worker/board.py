@@ -122,9 +122,7 @@ class Board:
     ) -> None:
         """A task is about to be handed over; `timeout` 0 means no limit."""
         offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
-        _SLOT.pack_into(
-            self.map, offset, HANDED, 0, 0, queue, 0, serial, id, delivery, attempt, timeout, 0.0, 0.0, 0.0
-        )
+        _SLOT.pack_into(self.map, offset, HANDED, 0, 0, queue, 0, serial, id, delivery, attempt, timeout, 0.0, 0.0, 0.0)
 
     def free(self, seat: int, slot: int) -> None:
         """The task of this slot is settled, or was taken back."""

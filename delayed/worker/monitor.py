@@ -564,9 +564,7 @@ class Monitor:
         inherited = [file, config.control, config.board, config.life, config.life_write]
         inherited += [fd for fds in config.seats for fd in fds]
         # A new interpreter, not a fork of this one: it has none of its threads, locks, sockets and memory.
-        program = (
-            f"import sys; sys.path[:] = {config.path!r}; from delayed.worker.forkserver import main; main({file})"
-        )
+        program = f"import sys; sys.path[:] = {config.path!r}; from delayed.worker.forkserver import main; main({file})"
         arguments = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", program]  # type: ignore[attr-defined]
         self.server = subprocess.Popen(arguments, pass_fds=inherited, stdin=subprocess.DEVNULL)
         os.close(file)

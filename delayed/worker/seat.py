@@ -76,4 +76,3 @@ class Seat:
     def descriptors(self) -> tuple[int, int, int]:
         """What the fork server inherits."""
         return self.mine.fileno(), self.theirs.fileno(), self.stack
-

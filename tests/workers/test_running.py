@@ -170,6 +170,7 @@ def test_a_second_signal_stops_at_once(bench: Bench, mode: str) -> None:
     wait_for(lambda: bench.ledger.find("begin"))
 
     worker.terminate()
+    wait_for(lambda: "nothing more is taken" in bench.log())
     worker.terminate()
 
     assert worker.wait(5) == 0

@@ -1,0 +1,420 @@
+"""A store in the memory of one process: for tests, and for workers in threads. It ends with its process."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count, islice
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from delayed.brokers.base import (
+    DEAD_LETTERS_AGE,
+    DEAD_LETTERS_MAX,
+    LEASE,
+    PRODUCER_AGE,
+    Broker,
+)
+from delayed.errors import BrokerError, ConfigError
+from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    id: int
+    header: bytes
+    payload: bytes
+    priority: int
+    max_deliveries: int
+    place: int  # its turn among those of its priority
+    state: State = "ready"
+    at: float = 0.0  # when it is due, its lease ends, or it died
+    attempt: int = 0
+    delivery: int = 0
+    worker: str = ""
+    nonce: int = 0
+    lost: int = 0
+    reason: str = ""
+
+    def entry(self, now: float) -> Entry:
+        message = Message.glimpse(self.id, self.header, self.payload)
+        due = max(0.0, self.at - now) if self.state in ("scheduled", "running") else 0.0
+        return Entry(message, self.state, self.attempt, self.delivery, self.worker, due, self.reason)
+
+
+@dataclass(slots=True)
+class _Queue:
+    name: str
+    used: bool = False
+    last_id: int = 0
+    tasks: dict[int, _Task] = field(default_factory=dict)
+    # Heaps whose items may be stale: an item counts if its task is still in the same state and at the same turn.
+    ready: list[tuple[int, int, int]] = field(default_factory=list)  # (-priority, place, id)
+    scheduled: list[tuple[float, int, int]] = field(default_factory=list)  # (due, place, id)
+    held: dict[str, dict[int, _Task]] = field(default_factory=dict)  # by worker
+    sessions: dict[str, tuple[int, float]] = field(default_factory=dict)  # producer -> (seq, when seen)
+    announced: dict[str, tuple[Mapping[str, Any], float]] = field(default_factory=dict)
+    swept: float | None = None
+    grace: float = 0.0
+    places: Iterator[int] = field(default_factory=count)
+
+    def put(self, task: _Task, delay: float, now: float) -> None:
+        """Make a task ready, or due later."""
+        task.worker, task.nonce = "", 0
+        if delay > 0:
+            task.state, task.at = "scheduled", now + delay
+            heapq.heappush(self.scheduled, (task.at, task.place, task.id))
+        else:
+            task.state, task.at = "ready", 0.0
+            heapq.heappush(self.ready, (-task.priority, task.place, task.id))
+
+    def release(self, task: _Task) -> None:
+        """It is not held any more."""
+        mine = self.held[task.worker]
+        del mine[task.id]
+        if not mine:
+            del self.held[task.worker]
+
+    def bury(self, task: _Task, reason: str, now: float) -> None:
+        task.state, task.at, task.reason, task.worker, task.nonce = "dead", now, reason, "", 0
+
+    def promote(self, now: float) -> None:
+        """Make ready what is due."""
+        while self.scheduled and self.scheduled[0][0] <= now:
+            at, _, id = heapq.heappop(self.scheduled)
+            task = self.tasks.get(id)
+            if task is not None and task.state == "scheduled" and task.at == at:
+                task.place = next(self.places)
+                self.put(task, 0.0, now)
+
+    def next_ready(self) -> _Task | None:
+        """The task that is served next, left where it is."""
+        while self.ready:
+            _, place, id = self.ready[0]
+            task = self.tasks.get(id)
+            if task is not None and task.state == "ready" and task.place == place:
+                return task
+            heapq.heappop(self.ready)
+        return None
+
+    def next_due(self) -> float:
+        """When the next scheduled task is due; inf if there is none."""
+        while self.scheduled:
+            at, _, id = self.scheduled[0]
+            task = self.tasks.get(id)
+            if task is not None and task.state == "scheduled" and task.at == at:
+                return at
+            heapq.heappop(self.scheduled)
+        return float("inf")
+
+
+class _Store:
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.changed = threading.Condition()
+        self.queues: dict[str, _Queue] = {}
+        self.claims: dict[str, int] = {}  # worker -> the number of its last claim
+
+
+_stores: dict[str, _Store] = {}
+_stores_lock = threading.Lock()
+
+
+class MemoryBroker(Broker):
+    """Keeps all in this process.
+
+    Args:
+        url: ``memory://``, or ``memory://name``. Brokers of one name share one store.
+
+    Raises:
+        ConfigError: When the URL has more than a name.
+    """
+
+    scheme: ClassVar[str] = "memory"
+
+    def __init__(self, url: str = "memory://") -> None:
+        parts = urlsplit(url)
+        if parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ConfigError(f"{url!r}: a store in memory has a name at most: memory://name")
+        self._name = parts.netloc
+        self._woken = False
+        with _stores_lock:
+            store = _stores.get(self._name)
+            if store is None:
+                store = _stores[self._name] = _Store()
+        self._store = store
+
+    def _now(self) -> float:
+        if os.getpid() != self._store.process:
+            # A copy of the store, in which a task would wait for ever.
+            raise BrokerError(
+                f"{self!r} lives in process {self._store.process}, and this is a fork of it; "
+                "use a store that processes share: sqlite:///tasks.db"
+            )
+        return time.monotonic()
+
+    def _queue(self, name: str) -> _Queue:
+        queue = self._store.queues.get(name)
+        if queue is None:
+            queue = self._store.queues[name] = _Queue(name)
+        return queue
+
+    # -- producing -------------------------------------------------------------------------------------------------
+
+    def reserve_ids(self, queue: str, n: int) -> int:
+        self._now()
+        with self._store.changed:
+            found = self._queue(queue)
+            last = max(found.last_id, time.time_ns() // 1_000_000 << 11)
+            found.last_id = last + n
+            return last + 1
+
+    def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
+        now = self._now()
+        with self._store.changed:
+            found = self._queue(queue)
+            if found.sessions.get(session, (0, 0.0))[0] >= seq:
+                return
+            for message in messages:
+                if message.id in found.tasks:
+                    raise BrokerError(f"queue {queue!r} has a task {message.id} already; take ids from reserve_ids()")
+            found.sessions[session] = (seq, now)
+            found.used = True
+            for message in messages:
+                task = _Task(
+                    message.id,
+                    message.header(),
+                    message.payload,
+                    message.priority,
+                    message.max_deliveries,
+                    next(found.places),
+                )
+                found.tasks[message.id] = task
+                found.put(task, message.delay, now)
+            self._store.changed.notify_all()
+
+    # -- working ---------------------------------------------------------------------------------------------------
+
+    def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
+        now = self._now()
+        with self._store.changed:
+            if self._store.claims.get(worker, 0) >= seq:
+                return [claim for claim in self._held(worker, queues) if claim.nonce == nonce]
+            self._store.claims[worker] = seq
+            claims: list[Claim] = []
+            for name in queues:
+                found = self._queue(name)
+                found.promote(now)
+                while len(claims) < limit and (task := found.next_ready()) is not None:
+                    heapq.heappop(found.ready)
+                    task.state, task.at, task.worker, task.nonce = "running", now + lease, worker, nonce
+                    task.delivery += 1
+                    task.attempt += 1
+                    found.held.setdefault(worker, {})[task.id] = task
+                    claims.append(_claim(name, task))
+            return claims
+
+    def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+        now = self._now()
+        with self._store.changed:
+            accepted = [self._settle(settlement, now) for settlement in settlements]
+            self._store.changed.notify_all()
+            return accepted
+
+    def _settle(self, settlement: Settlement, now: float) -> bool:
+        ref, action, delay, reason = settlement
+        queue = self._queue(ref.queue)
+        task = self._claimed(ref)
+        if task is None:
+            return False
+        queue.release(task)
+        if action == "done":
+            del queue.tasks[task.id]
+        elif action == "dead":
+            queue.bury(task, reason, now)
+        else:
+            if action == "back":
+                task.attempt -= 1
+            else:
+                task.place = next(queue.places)
+            queue.put(task, delay, now)
+        return True
+
+    def _claimed(self, ref: Ref) -> _Task | None:
+        task = self._queue(ref.queue).tasks.get(ref.id)
+        if task is None or task.state != "running" or (task.delivery, task.nonce) != (ref.delivery, ref.nonce):
+            return None
+        return task
+
+    def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
+        now = self._now()
+        with self._store.changed:
+            held, lost = [], []
+            for ref in refs:
+                task = self._claimed(ref)
+                if task is None:
+                    lost.append(ref)
+                else:
+                    task.at = now + lease
+                    held.append(ref)
+            known = set(refs)
+            return Renewal(held, lost, [claim for claim in self._held(worker, queues) if claim.ref not in known])
+
+    def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
+        self._now()
+        with self._store.changed:
+            return self._held(worker, queues)
+
+    def _held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
+        return [_claim(name, task) for name in queues for task in self._queue(name).held.get(worker, {}).values()]
+
+    def wait(self, queues: Sequence[str], timeout: float) -> None:
+        deadline = self._now() + timeout
+        with self._store.changed:
+            while not self._woken:
+                now = time.monotonic()
+                found = [self._queue(name) for name in queues]
+                until = min(deadline, *(queue.next_due() for queue in found))
+                if until <= now or any(queue.next_ready() is not None for queue in found):
+                    break
+                self._store.changed.wait(until - now)
+            self._woken = False
+
+    def wake(self, queues: Sequence[str]) -> None:
+        with self._store.changed:
+            self._woken = True  # also for a wait that is about to begin
+            self._store.changed.notify_all()
+
+    # -- repairing -------------------------------------------------------------------------------------------------
+
+    def sweep(self, queue: str, lease: float = LEASE) -> Swept:
+        now = self._now()
+        with self._store.changed:
+            found = self._queue(queue)
+            if found.swept is not None and now - found.swept > lease / 2:
+                found.grace = now + lease
+            found.swept = now
+            if now < found.grace:
+                return Swept(0, 0, True)
+            returned = dead = 0
+            lost = [task for mine in found.held.values() for task in mine.values() if task.at < now]
+            for task in lost:
+                found.release(task)
+                task.lost += 1
+                if task.delivery >= task.max_deliveries:
+                    found.bury(task, f"poison: delivered {task.delivery} times, and its worker was lost again", now)
+                    dead += 1
+                    continue
+                if task.lost > 1:
+                    task.place = next(found.places)
+                found.put(task, 0.0, now)
+                returned += 1
+            self._tidy(found, now)
+            self._store.changed.notify_all()
+            return Swept(returned, dead, False)
+
+    def _tidy(self, queue: _Queue, now: float) -> None:
+        dead = sorted((task for task in queue.tasks.values() if task.state == "dead"), key=lambda task: -task.at)
+        for index, task in enumerate(dead):
+            if index >= DEAD_LETTERS_MAX or task.at < now - DEAD_LETTERS_AGE:
+                del queue.tasks[task.id]
+        queue.sessions = {name: it for name, it in queue.sessions.items() if it[1] >= now - PRODUCER_AGE}
+        queue.announced = {name: it for name, it in queue.announced.items() if it[1] >= now}
+
+    # -- looking and tidying ---------------------------------------------------------------------------------------
+
+    def queues(self) -> list[str]:
+        with self._store.changed:
+            return sorted(name for name, queue in self._store.queues.items() if queue.used)
+
+    def counts(self, queue: str) -> Counts:
+        now = self._now()
+        with self._store.changed:
+            found = self._queue(queue)
+            found.promote(now)
+            states = [task.state for task in found.tasks.values()]
+            return Counts(*(states.count(state) for state in ("scheduled", "ready", "running", "dead")))
+
+    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
+        now = self._now()
+        with self._store.changed:
+            found = self._queue(queue)
+            found.promote(now)
+            tasks = [task for task in found.tasks.values() if task.state == state]
+            if state == "scheduled":
+                tasks.sort(key=lambda task: (task.at, task.place))
+            elif state == "dead":
+                tasks.sort(key=lambda task: -task.at)
+            else:
+                tasks.sort(key=lambda task: (-task.priority, task.place))
+            return [task.entry(now) for task in islice(tasks, offset, offset + limit)]
+
+    def get(self, queue: str, id: int) -> Entry | None:
+        now = self._now()
+        with self._store.changed:
+            found = self._queue(queue)
+            found.promote(now)
+            task = found.tasks.get(id)
+            return task.entry(now) if task is not None else None
+
+    def remove(self, queue: str, id: int) -> bool:
+        self._now()
+        with self._store.changed:
+            tasks = self._queue(queue).tasks
+            if id not in tasks or tasks[id].state == "running":
+                return False
+            del tasks[id]
+            return True
+
+    def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
+        now = self._now()
+        if "running" in states:
+            raise ValueError("running tasks can't be purged: stop their workers first")
+        with self._store.changed:
+            found = self._queue(queue)
+            found.promote(now)
+            gone = [id for id, task in found.tasks.items() if task.state in states]
+            for id in gone:
+                del found.tasks[id]
+            return len(gone)
+
+    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
+        now = self._now()
+        with self._store.changed:
+            for name in queues:
+                announced = self._queue(name).announced
+                if info is None:
+                    announced.pop(worker, None)
+                else:
+                    announced[worker] = (dict(info), now + ttl)
+            if info is None:
+                self._store.claims.pop(worker, None)
+
+    def workers(self, queue: str) -> list[WorkerInfo]:
+        now = self._now()
+        with self._store.changed:
+            announced = self._queue(queue).announced
+            return [WorkerInfo(worker, info) for worker, (info, until) in sorted(announced.items()) if until >= now]
+
+    # -- itself ----------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        self._now()
+        return ["what is in memory is gone with this process; a file keeps it: sqlite:///tasks.db"]
+
+    def spec(self) -> str | None:
+        return None
+
+    def close(self) -> None:
+        self.wake(())
+
+    def __repr__(self) -> str:
+        return f"MemoryBroker('memory://{self._name}')"
+
+
+def _claim(queue: str, task: _Task) -> Claim:
+    return Claim(queue, task.id, task.delivery, task.nonce, task.attempt, task.header, task.payload)
