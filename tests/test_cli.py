@@ -23,6 +23,7 @@ from delayed.cli.common import Size, duration, plural
 COMMANDS = ["worker", "sweeper", "status", "purge", "demo"]
 
 APP = """
+import sys
 import time
 from pathlib import Path
 from delayed import Queue, delayed
@@ -32,11 +33,11 @@ other = Queue("parcels")
 
 @delayed(queue)
 def send(name: str) -> None:
-    print("sent", name, flush=True)
+    sys.stdout.write(f"sent {name}\\n")
 
 @delayed(other)
 def pack(name: str) -> None:
-    print("packed", name, flush=True)
+    sys.stdout.write(f"packed {name}\\n")
 
 @delayed(queue)
 def hold(file: str) -> None:
