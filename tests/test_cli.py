@@ -44,7 +44,7 @@ def hold(file: str) -> None:
     while Path(file).exists():
         time.sleep(0.02)
 
-print("this module talks while it is imported")
+sys.stdout.write("this module talks while it is imported\\n")
 """
 
 
