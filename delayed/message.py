@@ -119,7 +119,6 @@ class Message:
             raise DecodeError(f"the header of task {id} has a function path or a timeout of a wrong type")
         return message
 
-
     @classmethod
     def glimpse(cls, id: int, header: bytes, payload: bytes) -> Message:
         """The message of a stored header and payload, to be looked at: its function is "?" where the header can't be

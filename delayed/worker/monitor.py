@@ -189,7 +189,7 @@ class Monitor:
             self.keep_seats_taken(at)
 
     def poll_timeout(self) -> float:
-        if any(seat.busy for seat in self.seats) or self.jobs or not self.server_ready:
+        if self.stopping or self.jobs or not self.server_ready or any(seat.busy for seat in self.seats):
             return TICK
         if any(not seat.pid and not seat.forking for seat in self.seats):
             return TICK
@@ -498,14 +498,17 @@ class Monitor:
             self.courier.settle(held, Settlement(held.claim.ref, "back"))
         if self.stop_now:
             for seat in self.seats:
-                if seat.tasks or seat.handling:
+                if seat.pid and self.board.activity(seat.index).phase != boards.IDLE:
                     self.ladder.kill(seat.index, boards.STOP_SHUTDOWN)
         elif at >= self.stop_by:
             for seat in self.seats:
                 self.ladder.stop(seat.index, boards.STOP_SHUTDOWN, at)
 
     def stopped(self) -> bool:
-        return not self.jobs and not any(seat.busy for seat in self.seats)
+        # A child that has told its outcome may still be in its handler, which may take its time.
+        return not self.jobs and not any(
+            seat.busy or (seat.pid and self.board.activity(seat.index).phase != boards.IDLE) for seat in self.seats
+        )
 
     def close(self) -> None:
         """Send everybody home."""

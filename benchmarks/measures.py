@@ -1,0 +1,96 @@
+"""What the library does on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.tasks import note_time, nothing
+from delayed import Queue, Task
+from delayed.delay import delay
+
+PATIENCE = 120.0  # seconds that a drain may take
+
+
+@contextlib.contextmanager
+def serving(queue: Queue, mode: str, processes: int) -> Iterator[None]:
+    """A worker in a process of its own, which has shown that it works before the block begins."""
+    url = str(queue.broker.spec())
+    command = [sys.executable, "-m", "benchmarks.serve", url, queue.name, mode, str(processes)]
+    worker = subprocess.Popen(command)
+    try:
+        for _ in range(20):
+            delay(queue)(nothing)()
+        _until_empty(queue)
+        yield
+    finally:
+        worker.terminate()
+        worker.wait(60)
+
+
+def drain(url: str, mode: str, n: int, processes: int = 1) -> float:
+    """No-op tasks a second that one worker runs, from the start of the first to the start of the last."""
+    queue = Queue(f"bench-{secrets.token_hex(4)}", url)
+    with tempfile.TemporaryDirectory() as folder, serving(queue, mode, processes):
+        times = Path(folder, "times")
+        mark = [Task.create(note_time, (str(times),))]
+        queue.enqueue_many([Task.create(nothing) for _ in range(n // 10)])  # so that it is at full speed
+        queue.enqueue_many(mark + [Task.create(nothing) for _ in range(n - 1)])
+        queue.enqueue(mark[0])
+        _until_empty(queue)
+        first, last = map(int, times.read_text().split())
+        return n / (last - first) * 1e9
+
+
+def delays(url: str, n: int = 5000) -> float:
+    """Calls of ``.delay()`` a second, one by one."""
+    queue = Queue(f"bench-{secrets.token_hex(4)}", url)
+    call = delay(queue)(nothing)
+    try:
+        for _ in range(1100):  # until ids are reserved in large blocks
+            call()
+        start = time.perf_counter()
+        for _ in range(n):
+            call()
+        return n / (time.perf_counter() - start)
+    finally:
+        queue.broker.purge(queue.name)
+
+
+def latencies(url: str, mode: str, n: int = 300) -> list[float]:
+    """Seconds from ``.delay()`` to the first line of the task, in a worker that was idle; sorted."""
+    queue = Queue(f"bench-{secrets.token_hex(4)}", url)
+    with tempfile.TemporaryDirectory() as folder, serving(queue, mode, 1):
+        times = Path(folder, "times")
+        call = delay(queue)(note_time)
+        sent = []
+        for number in range(n):
+            time.sleep(0.02)  # until the worker has settled the last one and waits again
+            sent.append(time.monotonic_ns())
+            call(str(times))
+            _until(lambda number=number: times.exists() and len(times.read_text().split()) > number)
+        begun = map(int, times.read_text().split())
+        return sorted((end - start) / 1e9 for start, end in zip(sent, begun, strict=True))
+
+
+def percentile(values: list[float], percent: float) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[round(percent) - 1]
+
+
+def _until_empty(queue: Queue) -> None:
+    _until(lambda: not any(queue.broker.counts(queue.name)[:3]), 0.01)
+
+
+def _until(condition, pause: float = 0.001) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not done within {PATIENCE:g} s")
+        time.sleep(pause)
