@@ -94,7 +94,15 @@ class ForkServer:
                         return True
                     self.obey(order)
         except (BrokenPipeError, ConnectionResetError):
-            return False
+            return self.was_dismissed()
+
+    def was_dismissed(self) -> bool:
+        """Whether the last words of a monitor that is gone were a goodbye."""
+        with contextlib.suppress(OSError):
+            while order := channel.receive_control(self.control):
+                if order.kind == channel.BYE:
+                    return True
+        return False
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         # SIGINT, SIGTERM and SIGHUP may go to the worker's whole group: the monitor decides, and we go on.
