@@ -183,26 +183,44 @@ class RedisBroker(Broker):
         claims: list[Claim],
     ) -> None:
         """One call of the script for one queue; the results go into `accepted` and `claims`."""
-        args: list[bytes | int] = [*head, limit, _ms(lease), *_DEAD_LIMITS]
+        # One argument for all that are done, and they are nearly all: each argument costs on both sides.
+        done: list[int] = []
+        done_tokens: list[str] = []
+        others: list[int] = []
+        other_args: list[bytes | int] = []
         for index in part:
             (_, id, delivery, token), action, delay, reason = settlements[index]
-            args.append(id)
-            args.append(b"%d|%d|" % (delivery, token))
             if action == "done":
-                args.append(b"d")
-            elif action == "dead":
-                args.append(b"x" + reason.encode("utf-8", "replace"))
+                done.append(index)
+                done_tokens.append(f"{id} {delivery}|{token}|")
+                continue
+            others.append(index)
+            other_args.append(id)
+            other_args.append(b"%d|%d|" % (delivery, token))
+            if action == "dead":
+                other_args.append(b"x" + reason.encode("utf-8", "replace"))
             else:
-                args.append(b"%b%d" % (_ACTIONS[action], _ms(delay)))
-        answer = self._run("work", queue, *args)
-        for index, verdict in zip(part, answer[0], strict=True):
+                other_args.append(b"%b%d" % (_ACTIONS[action], _ms(delay)))
+        answer = self._run(
+            "work", queue, *head, limit, _ms(lease), *_DEAD_LIMITS, " ".join(done_tokens).encode(), *other_args
+        )
+        for index, verdict in zip(done + others, answer[0], strict=True):
             accepted[index] = verdict == 49  # "1"
         self._note_due(queue, answer[1])
         nonce = head[2]
-        for id, delivery, attempt, message in zip(
-            answer[2].split(), answer[3].split(), answer[4].split(), answer[5:], strict=True
+        at = 0
+        messages: bytes = answer[6]
+        for id, delivery, attempt, size in zip(
+            map(int, answer[2].split()),
+            map(int, answer[3].split()),
+            map(int, answer[4].split()),
+            map(int, answer[5].split()),
+            strict=True,
         ):
-            claims.append(Claim(queue, int(id), int(delivery), nonce, int(attempt), *_split(message)))
+            start, end = at + 4, at + size
+            middle = start + int.from_bytes(messages[at:start], "big")
+            claims.append(Claim(queue, id, delivery, nonce, attempt, messages[start:middle], messages[middle:end]))
+            at = end
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
         renewal = Renewal([], [], [])

@@ -34,10 +34,13 @@ _PID = Struct("<I")
 _PID_AT = 48
 # state, code, len(text), queue, -, serial, id, delivery, attempt, timeout, begun, ended, cpu
 _SLOT = Struct("<BBHHHQQIIdddd")
+_HANDED = Struct("<BBHHHQQII")
 _TEXT_AT = _SLOT.size
 TEXT_MAX = SLOT_SIZE - _TEXT_AT
-_BEGUN = Struct("<d")
-_BEGUN_AT = 40
+_BEGUN = Struct("<dd")  # timeout, begun
+_BEGUN_AT = 32
+_TIMES = Struct("<dd")  # begun, ended
+_TIMES_AT = 40
 _END = Struct("<dd")
 _END_AT = 48
 _CODE = Struct("<BH")
@@ -86,11 +89,11 @@ class Board:
         """A child has come."""
         _PID.pack_into(self.map, seat * SEAT_SIZE + _PID_AT, pid)
 
-    def begin(self, seat: int, slot: int, serial: int, at: float) -> None:
-        """A task begins."""
+    def begin(self, seat: int, slot: int, serial: int, timeout: float, at: float) -> None:
+        """A task begins; `timeout` 0 means no limit."""
         base = seat * SEAT_SIZE
         offset = base + SEAT_HEAD + slot * SLOT_SIZE
-        _BEGUN.pack_into(self.map, offset + _BEGUN_AT, at)
+        _BEGUN.pack_into(self.map, offset + _BEGUN_AT, timeout, at)
         self.map[offset] = BEGUN
         _SEAT.pack_into(self.map, base, TASK, slot, 0, at, serial)
 
@@ -107,6 +110,9 @@ class Board:
     def phase(self, seat: int, phase: int, at: float) -> None:
         """The child turns to something else; slot and serial stay those of its last task."""
         base = seat * SEAT_SIZE
+        if phase == IDLE:
+            self.map[base] = IDLE
+            return
         _, slot, _, _, serial = _SEAT.unpack_from(self.map, base)
         _SEAT.pack_into(self.map, base, phase, slot, 0, at, serial)
 
@@ -117,12 +123,10 @@ class Board:
 
     # -- by the guardians --------------------------------------------------------------------------------------
 
-    def hand(
-        self, seat: int, slot: int, queue: int, serial: int, id: int, delivery: int, attempt: int, timeout: float
-    ) -> None:
-        """A task is about to be handed over; `timeout` 0 means no limit."""
+    def hand(self, seat: int, slot: int, queue: int, serial: int, id: int, delivery: int, attempt: int) -> None:
+        """A task is about to be handed over."""
         offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
-        _SLOT.pack_into(self.map, offset, HANDED, 0, 0, queue, 0, serial, id, delivery, attempt, timeout, 0.0, 0.0, 0.0)
+        _HANDED.pack_into(self.map, offset, HANDED, 0, 0, queue, 0, serial, id, delivery, attempt)
 
     def free(self, seat: int, slot: int) -> None:
         """The task of this slot is settled, or was taken back."""
@@ -147,6 +151,16 @@ class Board:
 
     def state(self, seat: int, slot: int) -> int:
         return self.map[seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE]
+
+    def ended_with(self, seat: int, slot: int) -> int:
+        """The outcome of a task that has ended, 0 if it has not."""
+        offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
+        return self.map[offset + 1] if self.map[offset] == ENDED else 0
+
+    def wall(self, seat: int, slot: int) -> float:
+        """Seconds that a task which has ended took."""
+        begun, ended = _TIMES.unpack_from(self.map, seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE + _TIMES_AT)
+        return float(ended - begun)
 
     def slot(self, seat: int, slot: int) -> Slot:
         offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE

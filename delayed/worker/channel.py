@@ -22,18 +22,21 @@ DETAIL_MAX = 49152  # bytes of an outcome's detail
 
 # Kinds of task frames.
 LEAVE, RUN, RUN_ERROR_HANDLER = range(3)
-# Kinds of report frames, from a child.
-OUTCOME, HANDLED = range(1, 3)
+# Kinds of report frames, from a child: how its last task ended; that a handler of a killed task has ended; that the
+# tasks up to now have returned, as the board says.
+OUTCOME, HANDLED, RETURNED = range(1, 4)
 # Kinds of control frames: to the fork server ...
 FORK, SIGNAL, BYE = range(1, 4)
 # ... and from it.
 READY, FORKED, EXITED, FAILED = range(11, 15)
 
-_TASK = Struct("<BBHHHQQIIQdII")
+_TASK = Struct("<BBHHHQQIIQII")
 _REPORT = Struct("<BBHIQ")
 _CONTROL = Struct("<BxHii")
 _EXIT = Struct("<dddq")
 _FD_SPACE = socket.CMSG_SPACE(4)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)  # the enum takes longer to add up than the kernel to receive
+NO_WAIT = int(socket.MSG_DONTWAIT)
 
 
 class TaskFrame(NamedTuple):
@@ -47,7 +50,6 @@ class TaskFrame(NamedTuple):
     delivery: int
     attempt: int
     nonce: int
-    timeout: float  # seconds; 0 means no limit
     header: bytes
     payload: bytes
     detail: bytes = b""  # for RUN_ERROR_HANDLER: the verdict
@@ -64,14 +66,11 @@ def send_task(sock: socket.socket, frame: TaskFrame) -> None:
     Raises:
         BlockingIOError: When the channel is full (on a non-blocking socket).
     """
-    kind, slot, queue, serial, id, delivery, attempt, nonce, timeout, header, payload, detail = frame
-    size = len(header) + len(payload) + len(detail)
-    large = size > PACKET_MAX
-    head = _TASK.pack(
-        kind, large, slot, queue, 0, serial, id, delivery, attempt, nonce, timeout, len(header), len(detail)
-    )
+    kind, slot, queue, serial, id, delivery, attempt, nonce, header, payload, detail = frame
+    large = len(header) + len(payload) + len(detail) > PACKET_MAX
+    head = _TASK.pack(kind, large, slot, queue, 0, serial, id, delivery, attempt, nonce, len(header), len(detail))
     if not large:
-        sock.sendmsg((head, header, detail, payload), (), socket.MSG_DONTWAIT)
+        sock.send(b"".join((head, header, detail, payload)), NO_WAIT)
         return
     fd = anonymous_file("delayed-payload")
     try:
@@ -80,7 +79,7 @@ def send_task(sock: socket.socket, frame: TaskFrame) -> None:
             file.write(detail)
             file.write(payload)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, "little"))
-        sock.sendmsg((head,), (rights,), socket.MSG_DONTWAIT)
+        sock.sendmsg((head,), (rights,), NO_WAIT)
     finally:
         os.close(fd)
 
@@ -94,10 +93,10 @@ def receive_task(sock: socket.socket, buffer: bytearray, flags: int = 0) -> Task
     Raises:
         BlockingIOError: When there is none (with MSG_DONTWAIT).
     """
-    size, ancillary, _, _ = sock.recvmsg_into((buffer,), _FD_SPACE, flags | socket.MSG_CMSG_CLOEXEC)
+    size, ancillary, _, _ = sock.recvmsg_into((buffer,), _FD_SPACE, flags | _CLOEXEC)
     if not size:
         return None
-    kind, large, slot, queue, _, serial, id, delivery, attempt, nonce, timeout, n, m = _TASK.unpack_from(buffer)
+    kind, large, slot, queue, _, serial, id, delivery, attempt, nonce, n, m = _TASK.unpack_from(buffer)
     if large:
         fd = int.from_bytes(ancillary[0][2][:4], "little")
         with open(fd, "rb") as file:
@@ -105,9 +104,8 @@ def receive_task(sock: socket.socket, buffer: bytearray, flags: int = 0) -> Task
             body = file.read()
     else:
         body = bytes(memoryview(buffer)[_TASK.size : size])
-    return TaskFrame(
-        kind, slot, queue, serial, id, delivery, attempt, nonce, timeout, body[:n], body[n + m :], body[n : n + m]
-    )
+    detail = body[n : n + m] if m else b""
+    return TaskFrame(kind, slot, queue, serial, id, delivery, attempt, nonce, body[:n], body[n + m :], detail)
 
 
 def drain(sock: socket.socket, buffer: bytearray) -> list[TaskFrame]:
@@ -115,7 +113,7 @@ def drain(sock: socket.socket, buffer: bytearray) -> list[TaskFrame]:
     frames: list[TaskFrame] = []
     while True:
         try:
-            frame = receive_task(sock, buffer, socket.MSG_DONTWAIT)
+            frame = receive_task(sock, buffer, NO_WAIT)
         except BlockingIOError:
             return frames
         if frame is None:
@@ -131,7 +129,7 @@ def send_report(sock: socket.socket, kind: int, slot: int, serial: int, code: in
 def receive_report(sock: socket.socket, buffer: bytearray) -> tuple[int, int, int, int, bytes] | None:
     """(kind, code, slot, serial, detail) of the next report, None if there is none."""
     try:
-        size = sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+        size = sock.recv_into(buffer, 0, NO_WAIT)
     except BlockingIOError:
         return None
     if not size:

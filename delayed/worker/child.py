@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import signal
 import socket
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 TEXT_MAX = 4096  # characters of an exception's text that are kept
 TRACEBACK_MAX = 24000  # characters of a traceback that are kept: its end, which is nearest to the fault
 inside = False  # whether this process is a child
+REPORT_MAX = 32  # tasks that have returned before the monitor is told
+REPORT_DELAY = 0.001  # seconds after which it is told at the end of the next task
 CHANNEL_LOST = 87  # exit code of a child that can't reach its monitor any more
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -62,12 +65,15 @@ class Child:
         self.config = config
         self.server = os.getpid()
         self.pid = 0
+        self.unreported = 0  # tasks that have returned, as the board says, and that the monitor was not told of
+        self.report_by = 0.0
         self.codecs = [Codec.from_spec(spec) for spec in config.codecs]
         self.buffer = bytearray(channel.PACKET_MAX + 256)
         self.serial = 0  # of the task that may be stopped; 0 while no user code runs
         self.channel_inode = os.fstat(sock.fileno()).st_ino
         self.baseline = 0
-        self.folder: tuple[int, int] | None = None
+        self.folder = -1  # descriptor of the working folder, to which each task is taken back
+        self.cpu = 0.0  # seconds of CPU used before the task that runs now
         self.sigterm_handler: Any = None
 
     def prepare(self) -> None:
@@ -83,10 +89,12 @@ class Child:
         process.die_with(self.config.life, self.pid)
         if os.getppid() != self.server:  # the last guardian may have gone before we could notice
             os._exit(1)
+        gc.enable()  # it was off only for the fork
         if "numpy" in sys.modules:  # preloaded: else every child would draw the same numbers; random reseeds itself
             sys.modules["numpy"].random.seed()
         if not self.config.one_shot:
-            self.folder = _folder()
+            with contextlib.suppress(OSError):  # it may have been deleted, and then nothing can be taken back to it
+                self.folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self.sigterm_handler = signal.getsignal(signal.SIGTERM)
             if self.config.max_memory:
                 self.baseline = _resident()
@@ -95,7 +103,7 @@ class Child:
         """Run tasks until told to leave, or until retirement."""
         done = 0
         while True:
-            frame = channel.receive_task(self.sock, self.buffer)
+            frame = self.next_frame()
             if frame is None or frame.kind == channel.LEAVE:
                 return
             if frame.kind == channel.RUN:
@@ -108,18 +116,32 @@ class Child:
             if self.spoiled() or (self.config.max_memory and _resident() - self.baseline > self.config.max_memory):
                 return
 
+    def next_frame(self) -> TaskFrame | None:
+        """Wait for something to do. Before this child falls asleep, the monitor knows all that it has done."""
+        if self.unreported:
+            try:
+                return channel.receive_task(self.sock, self.buffer, channel.NO_WAIT)
+            except BlockingIOError:
+                self.report_returned()
+        return channel.receive_task(self.sock, self.buffer)
+
     def run(self, frame: TaskFrame) -> None:
         """Run one task, note how it ended, tell the monitor, and call the handler."""
         board, seat, slot = self.board, self.seat, frame.slot
-        begun = process.now()
-        cpu = time.process_time()
-        board.begin(seat, slot, frame.serial, begun)
+        message: Message | None = None
         task: Task | None = None
         error: BaseException | None = None
         try:
+            message = Message.parse(frame.id, frame.header, frame.payload)
+        except DecodeError as raised:
+            error = raised
+        begun = process.now()
+        cpu_before = self.cpu
+        board.begin(seat, slot, frame.serial, (message.timeout or 0.0) if message is not None else 0.0, begun)
+        try:
             try:
-                message = Message.parse(frame.id, frame.header, frame.payload)
-                task = _bare_task(message)
+                if message is None:
+                    raise error or DecodeError("the header can't be read")
                 if not message.func.startswith(BY_VALUE):
                     stand_for_main(message.func)
                 task = Task.from_message(message, self.codecs[frame.queue])
@@ -135,15 +157,17 @@ class Child:
         if os.getpid() != self.pid:
             os._exit(0)  # the task forked, and this is the copy: the outcome is the original's to tell
         ended = process.now()
+        self.cpu = time.process_time()
+        cpu = self.cpu - cpu_before
         code = verdict.RETURNED if error is None else outcome_of(error)
         if code == verdict.RETURNED:
-            board.end(seat, slot, code, ended, time.process_time() - cpu)
+            board.end(seat, slot, code, ended, cpu)
             found, detail = None, b""
         else:
             assert error is not None
             found = describe(code, error, self.stack)
             detail = found.dump()
-            board.end(seat, slot, code, ended, time.process_time() - cpu, str(found._what()).encode(errors="replace"))
+            board.end(seat, slot, code, ended, cpu, str(found._what()).encode(errors="replace"))
         if self.config.success_handler and code == verdict.RETURNED:
             board.phase(seat, boards.HANDLER, process.now())
             self.report(channel.OUTCOME, slot, frame.serial, code, detail)
@@ -153,29 +177,32 @@ class Child:
             self.report(channel.OUTCOME, slot, frame.serial, code, detail)
             info = (type(error), error, error.__traceback__ if error else None)
             if task is None:
-                task = Task(id=frame.id, func_path="?")
-            elif code == verdict.UNKNOWN_FUNCTION:
-                with contextlib.suppress(Exception):  # its arguments are for the handler to see all the same
-                    task = Task.from_message(message, self.codecs[frame.queue])
+                task = self.known_of(frame, message)
             _attach(task, found, begun, ended)
             self.call_handler(self.config.error_handler, frame.serial, task, None, info)
+        elif code == verdict.RETURNED and not self.config.one_shot:
+            board.phase(seat, boards.IDLE, ended)
+            self.unreported += 1
+            if self.unreported == 1:
+                self.report_by = ended + REPORT_DELAY
+            if self.unreported >= REPORT_MAX or ended > self.report_by:
+                self.report_returned()
+            return
         else:
             board.phase(seat, boards.IDLE, ended)
             self.report(channel.OUTCOME, slot, frame.serial, code, detail)
             return
+        self.cpu = time.process_time()
         board.phase(seat, boards.IDLE, process.now())
 
     def handle_killed(self, frame: TaskFrame) -> None:
         """Call the error handler for a task whose child was killed."""
         found = Verdict.load(frame.detail)
         self.board.phase(self.seat, boards.HANDLER, process.now())
-        try:
+        message: Message | None = None
+        with contextlib.suppress(DecodeError):
             message = Message.parse(frame.id, frame.header, frame.payload)
-            task = _bare_task(message)
-            with contextlib.suppress(Exception):  # the handler still learns which task it was
-                task = Task.from_message(message, self.codecs[frame.queue])
-        except DecodeError:
-            task = Task(id=frame.id, func_path="?")
+        task = self.known_of(frame, message)
         task.verdict = found
         if self.config.error_handler:
             info = None
@@ -185,6 +212,19 @@ class Child:
             self.call_handler(self.config.error_handler, frame.serial, task, found.signal or None, info)
         self.board.phase(self.seat, boards.IDLE, process.now())
         self.report(channel.HANDLED, frame.slot, frame.serial)
+
+    def known_of(self, frame: TaskFrame, message: Message | None) -> Task:
+        """As much of a task as can be had, for an error handler."""
+        if message is None:
+            return Task(id=frame.id, func_path="?")
+        with contextlib.suppress(Exception):
+            return Task.from_message(message, self.codecs[frame.queue])
+        return Task(id=message.id, func_path=message.func, timeout=message.timeout)
+
+    def report_returned(self) -> None:
+        """Tell the monitor to look at the board."""
+        self.unreported = 0
+        self.report(channel.RETURNED, 0, 0)
 
     def call_handler(self, path: str, serial: int, *args: Any) -> None:
         try:
@@ -210,13 +250,18 @@ class Child:
             os._exit(CHANNEL_LOST)  # the outcome stands on the board
 
     def spoiled(self) -> bool:
-        """Whether the last task left something behind that the next one should not meet."""
+        """Whether the last task left something behind that the next one should not meet. A task that went to another
+        folder did not: the next one is taken back.
+        """
+        if self.folder >= 0:
+            try:
+                os.fchdir(self.folder)
+            except OSError:
+                return True
         threading = sys.modules.get("threading")
-        return (
-            (threading is not None and threading.active_count() > 1)
-            or signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
-            or _folder() != self.folder
-        )
+        return (threading is not None and threading.active_count() > 1) or signal.getsignal(
+            signal.SIGTERM
+        ) is not self.sigterm_handler
 
     def on_signal(self, number: int) -> None:
         """SIGTERM stops the task if its guardians asked for that; everything else does what it does to any process."""
@@ -325,11 +370,6 @@ def _attach(task: Task, found: Verdict | None, begun: float, ended: float) -> No
         task.verdict = replace(found, wall=ended - begun, timeout=task.timeout)
 
 
-def _bare_task(message: Message) -> Task:
-    """The task without its arguments: what is known before the payload is decoded."""
-    return Task(id=message.id, func_path=message.func, timeout=message.timeout)
-
-
 def _resident() -> int:
     """Bytes of memory that this process has now; 0 where that isn't told."""
     try:
@@ -337,11 +377,3 @@ def _resident() -> int:
             return int(file.read().split()[1]) * _PAGE
     except OSError:
         return 0
-
-
-def _folder() -> tuple[int, int] | None:
-    try:
-        found = os.stat(".")
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

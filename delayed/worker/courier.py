@@ -32,7 +32,7 @@ TRUST = 0.8  # part of a lease after which a claim must be renewed before it is 
 class Held:
     """A claim that this worker holds, and where its task is."""
 
-    __slots__ = ("claim", "confirmed", "lost", "queue", "seat", "serial", "slot", "timeout")
+    __slots__ = ("claim", "confirmed", "lost", "queue", "seat", "serial", "slot")
 
     def __init__(self, claim: Claim, confirmed: float, queue: int) -> None:
         self.claim = claim
@@ -41,7 +41,6 @@ class Held:
         self.seat = -1  # -1: not handed over
         self.slot = -1
         self.serial = 0
-        self.timeout: float | None = None
         self.lost = False
 
 
@@ -109,16 +108,17 @@ class Courier(threading.Thread):
         """How many claims are not ended in the store."""
         return len(self._held)
 
-    def settle(self, held: Held, settlement: Settlement) -> None:
-        """End a claim, soon."""
+    def settle(self, *ends: tuple[Held, Settlement]) -> None:
+        """End claims, soon."""
         with self._condition:
-            if not self._outbox:
+            before = len(self._outbox)
+            if not before:
                 self._outbox_since = now()
-            self._outbox.append((held, settlement))
-            self._settling += 1
+            self._outbox += ends
+            self._settling += len(ends)
             if self._waiting:
                 self.broker.wake(self.queues)
-            elif len(self._outbox) == 1 or len(self._outbox) == FLUSH_SIZE or self._settling == len(self._held):
+            elif not before or before < FLUSH_SIZE <= len(self._outbox) or self._settling == len(self._held):
                 self._condition.notify()
 
     def forget(self, held: Held) -> None:

@@ -44,6 +44,7 @@ IDLE_TICK = 1.0  # ... and while nothing does
 AHEAD = 0.02  # seconds of work to hand to a child ahead of need
 DEPTH_MAX = 128  # tasks to hand to a child ahead of need at most
 LONG = 0.1  # seconds after which what waits behind a running task is taken back
+FORK_SERVER_PAUSE = 0.5  # seconds from one start of a fork server that fails to the next
 FORK_SERVER_PATIENCE = 10.0  # seconds a fork server may take to start
 FORK_BACKOFF = (0.1, 5.0)  # seconds: first and longest pause after a child that did nothing
 
@@ -236,36 +237,17 @@ class Monitor:
 
     def hand(self, seat: Seat, held: Held) -> bool:
         """Hand a task to a child; False if its channel is full."""
-        claim = held.claim
-        if held.timeout is None:
-            try:
-                held.timeout = claim.message().timeout or 0.0
-            except DecodeError as error:
-                held.timeout = 0.0
-                self.judge(seat, held, Verdict(verdict.UNDECODABLE, text=str(error)))
-                return True
-        self.serial += 1
+        _, id, delivery, nonce, attempt, header, payload = held.claim
+        self.serial = serial = self.serial + 1
         slot = seat.slots.popleft()
-        held.seat, held.slot, held.serial = seat.index, slot, self.serial
-        self.board.hand(
-            seat.index, slot, held.queue, self.serial, claim.id, claim.delivery, claim.attempt, held.timeout
-        )
-        frame = TaskFrame(
-            channel.RUN,
-            slot,
-            held.queue,
-            self.serial,
-            claim.id,
-            claim.delivery,
-            claim.attempt,
-            claim.nonce,
-            held.timeout,
-            claim.header,
-            claim.payload,
-        )
+        held.seat, held.slot, held.serial = seat.index, slot, serial
+        self.board.hand(seat.index, slot, held.queue, serial, id, delivery, attempt)
         seat.tasks[slot] = held
         try:
-            channel.send_task(seat.mine, frame)
+            channel.send_task(
+                seat.mine,
+                TaskFrame(channel.RUN, slot, held.queue, serial, id, delivery, attempt, nonce, header, payload),
+            )
         except BlockingIOError:
             self.withdraw(seat, held)
             return False
@@ -313,10 +295,29 @@ class Monitor:
             if kind == channel.HANDLED:
                 seat.handling = None
                 continue
+            self.collect(seat)
             held = seat.tasks.get(slot)
-            if held is None or held.serial != serial:
-                continue
-            self.ended(seat, held, code, detail)
+            if kind == channel.OUTCOME and held is not None and held.serial == serial:
+                self.ended(seat, held, code, detail)
+
+    def collect(self, seat: Seat) -> None:
+        """Find on the board the tasks that have returned; a child takes them in the order of their handing over."""
+        ends = []
+        index, average, debug = seat.index, self.average, logger.isEnabledFor(10)
+        for slot, held in seat.tasks.items():
+            if self.board.ended_with(index, slot) != verdict.RETURNED:
+                break  # has not ended, or in another way: then its report is on its way
+            wall = self.board.wall(index, slot)
+            average += (wall - average) * 0.2
+            ends.append((held, Settlement(held.claim.ref, "done")))
+            if debug:
+                logger.debug("task %d returned after %.3g s", held.claim.id, wall)
+        if ends:
+            for held, _ in ends:
+                del seat.tasks[held.slot]
+            self.average = average
+            seat.failures = 0
+            self.courier.settle(*ends)
 
     def ended(self, seat: Seat, held: Held, code: int, detail: bytes) -> None:
         """A child has said, or the board shows, how a task ended."""
@@ -326,12 +327,12 @@ class Monitor:
         wall = slot.ended - slot.begun
         self.average += (wall - self.average) * 0.2
         if code == verdict.RETURNED:
-            self.courier.settle(held, Settlement(held.claim.ref, "done"))
+            self.courier.settle((held, Settlement(held.claim.ref, "done")))
             logger.debug("task %d returned after %.3g s", held.claim.id, wall)
             return
         found = Verdict.load(detail) if detail else Verdict(code, text=slot.text)
         _, _, stack = self.ladder.outcome(seat.index, held.serial)
-        found = replace(found, wall=wall, cpu=slot.cpu, timeout=held.timeout or None, stack=stack or found.stack)
+        found = replace(found, wall=wall, cpu=slot.cpu, timeout=slot.timeout or None, stack=stack or found.stack)
         self.judge(seat, held, found)
 
     def judge(self, seat: Seat, held: Held, found: Verdict, *, handler: bool = False) -> None:
@@ -352,18 +353,18 @@ class Monitor:
                     claim.delivery,
                     claim.attempt,
                     claim.nonce,
-                    0.0,
                     claim.header,
                     claim.payload,
                     found.dump(),
                 )
             )
-        self.courier.settle(held, settlement)
+        self.courier.settle((held, settlement))
         judge.log_verdict(held.claim, found, settlement)
 
     def child_ended(self, seat: Seat, status: int | None, cpu: float, rss: int) -> None:
         """The child of a seat is gone: find out from the board what it had in hand."""
         self.read_reports(seat)
+        self.collect(seat)
         activity = self.board.activity(seat.index)
         at = now()
         for slot, held in list(seat.tasks.items()):
@@ -397,14 +398,14 @@ class Monitor:
         """A child died in the middle of this task."""
         del seat.tasks[held.slot]
         reason, killed, stack = self.ladder.outcome(seat.index, held.serial)
-        begun = self.board.slot(seat.index, held.slot).begun
+        slot = self.board.slot(seat.index, held.slot)
         oom = process.oom_kills()
         # What faulthandler wrote when the child crashed by itself, if it did.
         crash = stack or self.ladder.read_stack(seat.index)
-        found = judge.verdict_of_death(status, killed, oom > self.oom_kills, crash, at - begun, cpu, rss)
+        found = judge.verdict_of_death(status, killed, oom > self.oom_kills, crash, at - slot.begun, cpu, rss)
         self.oom_kills = oom
         if reason == boards.STOP_TIMEOUT:
-            found = replace(found, code=verdict.TIMED_OUT, timeout=held.timeout)
+            found = replace(found, code=verdict.TIMED_OUT, timeout=slot.timeout)
         elif reason != boards.STOP_NOTHING:
             found = replace(found, code=verdict.STOPPED)
         self.judge(seat, held, found, handler=True)
@@ -427,6 +428,7 @@ class Monitor:
             if not seat.busy and self.board.activity(seat.index).phase == boards.IDLE:
                 continue
             self.ladder.tick(seat.index, at)
+            self.collect(seat)
             activity = self.board.activity(seat.index)
             if activity.phase != boards.IDLE and at - activity.since > LONG:
                 longest = max(longest, at - activity.since)
@@ -439,7 +441,7 @@ class Monitor:
             surplus = self.courier.held - self.processes
             while inbox and surplus > 0 and all(seat.busy for seat in self.seats[: self.processes]):
                 held = inbox.pop()
-                self.courier.settle(held, Settlement(held.claim.ref, "back"))
+                self.courier.settle((held, Settlement(held.claim.ref, "back")))
                 surplus -= 1
         if not self.server_ready and self.server is not None and at > self.server_started + FORK_SERVER_PATIENCE:
             logger.error("the fork server does not start; trying another")
@@ -495,7 +497,7 @@ class Monitor:
         inbox = self.courier.inbox
         while inbox:
             held = inbox.popleft()
-            self.courier.settle(held, Settlement(held.claim.ref, "back"))
+            self.courier.settle((held, Settlement(held.claim.ref, "back")))
         if self.stop_now:
             for seat in self.seats:
                 if seat.pid and self.board.activity(seat.index).phase != boards.IDLE:
@@ -539,7 +541,7 @@ class Monitor:
 
     def keep_seats_taken(self, at: float) -> None:
         if self.control is None:
-            if at >= self.server_started + 0.5:
+            if at >= self.server_started + FORK_SERVER_PAUSE:
                 self.start_server()
             return
         if not self.server_ready:
@@ -633,7 +635,9 @@ class Monitor:
             seat.orphan = True
             self.take_back(seat)
             with contextlib.suppress(BlockingIOError):
-                channel.send_task(seat.mine, TaskFrame(channel.LEAVE, 0, 0, 0, 0, 0, 0, 0, 0.0, b"", b""))
+                channel.send_task(seat.mine, TaskFrame(channel.LEAVE, 0, 0, 0, 0, 0, 0, 0, b"", b""))
             if seat.pidfd >= 0:
                 self.poller.register(seat.pidfd, select.POLLIN)
                 self.by_fd[seat.pidfd] = seat
+        if self.server_ready:  # at once: until there is another, nobody would stand in for the monitor
+            self.start_server()

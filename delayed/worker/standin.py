@@ -121,7 +121,7 @@ class StandIn:
                 elif frame.kind == channel.RUN_ERROR_HANDLER:
                     handlers.append(frame)
             # A child that goes shows that what still stands on the board as handed over never reached it.
-            for frame in [*handlers, TaskFrame(channel.LEAVE, 0, 0, 0, 0, 0, 0, 0, 0.0, b"", b"")]:
+            for frame in [*handlers, TaskFrame(channel.LEAVE, 0, 0, 0, 0, 0, 0, 0, b"", b"")]:
                 channel.send_task(monitor_end, frame)
             self.poller.register(monitor_end, select.POLLIN)
             pid = self.board.pid(seat)

@@ -20,10 +20,11 @@
 -- ARGV[5] -> lease, ms
 -- ARGV[6] -> dead letters to keep
 -- ARGV[7] -> how long to keep them, ms
--- ARGV[8 ...] -> of each settlement: id, 'delivery|nonce|', and 'd' (done), 'r' .. delay (retry), 'b' .. delay (back),
---                delays in ms, or 'x' .. reason (dead)
--- Returns {'1' or '0' for each settlement, in one string; ms until the next scheduled task or -1; and of the claims:
---          ids, deliveries, attempts, each in one string; then their messages}.
+-- ARGV[8] -> the settlements that are 'done', in one string: 'id delivery|nonce| id delivery|nonce| ...'
+-- ARGV[9 ...] -> of each other settlement: id, 'delivery|nonce|', and 'r' .. delay (retry), 'b' .. delay (back), delays in
+--                ms, or 'x' .. reason (dead)
+-- Returns {'1' or '0' for each settlement in that order, in one string; ms until the next scheduled task or -1; and of
+--          the claims: ids, deliveries, attempts, lengths of the messages, the messages, each in one string}.
 
 redis.call('ZREM', CLAIMED, '')
 local worker, seq, nonce = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -34,15 +35,22 @@ local gained = 0 -- claims of this worker, more or fewer than before
 
 -- Settle: compare each token, sort by what is to be done, do it in batches.
 local verdicts = {}
-if #ARGV > 7 then
-  local named = {}
-  for i = 8, #ARGV, 3 do named[#named + 1] = ARGV[i] end
+if #ARGV > 8 or ARGV[8] ~= '' then
+  local named, tokens, actions, n = {}, {}, {}, 0
+  for id, token in string.gmatch(ARGV[8], '(%d+) (%S+)') do
+    n = n + 1
+    named[n], tokens[n], actions[n] = id, token, 'd'
+  end
+  for i = 9, #ARGV, 3 do
+    n = n + 1
+    named[n], tokens[n], actions[n] = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  end
   local records = fetch(CLAIM, named)
   local suffix = '|' .. worker
   local ended, gone, kept, due, seen = {}, {}, {}, {}, {}
   local again, again_priorities, front, front_priorities = {}, {}, {}, {}
   for i, id in ipairs(named) do
-    local record, token, action = records[i], ARGV[3 * i + 6], ARGV[3 * i + 7]
+    local record, token, action = records[i], tokens[i], actions[i]
     if record and not seen[id] and string.sub(record, 1, #token) == token and string.sub(record, -1) ~= '|' then
       seen[id] = true
       verdicts[i] = '1'
@@ -107,7 +115,7 @@ if limit > 0 then
   local last = redis.call('HGET', LAST, worker)
   if last then last_seq, last_nonce, last_ids = string.match(last, '^(%d+)|%d+|(%d*)|(.*)$') end
   last_seq = tonumber(last_seq or -1)
-  local leases = {}
+  local leases, lease_end = {}, string.format('%.0f', now + lease) -- numbers are slow to turn into text
   if last_seq == seq then
     -- The answer was lost: what that claim got and still holds, for a full lease again.
     local named = {}
@@ -117,7 +125,7 @@ if limit > 0 then
       local delivery, holder_nonce, attempt, _, holder = parts(records[i])
       if stored[i] and holder == worker and holder_nonce == last_nonce then
         ids[#ids + 1], deliveries[#ids + 1], attempts[#ids + 1], messages[#ids + 1] = id, delivery, attempt, stored[i]
-        leases[#leases + 1] = now + lease
+        leases[#leases + 1] = lease_end
         leases[#leases + 1] = id
       end
     end
@@ -149,15 +157,16 @@ if limit > 0 then
         if holder == '' then -- else it stands in the queue and is held: whoever holds it settles it
           n = n + 1
           seen[id] = true
-          ids[n], deliveries[n], attempts[n], messages[n] = id, delivery + 1, attempt + 1, message
+          ids[n], messages[n] = id, message
           claims[2 * n - 1] = id
           if record then
+            deliveries[n], attempts[n] = delivery + 1, attempt + 1
             claims[2 * n] = (delivery + 1) .. '|' .. nonce .. '|' .. (attempt + 1) .. '|' .. priority
               .. '|' .. losses .. '|' .. worker
           else
-            claims[2 * n] = first_time
+            deliveries[n], attempts[n], claims[2 * n] = '1', '1', first_time
           end
-          leases[2 * n - 1] = now + lease
+          leases[2 * n - 1] = lease_end
           leases[2 * n] = id
         end
       end
@@ -173,7 +182,8 @@ count_held(worker, gained)
 signal()
 local reply = {
   table.concat(verdicts), until_due(now),
-  table.concat(ids, ' '), table.concat(deliveries, ' '), table.concat(attempts, ' ')
+  table.concat(ids, ' '), table.concat(deliveries, ' '), table.concat(attempts, ' '), '', table.concat(messages)
 }
-for i, message in ipairs(messages) do reply[5 + i] = message end
+for i, message in ipairs(messages) do messages[i] = #message end
+reply[6] = table.concat(messages, ' ')
 return reply
