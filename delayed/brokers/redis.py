@@ -183,28 +183,31 @@ class RedisBroker(Broker):
         claims: list[Claim],
     ) -> None:
         """One call of the script for one queue; the results go into `accepted` and `claims`."""
-        # One argument for all that are done, and they are nearly all: each argument costs on both sides.
-        done: list[int] = []
-        done_tokens: list[str] = []
-        others: list[int] = []
-        other_args: list[bytes | int] = []
+        args: list[bytes | int] = [*head, limit, _ms(lease), *_DEAD_LIMITS]
+        # Nearly all are done, and were claimed together: one argument for all of those, for each costs on both sides.
+        done: dict[tuple[int, int], list[int]] = {}
+        order: list[int] = []
         for index in part:
             (_, id, delivery, token), action, delay, reason = settlements[index]
             if action == "done":
-                done.append(index)
-                done_tokens.append(f"{id} {delivery}|{token}|")
+                group = done.get((delivery, token))
+                if group is None:
+                    group = done[delivery, token] = []
+                group.append(index)
                 continue
-            others.append(index)
-            other_args.append(id)
-            other_args.append(b"%d|%d|" % (delivery, token))
+            order.append(index)
+            args.append(b"%d|%d|" % (delivery, token))
             if action == "dead":
-                other_args.append(b"x" + reason.encode("utf-8", "replace"))
+                args.append(b"x" + reason.encode("utf-8", "replace"))
             else:
-                other_args.append(b"%b%d" % (_ACTIONS[action], _ms(delay)))
-        answer = self._run(
-            "work", queue, *head, limit, _ms(lease), *_DEAD_LIMITS, " ".join(done_tokens).encode(), *other_args
-        )
-        for index, verdict in zip(done + others, answer[0], strict=True):
+                args.append(b"%b%d" % (_ACTIONS[action], _ms(delay)))
+            args.append(id)
+        for (delivery, token), group in done.items():
+            order += group
+            ids = ",".join([str(settlements[index].ref.id) for index in group])
+            args += (b"%d|%d|" % (delivery, token), b"d", ids.encode())
+        answer = self._run("work", queue, *args)
+        for index, verdict in zip(order, answer[0], strict=True):
             accepted[index] = verdict == 49  # "1"
         self._note_due(queue, answer[1])
         nonce = head[2]

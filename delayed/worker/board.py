@@ -15,7 +15,7 @@ import os
 from struct import Struct
 from typing import NamedTuple
 
-SLOTS = 256  # per seat; what is handed over and not settled yet
+SLOTS = 512  # per seat; what is handed over and not settled yet
 SLOT_SIZE = 512
 SEAT_HEAD = 64
 SEAT_SIZE = SEAT_HEAD + SLOTS * SLOT_SIZE

@@ -42,7 +42,7 @@ from delayed.worker.verdict import Verdict
 TICK = 0.05  # seconds between looks at the deadlines while something runs
 IDLE_TICK = 1.0  # ... and while nothing does
 AHEAD = 0.02  # seconds of work to hand to a child ahead of need
-DEPTH_MAX = 128  # tasks to hand to a child ahead of need at most
+DEPTH_MAX = 192  # tasks to hand to a child ahead of need at most
 LONG = 0.1  # seconds after which what waits behind a running task is taken back
 FORK_SERVER_PAUSE = 0.5  # seconds from one start of a fork server that fails to the next
 FORK_SERVER_PATIENCE = 10.0  # seconds a fork server may take to start

@@ -20,9 +20,9 @@
 -- ARGV[5] -> lease, ms
 -- ARGV[6] -> dead letters to keep
 -- ARGV[7] -> how long to keep them, ms
--- ARGV[8] -> the settlements that are 'done', in one string: 'id delivery|nonce| id delivery|nonce| ...'
--- ARGV[9 ...] -> of each other settlement: id, 'delivery|nonce|', and 'r' .. delay (retry), 'b' .. delay (back), delays in
---                ms, or 'x' .. reason (dead)
+-- ARGV[8 ...] -> the settlements. Those that are done, in groups of one token: 'delivery|nonce|', 'd', 'id,id,...'.
+--                Of each other: 'delivery|nonce|', 'r' .. delay (retry) or 'b' .. delay (back), delays in ms, or
+--                'x' .. reason (dead); and its id
 -- Returns {'1' or '0' for each settlement in that order, in one string; ms until the next scheduled task or -1; and of
 --          the claims: ids, deliveries, attempts, lengths of the messages, the messages, each in one string}.
 
@@ -35,23 +35,30 @@ local gained = 0 -- claims of this worker, more or fewer than before
 
 -- Settle: compare each token, sort by what is to be done, do it in batches.
 local verdicts = {}
-if #ARGV > 8 or ARGV[8] ~= '' then
+if #ARGV > 7 then
   local named, tokens, actions, n = {}, {}, {}, 0
-  for id, token in string.gmatch(ARGV[8], '(%d+) (%S+)') do
-    n = n + 1
-    named[n], tokens[n], actions[n] = id, token, 'd'
-  end
-  for i = 9, #ARGV, 3 do
-    n = n + 1
-    named[n], tokens[n], actions[n] = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  for i = 8, #ARGV, 3 do
+    local token, action = ARGV[i], ARGV[i + 1]
+    for id in string.gmatch(ARGV[i + 2], '%d+') do
+      n = n + 1
+      named[n], tokens[n], actions[n] = id, token, action
+    end
   end
   local records = fetch(CLAIM, named)
   local suffix = '|' .. worker
+  local plain_token, plain_record -- of tasks claimed for the first time, of priority 0: nearly all; texts compare fast
   local ended, gone, kept, due, seen = {}, {}, {}, {}, {}
   local again, again_priorities, front, front_priorities = {}, {}, {}, {}
   for i, id in ipairs(named) do
     local record, token, action = records[i], tokens[i], actions[i]
-    if record and not seen[id] and string.sub(record, 1, #token) == token and string.sub(record, -1) ~= '|' then
+    if token ~= plain_token then plain_token, plain_record = token, token .. '1|0|0' .. suffix end
+    if record == plain_record and action == 'd' and not seen[id] then
+      seen[id] = true
+      verdicts[i] = '1'
+      ended[#ended + 1] = id
+      gone[#gone + 1] = id
+      gained = gained - 1
+    elseif record and not seen[id] and string.sub(record, 1, #token) == token and string.sub(record, -1) ~= '|' then
       seen[id] = true
       verdicts[i] = '1'
       ended[#ended + 1] = id
@@ -171,11 +178,11 @@ if limit > 0 then
         end
       end
     end
-    send('HSET', CLAIM, claims)
+    if n > 0 then put_many('HLEN', 'HSET', 'HDEL', CLAIM, claims) end
     gained = gained + n
     redis.call('HSET', LAST, worker, string.format('%.0f', seq) .. '|' .. now .. '|' .. nonce .. '|' .. table.concat(ids, ','))
   end
-  send('ZADD', CLAIMED, leases)
+  if #leases > 0 then put_many('ZCARD', 'ZADD', 'ZREM', CLAIMED, leases) end
 end
 
 count_held(worker, gained)
