@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from delayed.brokers._redis_client import RedisClient, Script
+from delayed.brokers._redis_client import Call, RedisClient, Script
 from delayed.brokers._redis_wait import Waiter
 from delayed.brokers.base import (
     DEAD_LETTERS_AGE,
@@ -96,7 +96,7 @@ class RedisBroker(Broker):
         self._waiter = Waiter(self._client)
         self._named: dict[str, float] = {}  # queue -> until when its name counts as written, monotonic
         self._due: dict[str, float | None] = {}  # queue -> when its first scheduled task is due; None: there is none
-        self._keys = functools.cache(self._make_keys)
+        self._call = functools.cache(self._make_call)
 
     # -- keys and scripts --------------------------------------------------------------------------------------
 
@@ -108,11 +108,12 @@ class RedisBroker(Broker):
             base = f"{{{queue}}}"  # what is in braces decides where a key lies: all of a queue lie together
         return (base + _SUFFIXES[name]).encode()
 
-    def _make_keys(self, queue: str, script: str) -> list[bytes]:
-        return [self._key(queue, name) for name in _script(script).keys]
+    def _make_call(self, script: str, queue: str) -> Call:
+        found = _script(script)
+        return Call(found, [self._key(queue, name) for name in found.keys])
 
     def _run(self, script: str, queue: str, *args: bytes | int) -> Any:
-        return self._client.run(_script(script), self._keys(queue, script), args)
+        return self._client.run(self._call(script, queue), args)
 
     # -- producing ---------------------------------------------------------------------------------------------
 

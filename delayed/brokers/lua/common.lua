@@ -108,14 +108,17 @@ local function count_held(worker, change)
   if change ~= 0 and redis.call('HINCRBY', HELD, worker, change) <= 0 then redis.call('HDEL', HELD, worker) end
 end
 
--- Puts one token into NOTI if something is ready, and takes it away if nothing is.
-local function signal()
-  if redis.call('LLEN', READY) + redis.call('ZCARD', PRIOR) == 0 then
-    redis.call('DEL', NOTI)
-  elseif redis.call('LINDEX', NOTI, 0) ~= '1' then
+-- Puts one token into NOTI.
+local function wake()
+  if redis.call('LINDEX', NOTI, 0) ~= '1' then
     redis.call('DEL', NOTI)
     redis.call('LPUSH', NOTI, '1')
   end
+end
+
+-- Puts one token into NOTI if something is ready, and takes it away if nothing is.
+local function signal()
+  if redis.call('LLEN', READY) + redis.call('ZCARD', PRIOR) == 0 then redis.call('DEL', NOTI) else wake() end
 end
 
 -- Milliseconds until the first scheduled task is due (0 if it is), -1 if there is none.

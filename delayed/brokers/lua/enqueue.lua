@@ -45,6 +45,6 @@ for i = plain + 1, count do
   end
 end
 
-signal()
+if plain > 0 then wake() else signal() end
 if sooner and redis.call('EXISTS', NOTI) == 0 then redis.call('LPUSH', NOTI, 's') end
 return 1
