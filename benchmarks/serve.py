@@ -11,4 +11,4 @@ if __name__ == "__main__":
     _, url, name, mode, processes = sys.argv
     setup_logger("WARNING")
     worker = {"forked": ForkedWorker, "preforked": PreforkedWorker}[mode]
-    worker(Queue(name, url), processes=int(processes)).run()
+    worker(Queue(name, url), processes=int(processes), preload=["benchmarks.tasks"]).run()

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 from delayed.errors import ConfigError, NotEnqueueable
 from delayed.options import Options
 from delayed.queue import Queue
-from delayed.signature import Signature, signature_of
 from delayed.task import Task
+
+if TYPE_CHECKING:
+    from delayed.signature import Signature
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -83,8 +85,10 @@ class Call(Generic[P]):
     def _prepare(self, queue: Queue) -> Task:
         # Not at decoration: only when its module is complete can the path of a function be checked.
         template = queue.task(self._func)
-        for name in Options.__slots__:
-            setattr(template, name, getattr(self._options, name))
+        for name, value in self._options._asdict().items():
+            setattr(template, name, value)
+        from delayed.signature import signature_of  # loads inspect, which a child that enqueues nothing needs not
+
         self._signature = signature_of(self._func)
         self._template = template
         return template

@@ -1,5 +1,8 @@
 """What brokers store and hand out: all that they know of a task.
 
+Named tuples, not dataclasses: the module `dataclasses` brings `inspect`, and what a fork server has loaded makes each
+of its forks slower (`benchmarks/`).
+
 A message is a header, which brokers, workers and tools read, and a payload, which only the child that runs the
 task decodes. On the wire the header is compact JSON with short keys (only what differs from the default is
 written), so that a script in any language can read it beside the payload:
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from delayed.errors import DecodeError
@@ -23,13 +26,12 @@ DEFAULT_MAX_DELIVERIES = 11  # one run and ten deaths of its watchers, then a me
 State = Literal["scheduled", "ready", "running", "dead"]
 STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
 
-_NO_EXTRA: Mapping[str, Any] = {}
+_NO_EXTRA: Mapping[str, Any] = MappingProxyType({})
 _KNOWN_KEYS = frozenset("vftpedrmkx")
 
 
-@dataclass(slots=True, kw_only=True)
-class Message:
-    """One task as a broker sees it. (Not to be changed; it is not frozen because that triples the cost of making one.)
+class Message(NamedTuple):
+    """One task as a broker sees it.
 
     Attributes:
         id: the task's number, unique in its queue, from :meth:`Broker.reserve_ids`.
@@ -57,7 +59,7 @@ class Message:
     max_deliveries: int = DEFAULT_MAX_DELIVERIES
     key: str | None = None
     trace: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = _NO_EXTRA
 
     def header(self) -> bytes:
         """The header as it is stored; `id` and `payload` are stored beside it."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from delayed.errors import ConfigError, UnknownOption
 from delayed.retry import Retry
@@ -21,8 +19,7 @@ _ELSEWHERE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """How a task is to be run.
 
     Attributes:
@@ -58,12 +55,14 @@ class Options:
             if real in known:
                 raise ConfigError(f"{name!r} is the old name of the option {real!r}: give one of them")
             known[real] = check(value)
-        return replace(self, **known) if known else self
+        return self._replace(**known) if known else self
 
 
 def _advice(name: str) -> str:
     if name in _ELSEWHERE:
         return _ELSEWHERE[name]
+    import difflib
+
     near = difflib.get_close_matches(name, _CHECKS, 1, 0.5)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_CHECKS)}"
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from delayed.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class _Policy(NamedTuple):
+    max: int = 3
+    delay: float = 1.0
+    factor: float = 2.0
+    max_delay: float = 600.0
+    jitter: bool = True
+
+
+class Retry(_Policy):
     """How often, and how soon, a failed task is tried again.
 
     ``Retry(3)`` means at most 4 runs: the first, and three more after 1, 2 and 4 seconds.
@@ -25,29 +30,21 @@ class Retry:
             do not come back together.
     """
 
-    max: int = 3
-    delay: float = 1.0
-    factor: float = 2.0
-    max_delay: float = 600.0
-    jitter: bool = True
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.max, int) or isinstance(self.max, bool) or self.max < -1:
-            raise ConfigError(f"retry must be a number of retries (-1: for ever) or a Retry, not {self.max!r}")
-        for name in ("delay", "factor", "max_delay"):
-            value = getattr(self, name)
+    def __new__(
+        cls, max: int = 3, delay: float = 1.0, factor: float = 2.0, max_delay: float = 600.0, jitter: bool = True
+    ) -> Self:
+        if not isinstance(max, int) or isinstance(max, bool) or max < -1:
+            raise ConfigError(f"retry must be a number of retries (-1: for ever) or a Retry, not {max!r}")
+        for name, value in (("delay", delay), ("factor", factor), ("max_delay", max_delay)):
             if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
                 raise ConfigError(f"Retry({name}=...) must be a number of at least 0, not {value!r}")
+        return super().__new__(cls, max, delay, factor, max_delay, jitter)
 
     def data(self) -> dict[str, Any]:
         """The policy as plain data, for a header."""
-        return {
-            "max": self.max,
-            "delay": self.delay,
-            "factor": self.factor,
-            "max_delay": self.max_delay,
-            "jitter": self.jitter,
-        }
+        return self._asdict()
 
     @classmethod
     def of(cls, value: Retry | int | Mapping[str, Any] | None) -> Retry | None:
@@ -57,7 +54,7 @@ class Retry:
             ConfigError: When it means none.
         """
         if value is None or isinstance(value, Retry):
-            return value or None
+            return value
         if isinstance(value, Mapping):
             try:
                 return cls(**value)
@@ -79,4 +76,8 @@ def delay_before_next(data: Mapping[str, Any] | None, attempt: int) -> float | N
         return None
     first: float = data.get("delay", 1.0)
     pause: float = min(first * data.get("factor", 2.0) ** min(attempt - 1, 64), data.get("max_delay", 600.0))
-    return pause * random.uniform(0.5, 1.0) if data.get("jitter", True) else pause
+    if not data.get("jitter", True):
+        return pause
+    import random  # not at the top: a fork server that has it loaded reseeds it at each fork
+
+    return pause * random.uniform(0.5, 1.0)

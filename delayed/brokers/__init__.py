@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 from typing import Any
@@ -62,6 +61,8 @@ def _scheme_of(url: str) -> str:
     if not scheme:
         raise ConfigError(f"{url!r} is not a URL; for a SQLite file write 'sqlite:///{url}'")
     if scheme not in _BY_SCHEME:
+        import difflib
+
         near = difflib.get_close_matches(scheme, _BY_SCHEME, 1)
         hint = f"; did you mean {near[0]}://?" if near else ""
         raise ConfigError(f"no broker for {scheme}://{hint} Known: {', '.join(s + '://' for s in _BY_SCHEME)}")

@@ -15,8 +15,10 @@ is relied on after a fork.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -94,8 +96,9 @@ class RedisClient:
 
     def __init__(self, conn: Any) -> None:
         self.owned = isinstance(conn, str)
-        self._lock = threading.Lock()  # held for moments only, and never while somebody forks and opens
         self._opened: Any = None
+        self._lock = threading.Lock()  # held while one thread opens
+        afresh_after_fork(self)
         self._given = None if self.owned else conn
         self.url: str | None
         if isinstance(conn, str):
@@ -121,6 +124,13 @@ class RedisClient:
                 "a redis.Redis (with Sentinel: what master_for() returns) or a redis.RedisCluster"
             )
         self.shown = _hide(self.url) if self.url else f"<{type(conn).__name__}>"
+
+    def start_afresh(self) -> None:
+        """See :func:`afresh_after_fork`."""
+        self._lock = threading.Lock()
+        if self.owned and self.cluster and self._opened is not None:  # other clients notice the fork by themselves
+            _parents.append(self._opened)
+            self._opened = None
 
     @property
     def _client(self) -> Any:
@@ -158,12 +168,12 @@ class RedisClient:
             client = self._client
             if self.cluster:
                 client = client.get_redis_connection(client.get_default_node())
-            return self._on(client.connection_pool, b"*%d\r\n%b" % (len(args), _pack(args)))
+            return self._on(client.connection_pool, _command(args))
 
     def _execute(self, *args: bytes | int) -> Any:
         if self.cluster:
             return self._route(*args)
-        return self._on(self._client.connection_pool, b"*%d\r\n%b" % (len(args), _pack(args)))
+        return self._on(self._client.connection_pool, _command(args))
 
     def _route(self, *args: bytes | int) -> Any:
         # The cluster's client finds the node, and follows a key that moved. The name must be a str for that.
@@ -190,19 +200,27 @@ class RedisClient:
         finally:
             pool.release(connection)
 
-    def lines(self, keys: Sequence[bytes]) -> list[tuple[list[bytes], Callable[[], Any]]]:
-        """The keys that one blocking command can wait for, each group with what makes a connection for it.
-
-        Such a connection is not of the pool: a waiter would take the place of somebody who works.
-        """
+    def lines(self, keys: Sequence[bytes]) -> list[tuple[list[bytes], Any]]:
+        """The keys that one blocking command can wait for, each group with the pool of its server."""
+        client = self._client
         if not self.cluster:
-            return [(list(keys), lambda: _connect(self._client.connection_pool))]
+            return [(list(keys), client.connection_pool)]
         with self.errors():
-            return [([key], self._node_connection(key)) for key in keys]
+            return [
+                ([key], client.get_redis_connection(client.get_node_from_key(key)).connection_pool) for key in keys
+            ]
 
-    def _node_connection(self, key: bytes) -> Callable[[], Any]:
-        node = self._client.get_node_from_key(key)
-        return lambda: _connect(self._client.get_redis_connection(node).connection_pool)
+    def connect(self, pool: Any) -> Any:
+        """A connection like those of a pool, but not of it: a waiter would take the place of somebody who works."""
+        with self.errors():
+            connection = pool.connection_class(**pool.connection_kwargs)
+            connection.connect()
+            return connection
+
+    def unblock(self, pool: Any, number: int) -> bool:
+        """End the blocking command of the connection that its server calls `number`; False if there is none."""
+        with self.errors():
+            return bool(self._on(pool, _command((b"CLIENT", b"UNBLOCK", number))))
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -232,6 +250,10 @@ class RedisClient:
                     watcher.close()
 
 
+def _command(args: Sequence[bytes | int]) -> bytes:
+    return b"*%d\r\n%b" % (len(args), _pack(args))
+
+
 def _pack(args: Sequence[bytes | int]) -> bytes:
     """Arguments as they are sent. redis-py's own packing takes as long as the server does for a short command."""
     parts = []
@@ -255,10 +277,25 @@ def _borrow(pool: Any) -> Any:
     return pool.get_connection(*_BORROW_ARGS)
 
 
-def _connect(pool: Any) -> Any:
-    connection = pool.connection_class(**pool.connection_kwargs)
-    connection.connect()
-    return connection
+# -- forks -----------------------------------------------------------------------------------------------------
+
+_afresh: weakref.WeakSet[Any] = weakref.WeakSet()
+_parents: list[Any] = []  # cluster clients of the parent's, kept because their end takes a lock that may be held
+
+
+def afresh_after_fork(thing: Any) -> None:
+    """Have `thing.start_afresh()` called in every forked child, where a lock that a thread of the parent held at that
+    moment stays held for ever.
+    """
+    _afresh.add(thing)
+
+
+def _after_fork() -> None:
+    for thing in list(_afresh):
+        thing.start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 # -- URLs ------------------------------------------------------------------------------------------------------

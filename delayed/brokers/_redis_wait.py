@@ -8,15 +8,14 @@ and a token that arrives in the same moment is seen, not lost.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from delayed.brokers._redis_client import RedisClient
+from delayed.brokers._redis_client import RedisClient, afresh_after_fork
 from delayed.errors import BrokerUnavailable
 
 PATIENCE = 2.0  # seconds an answer may be late before its connection counts as dead: no FIN comes from a lost network
@@ -25,10 +24,11 @@ PATIENCE = 2.0  # seconds an answer may be late before its connection counts as 
 class Line:
     """One connection, and the BLPOP that is under way on it."""
 
-    def __init__(self, client: RedisClient, connect: Callable[[], Any]) -> None:
+    def __init__(self, client: RedisClient, pool: Any) -> None:
         self._client = client
+        self._pool = pool
+        self._connection = client.connect(pool)
         with client.errors():
-            self._connection = connect()
             try:
                 self._connection.send_command("CLIENT", "ID")
                 self._number = int(self._connection.read_response(disable_decoding=True))
@@ -52,22 +52,21 @@ class Line:
         self.busy = False
         return (answer[0], answer[1]) if answer else None
 
-    def end(self) -> None:
-        """End the BLPOP, or close the connection where that can't be done."""
+    def end(self) -> tuple[bytes, bytes] | None:
+        """End the BLPOP, or close the connection where that can't be done. The token, if one came meanwhile."""
         if not self.busy or self._connection._sock is None:
-            return
-        if self._client.cluster:  # the command would have to go to this very node
-            self.close()
-            return
-        try:
+            return None
+        with contextlib.suppress(Exception):  # not allowed, not reached: then the hard way
             for _ in range(100):  # the command may overtake the BLPOP, which goes another way: then it ends nothing
-                ended = self._client.command(b"CLIENT", b"UNBLOCK", self._number)
-                if ended or select.select([self], [], [], 0.005)[0]:
-                    self.answer()
-                    return
-            self.close()
-        except Exception:  # not allowed, not reached: then the hard way
-            self.close()
+                if self._client.unblock(self._pool, self._number) or self._readable(0.005):
+                    return self.answer()
+        self.close()
+        return None
+
+    def _readable(self, timeout: float) -> bool:
+        poll = select.poll()  # not select(2), which fails at the 1,024th open file
+        poll.register(self.fileno(), select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
@@ -101,20 +100,20 @@ class Sleeper:
         lines: list[Line] = []
         block = timeout + PATIENCE if sharp else timeout
         try:
-            for group, connect in self._client.lines(keys):
+            for group, pool in self._client.lines(keys):
                 line = self._lines.get(group[0])
                 if line is None or not line.open:
-                    line = self._lines[group[0]] = Line(self._client, connect)
+                    line = self._lines[group[0]] = Line(self._client, pool)
                 lines.append(line)
                 line.begin(group, block)
-            return self._first(lines, timeout, sharp)
+            token = self._first(lines, timeout, sharp)
+            for line in lines:
+                token = line.end() or token
+            return token
         except BaseException:
             for line in lines:
                 line.close()
             raise
-        finally:
-            for line in lines:
-                line.end()
 
     def _first(self, lines: Sequence[Line], timeout: float, sharp: bool) -> tuple[bytes, bytes] | None:
         poll = select.poll()
@@ -160,10 +159,11 @@ class Waiter:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._begin()
+        self.start_afresh()
+        afresh_after_fork(self)
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
+    def start_afresh(self) -> None:
+        """See :func:`afresh_after_fork`."""
         self._lock = threading.Lock()
         self._idle: list[Sleeper] = []
         self._asleep: set[Sleeper] = set()
@@ -171,8 +171,6 @@ class Waiter:
 
     def sleep(self, keys: Sequence[bytes], timeout: float, sharp: bool) -> tuple[bytes, bytes] | None:
         """See :meth:`Sleeper.sleep`."""
-        if self._pid != os.getpid():
-            self._begin()
         with self._lock:
             if self._rung:
                 self._rung = False
@@ -195,8 +193,6 @@ class Waiter:
                 sleeper.close()
 
     def wake(self) -> None:
-        if self._pid != os.getpid():
-            self._begin()
         with self._lock:
             self._rung = not self._asleep
             for sleeper in self._asleep:
@@ -204,8 +200,6 @@ class Waiter:
 
     def close(self) -> None:
         """End all waits, and close the connections."""
-        if self._pid != os.getpid():
-            self._begin()
         with self._lock:
             idle, self._idle = self._idle, []
             asleep, self._asleep = self._asleep, set()

@@ -46,7 +46,7 @@ NAME_INTERVAL = 60.0  # seconds after which a producer writes a queue's name aga
 SETTLE_MAX = 1000  # settlements per script, so that none is long
 CLAIM_MAX = 2000  # claims per script
 SWEEP_MAX = 1000  # tasks returned per sweep
-UNKNOWN_MAX = 1000  # unknown claims per renewal; the next one finds the rest
+UNKNOWN_MAX = 1000  # unknown claims per renewal and queue; the next one finds the rest
 PURGE_PAGE = 1000
 
 _SUFFIXES = {
@@ -247,7 +247,16 @@ class RedisBroker(Broker):
         return renewal
 
     def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
-        return self.renew(worker, queues, (), LEASE).unknown
+        claims: list[Claim] = []
+        for queue in queues:
+            found: list[Ref] = []
+            while len(found) % UNKNOWN_MAX == 0:  # a page that is not full is the last
+                page = self.renew(worker, [queue], found, 0.0).unknown  # a lease of 0 renews nothing
+                if not page:
+                    break
+                claims += page
+                found += [claim.ref for claim in page]
+        return claims
 
     def wait(self, queues: Sequence[str], timeout: float) -> None:
         end = time.monotonic() + min(timeout, WAIT_TIMEOUT)

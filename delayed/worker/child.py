@@ -365,9 +365,7 @@ def log_error(config: Config, text: str, error: BaseException) -> None:
 
 def _attach(task: Task, found: Verdict | None, begun: float, ended: float) -> None:
     if found is not None:
-        from dataclasses import replace
-
-        task.verdict = replace(found, wall=ended - begun, timeout=task.timeout)
+        task.verdict = found._replace(wall=ended - begun, timeout=task.timeout)
 
 
 def _resident() -> int:

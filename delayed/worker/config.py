@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 
-@dataclass(slots=True)
-class Config:
+class Config(NamedTuple):
     """The settings of one worker.
 
     Attributes:
@@ -49,13 +48,13 @@ class Config:
     max_memory: int | None = None
     success_handler: str | None = None
     error_handler: str | None = None
-    preload: list[str] = field(default_factory=list)
+    preload: Sequence[str] = ()
     log_level: int = 20
     log_json: bool = False
-    path: list[str] = field(default_factory=list)
+    path: Sequence[str] = ()
 
     def dump(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(self._asdict()).encode()
 
     @classmethod
     def load(cls, data: bytes) -> Config:

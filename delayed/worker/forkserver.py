@@ -23,6 +23,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -200,7 +201,7 @@ class ForkServer:
         self.kill_daemons()
 
 
-def preload(names: list[str]) -> str:
+def preload(names: Sequence[str]) -> str:
     """Import the modules to preload; what went wrong, or "" if nothing did."""
     import traceback
 

@@ -22,7 +22,6 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from delayed.errors import ConfigError, DecodeError
@@ -332,7 +331,7 @@ class Monitor:
             return
         found = Verdict.load(detail) if detail else Verdict(code, text=slot.text)
         _, _, stack = self.ladder.outcome(seat.index, held.serial)
-        found = replace(found, wall=wall, cpu=slot.cpu, timeout=slot.timeout or None, stack=stack or found.stack)
+        found = found._replace(wall=wall, cpu=slot.cpu, timeout=slot.timeout or None, stack=stack or found.stack)
         self.judge(seat, held, found)
 
     def judge(self, seat: Seat, held: Held, found: Verdict, *, handler: bool = False) -> None:
@@ -405,9 +404,9 @@ class Monitor:
         found = judge.verdict_of_death(status, killed, oom > self.oom_kills, crash, at - slot.begun, cpu, rss)
         self.oom_kills = oom
         if reason == boards.STOP_TIMEOUT:
-            found = replace(found, code=verdict.TIMED_OUT, timeout=slot.timeout)
+            found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
         elif reason != boards.STOP_NOTHING:
-            found = replace(found, code=verdict.STOPPED)
+            found = found._replace(code=verdict.STOPPED)
         self.judge(seat, held, found, handler=True)
 
     def orphan_ended(self, seat: Seat) -> None:
@@ -555,8 +554,7 @@ class Monitor:
         mine, theirs = channel.pair()
         self.server_started = now()
         self.server_ready = False
-        config = replace(
-            self.config,
+        config = self.config._replace(
             control=theirs.fileno(),
             board=self.board_file,
             life=self.life_read,

@@ -13,7 +13,6 @@ import contextlib
 import os
 import select
 import signal
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from delayed.brokers.base import RENEW_INTERVAL
@@ -191,8 +190,7 @@ class StandIn:
         detail = self.details.pop(slot.serial, b"")
         found = Verdict.load(detail) if detail else Verdict(slot.code, text=slot.text)
         stack = self.ladder.outcome(seat, slot.serial)[2]
-        return replace(
-            found,
+        return found._replace(
             wall=slot.ended - slot.begun,
             cpu=slot.cpu,
             timeout=slot.timeout or None,
@@ -235,7 +233,7 @@ class StandIn:
             found = judge.verdict_of_death(status, killed, oom > self.oom_kills, crash, wall, cpu, rss)
             self.oom_kills = oom
             if reason == boards.STOP_TIMEOUT:
-                found = replace(found, code=verdict.TIMED_OUT, timeout=slot.timeout)
+                found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
             self.deaths[slot.serial] = found
         self.board.vacate(seat)
 

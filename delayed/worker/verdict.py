@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Codes of the outcomes that a child reports itself; 0 is left for "none yet".
 (
@@ -36,8 +35,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """How a run of a task ended.
 
     Attributes:
@@ -112,7 +110,7 @@ class Verdict:
 
     def dump(self) -> bytes:
         """The verdict as JSON, to send it to another process."""
-        return json.dumps({key: value for key, value in asdict(self).items() if value}).encode()
+        return json.dumps({key: value for key, value in self._asdict().items() if value}).encode()
 
     @classmethod
     def load(cls, data: bytes) -> Verdict:

@@ -133,14 +133,12 @@ def test_undecodable_and_unknown_tasks_end_with_a_verdict(bench: Bench, mode: st
     broker.remove(name, id)
     good = entry.message
     first = broker.reserve_ids(name, 3)
-    from dataclasses import replace
-
     broker.enqueue(
         name,
         [
-            replace(good, id=first, payload=b"garbage"),
-            replace(good, id=first + 1, func="tests.workers.tasks:nothing_like_it"),
-            replace(good, id=first + 2, payload=bench.queue.codec.encode((), {})),
+            good._replace(id=first, payload=b"garbage"),
+            good._replace(id=first + 1, func="tests.workers.tasks:nothing_like_it"),
+            good._replace(id=first + 2, payload=bench.queue.codec.encode((), {})),
         ],
         os.urandom(16).hex(),
         1,

@@ -116,9 +116,12 @@ local function wake()
   end
 end
 
--- Puts one token into NOTI if something is ready, and takes it away if nothing is.
-local function signal()
-  if redis.call('LLEN', READY) + redis.call('ZCARD', PRIOR) == 0 then redis.call('DEL', NOTI) else wake() end
+-- Puts one token into NOTI if something is ready, and takes it away if nothing is. `sooner` says that the first
+-- scheduled task has changed: then a sleeper has to look how long he may sleep.
+local function signal(sooner)
+  if redis.call('LLEN', READY) + redis.call('ZCARD', PRIOR) > 0 then return wake() end
+  if redis.call('LINDEX', NOTI, 0) == '1' then redis.call('DEL', NOTI) end
+  if sooner and redis.call('EXISTS', NOTI) == 0 then redis.call('LPUSH', NOTI, 's') end
 end
 
 -- Milliseconds until the first scheduled task is due (0 if it is), -1 if there is none.

@@ -45,6 +45,5 @@ for i = plain + 1, count do
   end
 end
 
-if plain > 0 then wake() else signal() end
-if sooner and redis.call('EXISTS', NOTI) == 0 then redis.call('LPUSH', NOTI, 's') end
+if plain > 0 then wake() else signal(sooner) end
 return 1

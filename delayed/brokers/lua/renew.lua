@@ -7,7 +7,7 @@
 -- KEYS[4] -> HELD
 -- KEYS[5] -> META
 -- ARGV[1] -> worker
--- ARGV[2] -> lease, ms
+-- ARGV[2] -> lease, ms; 0 renews nothing and only looks
 -- ARGV[3] -> how many unknown claims to return at most
 -- ARGV[4 ...] -> of each claim: id, 'delivery|nonce|'
 -- Returns {'1' (renewed) or '0' (lost) for each, in one string; and of the unknown claims: ids, deliveries, nonces,
@@ -35,7 +35,7 @@ for i, record in ipairs(fetch(CLAIM, named)) do
     end
   end
 end
-send('ZADD', CLAIMED, leases)
+if lease > 0 then send('ZADD', CLAIMED, leases) end
 
 -- Only when the number of its claims is not the number that it named, all claims are looked through.
 local ids, deliveries, nonces, attempts, messages = {}, {}, {}, {}, {}

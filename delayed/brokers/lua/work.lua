@@ -32,6 +32,7 @@ local limit, lease = tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = clock()
 contact(now)
 local gained = 0 -- claims of this worker, more or fewer than before
+local sooner = false -- whether the first scheduled task is one of these
 
 -- Settle: compare each token, sort by what is to be done, do it in batches.
 local verdicts = {}
@@ -99,6 +100,8 @@ if #ARGV > 7 then
   send('HDEL', MSG, gone)
   send('HSET', CLAIM, kept)
   send('ZADD', SCHEDULED, due)
+  local first = #due > 0 and redis.call('ZRANGE', SCHEDULED, 0, 0)[1]
+  for i = 2, #due, 2 do sooner = sooner or due[i] == first end
   make_ready(again, again_priorities, 'back', now)
   make_ready(front, front_priorities, 'front', now)
   trim_dead(tonumber(ARGV[6]), tonumber(ARGV[7]), now)
@@ -186,7 +189,7 @@ if limit > 0 then
 end
 
 count_held(worker, gained)
-signal()
+signal(sooner)
 local reply = {
   table.concat(verdicts), until_due(now),
   table.concat(ids, ' '), table.concat(deliveries, ' '), table.concat(attempts, ' '), '', table.concat(messages)
