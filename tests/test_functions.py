@@ -1,0 +1,125 @@
+"""From functions to paths and back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delayed import FunctionNotFound, NotEnqueueable
+from delayed.functions import path_of, resolve
+from tests import functions
+
+
+@pytest.mark.parametrize(
+    ("func", "path"),
+    [
+        (functions.add, "tests.functions:add"),
+        (functions.add_later, "tests.functions:add_later"),
+        (functions.wrapped, "tests.functions:wrapped"),
+        (functions.Shop.total, "tests.functions:Shop.total"),
+        (functions.Shop.named, "tests.functions:Shop.named"),
+        (functions.Shop.sell, "tests.functions:Shop.sell"),
+        (functions.Shop, "tests.functions:Shop"),
+        (os.path.join, "posixpath:join"),
+        (len, "builtins:len"),
+    ],
+)
+def test_a_path_leads_back_to_its_function(func: Callable[..., Any], path: str) -> None:
+    assert path_of(func) == path
+    assert resolve(path) == func
+
+
+def test_the_older_form_of_paths_is_understood() -> None:
+    assert resolve("tests.functions.add") is functions.add
+
+
+@pytest.mark.parametrize(
+    ("func", "words"),
+    [
+        (functions.anonymous, "a lambda"),
+        (functions.make_nested(), "inside a function"),
+        (functions.original_of_replaced, "another object"),
+        (functions.Shop().sell, "a method of an object"),
+        (7, "not callable"),
+    ],
+)
+def test_what_has_no_path_is_refused_with_the_reason(func: Any, words: str) -> None:
+    with pytest.raises(NotEnqueueable, match=words):
+        path_of(func)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("tests.functions:nothing", "has no nothing"),
+        ("tests.no_such_module:add", "ModuleNotFoundError"),
+        ("tests.functions:Shop.discount", "is a int, not a function"),
+        ("tests.functions:add.__globals__", "two leading underscores"),
+        ("add", "package.module:name"),
+        (":add", "package.module:name"),
+        ("", "package.module:name"),
+        ("/no/such/script.py:add", "is not here"),
+    ],
+)
+def test_a_path_that_leads_nowhere(path: str, words: str) -> None:
+    with pytest.raises(FunctionNotFound, match=words):
+        resolve(path)
+
+
+@pytest.mark.parametrize(("code", "words"), [("1 / 0", "ZeroDivisionError"), ("raise SystemExit(3)", "SystemExit")])
+def test_a_module_that_fails_to_import_is_named_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    (tmp_path / "broken_module.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(FunctionNotFound, match=f"importing broken_module failed with {words}"):
+        resolve("broken_module:f")
+
+
+SCRIPT = """
+    import sys
+    from delayed import Queue, Task, delayed
+    from delayed.delay import delay
+
+    class Point:
+        def __init__(self, x):
+            self.x = x
+
+    def show(point):
+        print(type(point).__name__, point.x)
+
+    def nest(point):
+        from delayed.functions import path_of
+        print(path_of(show))
+
+    if __name__ == "__main__":
+        queue = Queue("q", sys.argv[1])
+        delay(queue)(show)(Point(3))
+        delay(queue)(nest)(Point(4))
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_functions_and_classes_of_main_arrive(tmp_path: Path, how: str) -> None:
+    (tmp_path / "points.py").write_text(textwrap.dedent(SCRIPT))
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    start = ["points.py"] if how == "script" else ["-m", "points"]
+
+    def run(*command: str) -> str:
+        return subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=30
+        ).stdout
+
+    run(*start, url)
+    printed = run("-m", "delayed", "worker", "--queue", "q", "--url", url, "--burst", "--processes", "1")
+
+    place = str(tmp_path / "points.py") if how == "script" else "points"
+    assert printed.splitlines() == ["Point 3", f"{place}:show"]

@@ -1,0 +1,85 @@
+"""What type checkers have to accept; it is not run."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from delayed import Queue, Retry, TaskHandle, delayed
+from delayed.delay import delay, delay_in_time, delay_with_params
+
+queue = Queue("typed", "memory://")
+
+
+@delayed(queue)
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@delayed(queue, timeout=3, retry=Retry(3))
+def with_options(a: int) -> str:
+    return str(a)
+
+
+@delayed()
+def on_default(a: int) -> str:
+    return str(a)
+
+
+@delayed
+def bare(a: int, *, flag: bool = False) -> str:
+    return str(a) if flag else ""
+
+
+@delayed(queue)()
+def twice(a: int) -> str:
+    return str(a)
+
+
+@delayed(queue)(10)
+def in_time(a: int) -> str:
+    return str(a)
+
+
+@delayed(queue)
+async def later(a: int) -> str:
+    return str(a)
+
+
+class Shop:
+    @staticmethod
+    @delayed(queue)
+    def total(price: int) -> int:
+        return price
+
+
+assert_type(add(1, 2), int)
+assert_type(add.delay(1, 2), TaskHandle)
+assert_type(add.delay(a=1, b=2), TaskHandle)
+assert_type(add.timeout(3)(1, 2), TaskHandle)
+assert_type(add.timeout(None)(1, 2), TaskHandle)
+assert_type(add.options(retry=3).delay(1, b=2), TaskHandle)
+assert_type(add.options(retry=3).options(timeout=4).delay(1, 2), TaskHandle)
+assert_type(with_options.delay(1), TaskHandle)
+assert_type(on_default.delay(1), TaskHandle)
+assert_type(bare.delay(1, flag=True), TaskHandle)
+assert_type(twice.delay(1), TaskHandle)
+assert_type(in_time.delay(1), TaskHandle)
+assert_type(later.delay(1), TaskHandle)
+assert_type(Shop.total.delay(1), TaskHandle)
+assert_type(delay(queue)(pow)(1, 2), TaskHandle)
+
+
+def plain(a: int) -> str:
+    return str(a)
+
+
+assert_type(delay(queue)(plain)(1), TaskHandle)
+assert_type(delay_in_time(queue)(plain, 3)(1), TaskHandle)
+assert_type(delay_in_time(queue)(plain, timeout=3)(a=1), TaskHandle)
+assert_type(delay_with_params(queue)(timeout=3)(plain)(1), TaskHandle)
+
+
+async def main() -> None:
+    assert_type(await add.adelay(1, 2), TaskHandle)
+    assert_type(await add.options(delay=3).adelay(1, 2), TaskHandle)
+    assert_type(await later(1), str)

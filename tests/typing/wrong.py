@@ -1,0 +1,48 @@
+"""What type checkers have to reject: each line that is marked; it is not run."""
+
+from __future__ import annotations
+
+from delayed import Queue, delayed
+from delayed.delay import delay, delay_in_time, delay_with_params
+
+queue = Queue("typed", "memory://")
+
+
+@delayed(queue)
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@delayed(queue, timeout=3)
+def with_options(a: int) -> str:
+    return str(a)
+
+
+@delayed
+def bare(a: int) -> str:
+    return str(a)
+
+
+def plain(a: int) -> str:
+    return str(a)
+
+
+add.delay("x")  # wrong
+add.delay(1, "x")  # wrong
+add.delay(1)  # wrong
+add.delay(1, 2, 3)  # wrong
+add.delay(1, c=2)  # wrong
+add.delay(1, 2, timeout=3)  # wrong
+add("x", 1)  # wrong
+add.timeout(3)("x", 1)  # wrong
+add.options(retry=3).delay("x", 1)  # wrong
+with_options.delay("x")  # wrong
+bare.delay("x")  # wrong
+delay(queue)(plain)("x")  # wrong
+delay_in_time(queue)(plain, 3)("x")  # wrong
+delay_with_params(queue)(timeout=3)(plain)("x")  # wrong
+
+
+async def main() -> None:
+    await add.adelay("x", 1)  # wrong
+    await add.options(retry=3).adelay("x", 1)  # wrong
