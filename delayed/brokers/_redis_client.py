@@ -206,9 +206,7 @@ class RedisClient:
         if not self.cluster:
             return [(list(keys), client.connection_pool)]
         with self.errors():
-            return [
-                ([key], client.get_redis_connection(client.get_node_from_key(key)).connection_pool) for key in keys
-            ]
+            return [([key], client.get_redis_connection(client.get_node_from_key(key)).connection_pool) for key in keys]
 
     def connect(self, pool: Any) -> Any:
         """A connection like those of a pool, but not of it: a waiter would take the place of somebody who works."""

@@ -83,6 +83,7 @@ class Sleeper:
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._lines: dict[bytes, Line] = {}
+        self.leaving = False  # its broker was closed: its connections end with the wait
         self._ear, self._bell = socket.socketpair()
         self._ear.setblocking(False)
         self._bell.setblocking(False)
@@ -108,7 +109,10 @@ class Sleeper:
                 line.begin(group, block)
             token = self._first(lines, timeout, sharp)
             for line in lines:
-                token = line.end() or token
+                if self.leaving:
+                    line.close()
+                else:
+                    token = line.end() or token
             return token
         except BaseException:
             for line in lines:
@@ -205,6 +209,7 @@ class Waiter:
             asleep, self._asleep = self._asleep, set()
             self._rung = False
             for sleeper in asleep:
+                sleeper.leaving = True
                 sleeper.wake()  # its thread closes it
         for sleeper in idle:
             sleeper.close()

@@ -44,7 +44,7 @@ MIN_VERSION = (6, 2)  # LPOP with a count, ZADD GT
 QUEUES = b"delayed_queues"  # the set of all queue names; on a cluster it lies elsewhere than the queues
 NAME_INTERVAL = 60.0  # seconds after which a producer writes a queue's name again, should it have been flushed
 SETTLE_MAX = 1000  # settlements per script, so that none is long
-CLAIM_MAX = 2000  # claims per script
+CLAIM_MAX = 2000  # claims per script; large messages end it sooner
 SWEEP_MAX = 1000  # tasks returned per sweep
 UNKNOWN_MAX = 1000  # unknown claims per renewal and queue; the next one finds the rest
 PURGE_PAGE = 1000
@@ -249,13 +249,12 @@ class RedisBroker(Broker):
     def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
         claims: list[Claim] = []
         for queue in queues:
-            found: list[Ref] = []
-            while len(found) % UNKNOWN_MAX == 0:  # a page that is not full is the last
-                page = self.renew(worker, [queue], found, 0.0).unknown  # a lease of 0 renews nothing
-                if not page:
-                    break
-                claims += page
-                found += [claim.ref for claim in page]
+            page = self.renew(worker, [queue], (), 0.0).unknown  # a lease of 0 renews nothing
+            found = page
+            while page:
+                page = self.renew(worker, [queue], [claim.ref for claim in found], 0.0).unknown
+                found += page
+            claims += found
         return claims
 
     def wait(self, queues: Sequence[str], timeout: float) -> None:

@@ -12,7 +12,6 @@ ready to begin it. For each:
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import gc
 import os
 import signal
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 TEXT_MAX = 4096  # characters of an exception's text that are kept
 TRACEBACK_MAX = 24000  # characters of a traceback that are kept: its end, which is nearest to the fault
 inside = False  # whether this process is a child
+REHEARSALS = 30
 REPORT_MAX = 32  # tasks that have returned before the monitor is told
 REPORT_DELAY = 0.001  # seconds after which it is told at the end of the next task
 CHANNEL_LOST = 87  # exit code of a child that can't reach its monitor any more
@@ -54,14 +54,20 @@ class Child:
         board: the worker's board.
         sock: the child's end of its channel.
         stack: descriptor of the file that stacks are dumped to.
+        dump: the descriptor that faulthandler writes to, which becomes a copy of `stack`.
+        line: what its life hangs on, see :func:`delayed.worker.process.die_with`.
         config: the worker's settings.
     """
 
-    def __init__(self, seat: int, board: Board, sock: socket.socket, stack: int, config: Config) -> None:
+    def __init__(
+        self, seat: int, board: Board, sock: socket.socket, stack: int, dump: int, line: int, config: Config
+    ) -> None:
         self.seat = seat
         self.board = board
         self.sock = sock
         self.stack = stack
+        self.dump = dump
+        self.line = line
         self.config = config
         self.server = os.getpid()
         self.pid = 0
@@ -84,9 +90,8 @@ class Child:
         self.pid = os.getpid()
         self.board.take_seat(self.seat, self.pid)
         os.setsid()  # so that signals to the worker's terminal or group pass it by, and its own group can be killed
-        faulthandler.register(process.STACK_SIGNAL, file=self.stack, all_threads=True, chain=False)
-        faulthandler.enable(file=self.stack, all_threads=True)
-        process.die_with(self.config.life, self.pid)
+        os.dup2(self.stack, self.dump, inheritable=False)
+        process.die_with(self.line, self.pid)
         if os.getppid() != self.server:  # the last guardian may have gone before we could notice
             os._exit(1)
         gc.enable()  # it was off only for the fork
@@ -278,6 +283,40 @@ class Child:
             raise KeyboardInterrupt
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+
+def nothing() -> None:
+    """What is run in a rehearsal."""
+
+
+def rehearse(config: Config) -> None:
+    """Run a task a few times as a child does, in the fork server.
+
+    Python then has the code ready for it; a child that has to do that itself copies every page of memory that it
+    touches for it, which takes longer than the rest.
+    """
+    mine, theirs = channel.pair()
+    file = process.anonymous_file("delayed-rehearsal")
+    main_module = sys.modules["__main__"]
+    with mine, theirs:
+        board = Board(file, 1)
+        plain = config._replace(success_handler=None, error_handler=None)
+        child = Child(0, board, theirs, file, file, file, plain)
+        child.pid = os.getpid()
+        message = Message(id=1, func=f"{__name__}:nothing", payload=child.codecs[0].encode((), {}), timeout=1.0)
+        frame = TaskFrame(channel.RUN, 0, 0, 1, 1, 1, 1, 1, message.header(), message.payload)
+        buffer = bytearray(channel.PACKET_MAX)
+        for _ in range(REHEARSALS):
+            channel.send_task(mine, frame)
+            received = child.next_frame()
+            assert received is not None
+            child.run(received)
+            child.report(channel.OUTCOME, 0, 1)
+            while channel.receive_report(mine, buffer):
+                pass
+        board.close()
+    os.close(file)
+    sys.modules["__main__"] = main_module
 
 
 def main(child: Child) -> NoReturn:

@@ -16,6 +16,7 @@ fork takes almost twice as long, because Python renews their locks in every chil
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import importlib
 import os
@@ -50,9 +51,18 @@ class ForkServer:
         self.born: dict[int, float] = {}  # pid -> when it was forked
         self.daemons: dict[int, set[int]] = {}  # pid of an orphan -> the children that may be using it
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.lines = [process.life_line(config.life) for _ in config.seats]
+        # Children inherit faulthandler's signal handlers, and put their own file in the place of this one.
+        self.dump = os.dup(config.seats[0][2])
+        faulthandler.enable(file=self.dump, all_threads=True)
+        if hasattr(faulthandler, "register"):
+            faulthandler.register(process.STACK_SIGNAL, file=self.dump, all_threads=True, chain=False)
         # What a child has no business with, for each seat.
         own = self.own_descriptors()
-        self.foreign = [own - {child_end, stack, config.life} for _, child_end, stack in config.seats]
+        self.foreign = [
+            own - {child_end, stack, self.dump, line}
+            for (_, child_end, stack), line in zip(config.seats, self.lines, strict=True)
+        ]
         for fd in own:
             os.set_inheritable(fd, False)  # they were inherited once, by us; not by what tasks execute
         process.prefer_for_oom()
@@ -66,9 +76,10 @@ class ForkServer:
             signal.signal(number, self.on_signal)
         signal.siginterrupt(signal.SIGCHLD, False)  # for the code that children run
         self.children = [
-            child.Child(seat, self.board, self.channels[seat][1], stack, self.config)
+            child.Child(seat, self.board, self.channels[seat][1], stack, self.dump, self.lines[seat], self.config)
             for seat, (_, _, stack) in enumerate(self.config.seats)
         ]
+        child.rehearse(self.config)
         gc.disable()
         gc.collect()
         gc.freeze()  # so that a child's first collection does not copy every page of the server
@@ -148,7 +159,7 @@ class ForkServer:
 
     def own_descriptors(self) -> set[int]:
         fds = {self.config.board, self.config.life, self.config.life_write, self.control.fileno()}
-        fds |= {self.wake_read, self.wake_write}
+        fds |= {self.wake_read, self.wake_write, self.dump, *self.lines}
         return fds.union(*self.config.seats)
 
     def reap(self) -> list[Control]:

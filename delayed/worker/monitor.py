@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -76,7 +77,8 @@ class Monitor:
         self.life_read, self.life_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.ladder = Ladder(self.board, [seat.stack for seat in self.seats], config.kill_timeout, self.signal)
-        self.courier = make_courier(self.notify, self.freed, self.info)
+        self.turn = threading.Lock()  # held while seats are looked at or changed
+        self.courier = make_courier(self.deliver, self.freed, self.info)
         self.control: socket.socket | None = None
         self.server: subprocess.Popen[bytes] | None = None
         self.server_ready = False
@@ -102,6 +104,16 @@ class Monitor:
         """Wake the loop."""
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self.wake_write, b"\0")
+
+    def deliver(self) -> None:
+        """The courier has something. An idle child gets it here and now, without a switch to the monitor's thread."""
+        if self.turn.acquire(blocking=False):
+            try:
+                if not self.stopping:
+                    self.hand_out(now())
+            finally:
+                self.turn.release()
+        self.notify()
 
     def freed(self, held: Held) -> None:
         """A claim has ended in the store: its slot may be used again."""
@@ -159,34 +171,39 @@ class Monitor:
     def loop(self) -> None:
         next_tick = 0.0
         while True:
-            for fd, _ in self.poller.poll(self.poll_timeout() * 1000):
-                if fd == self.wake_read:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self.wake_read, 4096)
-                elif self.control is not None and fd == self.control.fileno():
-                    self.read_control()
-                elif fd in self.by_fd:
-                    seat = self.by_fd[fd]
-                    if fd == seat.pidfd:
-                        self.orphan_ended(seat)
-                    else:
-                        self.read_reports(seat)
-            if self.preload_error:
-                return
+            events = self.poller.poll(self.poll_timeout() * 1000)
             at = now()
-            if at >= next_tick:
-                next_tick = at + TICK
-                self.tick(at)
-            self.mind_lost(at)
-            if self.stop_asked or self.stop_gently or self.stop_now or self.courier.empty:
-                self.mind_stop(at)
-            if not self.stopping:
-                self.hand_out(at)
-            elif self.stopped():
-                return
-            if self.jobs:
-                self.hand_jobs()
-            self.keep_seats_taken(at)
+            with self.turn:
+                for fd, _ in events:
+                    self.read(fd)
+                if at >= next_tick:
+                    next_tick = at + TICK
+                    self.tick(at)
+                self.mind_lost(at)
+                if self.stop_asked or self.stop_gently or self.stop_now or self.courier.empty:
+                    self.mind_stop(at)
+                if not self.stopping:
+                    self.hand_out(at)
+                if self.preload_error or (self.stopping and self.stopped()):
+                    self.stopping = True
+                    return
+                if self.jobs:
+                    self.hand_jobs()
+                self.keep_seats_taken(at)
+
+    def read(self, fd: int) -> None:
+        """Read what has come on a descriptor."""
+        if fd == self.wake_read:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.wake_read, 4096)
+        elif self.control is not None and fd == self.control.fileno():
+            self.read_control()
+        elif fd in self.by_fd:
+            seat = self.by_fd[fd]
+            if fd == seat.pidfd:
+                self.orphan_ended(seat)
+            else:
+                self.read_reports(seat)
 
     def poll_timeout(self) -> float:
         if self.stopping or self.jobs or not self.server_ready or any(seat.busy for seat in self.seats):
@@ -385,13 +402,14 @@ class Monitor:
         if not activity.serial and status != 0:
             seat.failures += 1
             seat.fork_at = at + min(FORK_BACKOFF[0] * 2**seat.failures, FORK_BACKOFF[1])
+        if status != 0:
+            self.ladder.clear_stack(seat.index)
         self.ladder.forget(seat.index)
         if seat.pidfd >= 0 and seat.orphan:
             self.poller.unregister(seat.pidfd)
             del self.by_fd[seat.pidfd]
         seat.vacated()
         self.board.vacate(seat.index)
-        self.ladder.clear_stack(seat.index)
 
     def died(self, seat: Seat, held: Held, status: int | None, at: float, cpu: float, rss: int) -> None:
         """A child died in the middle of this task."""
@@ -628,10 +646,12 @@ class Monitor:
         )
         for seat in self.seats:
             seat.forking = False
-            if not seat.pid:
+            if not seat.pid or seat.orphan:
                 continue
-            seat.orphan = True
             self.take_back(seat)
+            if not seat.orphaned():
+                self.child_ended(seat, None, 0.0, 0)
+                continue
             with contextlib.suppress(BlockingIOError):
                 channel.send_task(seat.mine, TaskFrame(channel.LEAVE, 0, 0, 0, 0, 0, 0, 0, b"", b""))
             if seat.pidfd >= 0:

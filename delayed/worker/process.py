@@ -50,17 +50,25 @@ def set_subreaper(on: bool) -> bool:
     return bool(libc.prctl(PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0) == 0)
 
 
-def die_with(life: int, group: int) -> None:
-    """Make the kernel kill the process group `group` when the last write end of the pipe `life` is closed.
+def life_line(life: int) -> int:
+    """A descriptor to hang a process on with :func:`die_with`: of the pipe `life`, whose end kills what hangs on it."""
+    if not _LINUX:
+        return os.dup(life)
+    # Who is killed belongs to the open file description, which a fork shares: open another.
+    own = os.open(f"/proc/self/fd/{life}", _LIFE_FLAGS)
+    fcntl.fcntl(own, F_SETSIG, _SIGKILL)
+    fcntl.fcntl(own, fcntl.F_SETFL, _LIFE_ASYNC)
+    return own
+
+
+def die_with(line: int, group: int) -> None:
+    """Make the kernel kill the process group `group`, and no other that hung on `line` before, when the last write end
+    of its pipe is closed.
 
     Not PR_SET_PDEATHSIG: that belongs to the forking thread, and fires when one guardian dies while the other lives.
     """
     if _LINUX:
-        # The owner belongs to the open file description, which a fork shares: open one of our own.
-        own = os.open(f"/proc/self/fd/{life}", _LIFE_FLAGS)
-        fcntl.fcntl(own, fcntl.F_SETOWN, -group)
-        fcntl.fcntl(own, F_SETSIG, _SIGKILL)
-        fcntl.fcntl(own, fcntl.F_SETFL, _LIFE_ASYNC)
+        fcntl.fcntl(line, fcntl.F_SETOWN, -group)
 
 
 def prefer_for_oom() -> None:
@@ -88,10 +96,16 @@ def kill_group(pid: int, number: int) -> None:
 def children_of_self() -> list[int]:
     """The pids of this process's living children, as far as the kernel tells (CONFIG_PROC_CHILDREN)."""
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
-            return [int(pid) for pid in file.read().split()]
+        fd = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return []
+    try:
+        text = b""
+        while part := os.read(fd, 65536):
+            text += part
+    finally:
+        os.close(fd)
+    return [int(pid) for pid in text.split()]
 
 
 def oom_kills() -> int:

@@ -20,7 +20,7 @@ class Seat:
         theirs: the child's end, which the monitor reads only to take tasks back.
         stack: descriptor of the file that the child's stacks are dumped to.
         pid: of its child; 0 while there is none.
-        pidfd: a descriptor of that process, -1 where there is none.
+        pidfd: a descriptor of that process once it is an orphan, -1 where there is none.
         orphan: whether the fork server that forked the child is dead.
         forking: whether a child was asked for and has not been reported yet.
         fork_at: not before when to ask for the next child.
@@ -53,11 +53,18 @@ class Seat:
         """A child has come."""
         self.pid = pid
         self.forking = False
-        if hasattr(os, "pidfd_open"):
-            try:
-                self.pidfd = os.pidfd_open(pid)
-            except OSError:  # it is gone already; the fork server will say so
-                self.pidfd = -1
+
+    def orphaned(self) -> bool:
+        """The fork server of the child is gone. False if the child is too."""
+        self.orphan = True
+        try:
+            # Being the nearest subreaper, the monitor is its parent now. Who is not its child was given its number.
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if hasattr(os, "pidfd_open"):
+                self.pidfd = os.pidfd_open(self.pid)
+        except (ChildProcessError, ProcessLookupError):
+            return False
+        return True
 
     def vacated(self) -> None:
         """The child is gone."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from delayed.worker.forkserver import ForkServer
 
 TICK = 0.05  # seconds between looks at the deadlines
+GIVE_UP = 3600.0  # seconds without an answer from the store; other workers run the tasks again
 PATIENCE = (0.1, 2.0)  # seconds: first and longest pause while the store can't be reached
 
 
@@ -71,6 +72,7 @@ class StandIn:
         broker = broker_for(self.config.url)
         known = False
         renew_at = broker_at = 0.0
+        answered = now()
         pause = PATIENCE[0]
         while True:
             at = now()
@@ -93,8 +95,13 @@ class StandIn:
                         self.renewed(renewal.lost)
                         renew_at = at + min(RENEW_INTERVAL, self.config.lease / 3)
                     pause = PATIENCE[0]
+                    answered = at
             except BrokerError as error:
-                logger.error("the stand-in of worker %s: %s; it goes on trying", self.config.worker, error)
+                if pause == PATIENCE[0]:
+                    logger.error("the stand-in of worker %s: %s; it goes on trying", self.config.worker, error)
+                if now() > answered + GIVE_UP:
+                    logger.error("the stand-in of worker %s gives up: %s", self.config.worker, error)
+                    break
                 broker_at = now() + pause
                 pause = min(pause * 2, PATIENCE[1])
             if known and not self.claims and not self.settlements and not self.handlers_run():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import threading
 import time
 import uuid
@@ -18,9 +20,9 @@ import redis
 from redis.sentinel import Sentinel
 
 from delayed.brokers import broker_for
-from delayed.brokers.redis import RedisBroker
+from delayed.brokers.redis import UNKNOWN_MAX, RedisBroker
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
-from delayed.message import Claim, Message, Settlement
+from delayed.message import Action, Claim, Message, Settlement
 from tests.servers import RedisServer, ServerError, redis_server, unavailable
 
 QUEUE = "default"
@@ -282,12 +284,72 @@ def test_a_lost_count_of_claims_hides_no_unknown_claim(broker: RedisBroker, stor
     assert store.hget("default_held", worker.name) == "3"
 
 
+def test_all_that_a_worker_holds_is_found_and_not_renewed(broker: RedisBroker) -> None:
+    n = UNKNOWN_MAX + 500
+    stored = Producer(broker)(n)
+    worker = Worker(broker)
+    claims = worker.claim(n, lease=5)
+    assert ids(claims) == stored
+
+    held = broker.held(worker.name, [QUEUE])
+
+    assert sorted(held) == sorted(claims)
+    assert all(entry.due <= 5 for entry in broker.peek(QUEUE, "running", n))
+
+
+def test_large_tasks_are_claimed_and_found_again_a_few_at_a_time(broker: RedisBroker) -> None:
+    """However many were asked for: an answer of a gigabyte would take longer than anybody waits for it."""
+    produce, worker = Producer(broker), Worker(broker)
+    stored = [id for _ in range(40) for id in produce(payload=b"x" * 1_000_000)]
+    urgent = [id for _ in range(5) for id in produce(payload=b"x" * 1_000_000, priority=1)]
+
+    batches = []
+    while claims := worker.claim(100):
+        batches.append(claims)
+
+    assert max(len(claims) for claims in batches) <= 20
+    assert [id for claims in batches for id in ids(claims)] == urgent + stored
+    assert len(broker.renew(worker.name, [QUEUE], [], 15).unknown) <= 20
+    assert sorted(ids(broker.held(worker.name, [QUEUE]))) == sorted(urgent + stored)
+
+
 def test_a_key_of_another_program_is_an_error_that_says_so(broker: RedisBroker, store: Any) -> None:
     store.set(QUEUE, "mine")
 
     with pytest.raises(BrokerError, match="another program") as caught:
         Producer(broker)()
     assert not isinstance(caught.value, BrokerUnavailable)
+
+
+# -- resends and tokens --------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_has_run_and_gone_is_not_stored_again_by_a_resend(broker: RedisBroker) -> None:
+    produce, worker = Producer(broker), Worker(broker)
+    message = Message(id=broker.reserve_ids(QUEUE, 1), func="mod:f", payload=b"x")
+    broker.enqueue(QUEUE, [message], produce.session, 1)
+    assert worker.done(worker.claim()) == [True]
+
+    broker.enqueue(QUEUE, [message], produce.session, 1)
+
+    assert sum(broker.counts(QUEUE)) == 0
+    broker.enqueue(QUEUE, [message], uuid.uuid4().hex, 1)  # of another session it is no resend
+    assert broker.counts(QUEUE).ready == 1
+
+
+@pytest.mark.parametrize("action", ["done", "retry", "back", "dead"])
+@pytest.mark.parametrize("wrong", [{"nonce": 7}, {"delivery": 2}])
+def test_delivery_and_nonce_must_both_be_right(broker: RedisBroker, action: Action, wrong: dict[str, int]) -> None:
+    """A store that lost its last second gives the same delivery a second time, to another."""
+    Producer(broker)()
+    worker = Worker(broker)
+    [claim] = worker.claim()
+    other = claim.ref._replace(**wrong)
+
+    assert broker.settle(worker.name, [Settlement(other, action)]) == [False]
+    assert broker.renew(worker.name, [QUEUE], [other], 15)[:2] == ([], [other])
+    assert broker.counts(QUEUE).running == 1
+    assert broker.settle(worker.name, [Settlement(claim.ref, action)]) == [True]
 
 
 # -- scripts and connections -------------------------------------------------------------------------------------
@@ -383,6 +445,50 @@ def test_a_replica_is_not_available_for_work(server: RedisServer, store: Any) ->
         broker.close()
 
 
+def test_the_answer_of_an_interrupted_call_is_not_taken_for_the_next_ones(broker: RedisBroker, store: Any) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        Producer(broker)(2)
+        store.execute_command("CLIENT", "PAUSE", 400, "ALL")
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(Interrupt):
+            broker.reserve_ids(QUEUE, 1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    assert broker.counts(QUEUE).ready == 2
+
+
+def test_a_forked_child_waits_on_a_connection_of_its_own(broker: RedisBroker, store: Any) -> None:
+    def blocked() -> set[str]:
+        return {client["id"] for client in store.client_list() if "b" in client["flags"]}
+
+    broker.wait([QUEUE], 0.01)  # the connection for waiting is there, and would be taken again
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            broker.wait([QUEUE], 2)
+            status = 0
+        finally:
+            os._exit(status)
+    eventually(lambda: len(blocked()) == 1)
+    sleep = Sleep(broker)
+    sleepers(store, 2)  # one more, not a second command on the same connection
+    broker.wake([QUEUE])
+    sleep.join(5)
+    Producer(broker)()
+    _, status = os.waitpid(child, 0)
+
+    assert status == 0
+
+
 def test_a_forked_child_makes_its_own_connections(broker: RedisBroker, store: Any) -> None:
     produce, worker = Producer(broker), Worker(broker)
     broker.wait([QUEUE], 0.01)  # opens the connection for waiting too
@@ -408,6 +514,35 @@ def test_a_forked_child_makes_its_own_connections(broker: RedisBroker, store: An
     assert sorted(claim.payload for claim in worker.claim(200)) == [b"c"] * 50 + [b"p"] * 50
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # that is the case here
+def test_a_fork_while_another_thread_connects_leaves_the_child_free_to() -> None:
+    """The lock of the thread that connects is never released in the child."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        port = silent.getsockname()[1]
+        broker = RedisBroker(f"redis://127.0.0.1:{port}/?cluster=1&socket_timeout=1")
+
+        def ask() -> None:
+            with pytest.raises(BrokerUnavailable):
+                broker.counts(QUEUE)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        with silent.accept()[0]:  # it is connecting now
+            child = os.fork()
+            if not child:
+                signal.alarm(8)  # ends a child that would wait for ever
+                status = 1
+                try:
+                    ask()
+                    status = 0
+                finally:
+                    os._exit(status)
+            _, status = os.waitpid(child, 0)
+            thread.join(10)
+
+    assert status == 0
+
+
 # -- a full store ------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +555,10 @@ def test_a_full_redis_refuses_tasks_whole_and_goes_on_draining() -> None:
             while True:
                 stored += produce(20, payload=b"x" * 5000)
         assert broker.counts(QUEUE).ready == len(stored)
+        with redis.Redis(port=server.port) as store:
+            store.config_set("maxmemory", "1mb")
+            assert broker.reserve_ids(QUEUE, 1) > stored[-1]  # it is the enqueue that says what the matter is
+            store.config_set("maxmemory", "6mb")
 
         claims = worker.claim(2, lease=15)
         assert ids(claims) == stored[:2]
@@ -449,6 +588,18 @@ def test_a_sleeper_wakes_when_a_task_comes(broker: RedisBroker, server: RedisSer
 
     assert sleep.after(start) < 0.5
     produce.broker.close()
+
+
+def test_closing_during_a_wait_leaves_no_connection(broker: RedisBroker, store: Any) -> None:
+    worker = Worker(broker)
+    worker.claim()
+    sleep = Sleep(broker)
+    sleepers(store, 1)
+
+    broker.close()
+    sleep.join(5)
+
+    eventually(lambda: len(store.client_list()) == 1)  # the one that asks
 
 
 @pytest.mark.parametrize("end", ["wake", "close"])
@@ -498,6 +649,24 @@ def test_a_scheduled_task_ends_the_wait_of_who_slept_before_it_came(broker: Redi
 
     assert 0.25 < sleep.after(start) < 0.8
     assert ids(Worker(broker).claim()) == [id]
+
+
+def test_a_retry_in_a_while_ends_the_wait_of_another_worker(
+    broker: RedisBroker, server: RedisServer, store: Any
+) -> None:
+    [id] = Producer(broker)()
+    worker, other = Worker(broker), Worker(RedisBroker(server.url), "other")
+    [claim] = worker.claim()
+    assert other.claim() == []
+    sleep = Sleep(other.broker)
+    sleepers(store, 1)
+
+    start = time.monotonic()
+    broker.settle(worker.name, [Settlement(claim.ref, "retry", 0.3)])
+
+    assert 0.25 < sleep.after(start) < 0.8
+    assert ids(other.claim()) == [id]
+    other.broker.close()
 
 
 def test_a_lost_wake_up_is_repaired_by_a_claim_and_by_a_sweep(broker: RedisBroker, store: Any) -> None:
@@ -663,12 +832,20 @@ def test_on_a_cluster_the_keys_of_a_queue_lie_together(tmp_path: Path) -> None:
             works(broker)
             assert {key for key in node.scan_iter() if not key.startswith(b"{default}")} == {b"delayed_queues"}
 
-        sleep = Sleep(broker)
-        time.sleep(0.05)
-        start = time.monotonic()
-        Producer(broker)()
-        assert sleep.after(start) < 1
-        broker.wait([QUEUE, "another", "third"], 0.2)
+        with redis.Redis(port=server.port) as node:
+            sleep = Sleep(broker)
+            sleepers(node, 1)
+            start = time.monotonic()
+            Producer(broker)()
+            assert sleep.after(start) < 1
+
+            before = {client["id"] for client in node.client_list()}
+            sleep = Sleep(broker)
+            sleepers(node, 1)
+            broker.wake([QUEUE])
+            assert sleep.after(time.monotonic()) < 1
+            broker.wait([QUEUE, "another", "third"], 0.2)
+            assert before <= {client["id"] for client in node.client_list()}  # no wait costs a connection
 
         with redis.RedisCluster(host="127.0.0.1", port=server.port, decode_responses=True) as client:
             mine = RedisBroker(client)

@@ -26,6 +26,7 @@
 --
 -- Ids are strings throughout: Lua would print a number of 16 digits as 1.7e+15. A missing reply is false, not nil.
 
+local ROOM = 8 * 1024 * 1024 -- bytes of messages in one answer; more is not added to an answer that has as many
 local CHUNK = 4000 -- arguments per command, an even number; unpack() fails at about 8,000
 
 -- The store's clock, ms.

@@ -1,4 +1,5 @@
--- Stores messages, all or none. Its first write is one that Redis refuses when it is full, so that nothing of it happens.
+-- Stores messages, all or none. Its first write is one that Redis refuses when it is full, so that nothing of it
+-- happens.
 --
 -- KEYS[1] -> PROD
 -- KEYS[2] -> PRODT

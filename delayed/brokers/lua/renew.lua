@@ -8,7 +8,7 @@
 -- KEYS[5] -> META
 -- ARGV[1] -> worker
 -- ARGV[2] -> lease, ms; 0 renews nothing and only looks
--- ARGV[3] -> how many unknown claims to return at most
+-- ARGV[3] -> how many unknown claims to return at most, fewer if they are large
 -- ARGV[4 ...] -> of each claim: id, 'delivery|nonce|'
 -- Returns {'1' (renewed) or '0' (lost) for each, in one string; and of the unknown claims: ids, deliveries, nonces,
 --          attempts, each in one string; then their messages}.
@@ -41,16 +41,17 @@ if lease > 0 then send('ZADD', CLAIMED, leases) end
 local ids, deliveries, nonces, attempts, messages = {}, {}, {}, {}, {}
 if tonumber(redis.call('HGET', HELD, worker) or 0) ~= own then
   local claimed = redis.call('ZRANGE', CLAIMED, 0, -1)
-  local held = 0
+  local held, bytes = 0, 0
   for i, record in ipairs(fetch(CLAIM, claimed)) do
     local delivery, nonce, attempt, _, holder = parts(record)
     if holder == worker then
       held = held + 1
       local id = claimed[i]
-      local message = not known[id] and #ids < most and redis.call('HGET', MSG, id)
+      local message = not known[id] and #ids < most and bytes < ROOM and redis.call('HGET', MSG, id)
       if message then
         ids[#ids + 1], deliveries[#ids + 1], nonces[#ids + 1] = id, delivery, nonce
         attempts[#ids], messages[#ids] = attempt, message
+        bytes = bytes + #message
       end
     end
   end

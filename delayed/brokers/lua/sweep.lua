@@ -60,7 +60,8 @@ if now >= grace_until then
       end)
       local allowed = good and type(header) == 'table' and tonumber(header.m) or tonumber(ARGV[6])
       if delivery >= allowed then
-        bury(id, message, delivery, attempt, 'delivered ' .. delivery .. ' times, and its worker was lost the last time', now)
+        local reason = 'delivered ' .. delivery .. ' times, and its worker was lost the last time'
+        bury(id, message, delivery, attempt, reason, now)
         gone[#gone + 1] = id
         dead = dead + 1
       else

@@ -16,7 +16,7 @@
 -- ARGV[1] -> worker
 -- ARGV[2] -> sequence number of its claim
 -- ARGV[3] -> nonce of its claim
--- ARGV[4] -> how many tasks to claim; 0 only settles
+-- ARGV[4] -> how many tasks to claim at most, fewer if they are large; 0 only settles
 -- ARGV[5] -> lease, ms
 -- ARGV[6] -> dead letters to keep
 -- ARGV[7] -> how long to keep them, ms
@@ -140,50 +140,61 @@ if limit > 0 then
       end
     end
   elseif last_seq < seq then -- a smaller one is a request that was overtaken on its way: nobody waits for it
-    local popped = {}
     local ranked = redis.call('ZCARD', PRIOR) > 0
-    if ranked then
-      local first = redis.call('ZRANGEBYSCORE', PRIOR, '-inf', '(0', 'LIMIT', 0, limit)
-      send('ZREM', PRIOR, first)
-      for i, name in ipairs(first) do popped[i] = string.sub(name, 17) end
-    end
-    if #popped < limit then
-      for _, id in ipairs(redis.call('LPOP', READY, limit - #popped) or {}) do popped[#popped + 1] = id end
-    end
-    if ranked and #popped < limit then
-      local rest = redis.call('ZRANGE', PRIOR, 0, limit - #popped - 1)
-      send('ZREM', PRIOR, rest)
-      for _, name in ipairs(rest) do popped[#popped + 1] = string.sub(name, 17) end
+    local function pop(most)
+      local popped = {}
+      if ranked then
+        local first = redis.call('ZRANGEBYSCORE', PRIOR, '-inf', '(0', 'LIMIT', 0, most)
+        send('ZREM', PRIOR, first)
+        for i, name in ipairs(first) do popped[i] = string.sub(name, 17) end
+      end
+      if #popped < most then
+        for _, id in ipairs(redis.call('LPOP', READY, most - #popped) or {}) do popped[#popped + 1] = id end
+      end
+      if ranked and #popped < most then
+        local rest = redis.call('ZRANGE', PRIOR, 0, most - #popped - 1)
+        send('ZREM', PRIOR, rest)
+        for _, name in ipairs(rest) do popped[#popped + 1] = string.sub(name, 17) end
+      end
+      return popped
     end
 
-    local records, stored = fetch(CLAIM, popped), fetch(MSG, popped)
+    -- Slice by slice, each twice as long as the one before, because how large the messages are is known only then.
     local claims, first_time = {}, '1|' .. nonce .. '|1|0|0|' .. worker
-    local n, seen = 0, {}
-    for i, id in ipairs(popped) do
-      local record, message = records[i], stored[i]
-      if message and not seen[id] then -- else its message was removed by hand
-        local delivery, _, attempt, priority, holder, losses = 0, '', 0, '0', '', 0
-        if record then delivery, _, attempt, priority, holder, losses = parts(record) end
-        if holder == '' then -- else it stands in the queue and is held: whoever holds it settles it
-          n = n + 1
-          seen[id] = true
-          ids[n], messages[n] = id, message
-          claims[2 * n - 1] = id
-          if record then
-            deliveries[n], attempts[n] = delivery + 1, attempt + 1
-            claims[2 * n] = (delivery + 1) .. '|' .. nonce .. '|' .. (attempt + 1) .. '|' .. priority
-              .. '|' .. losses .. '|' .. worker
-          else
-            deliveries[n], attempts[n], claims[2 * n] = '1', '1', first_time
+    local n, seen, bytes, left, slice = 0, {}, 0, limit, 4
+    while left > 0 and bytes < ROOM do
+      local popped = pop(math.min(slice, left))
+      if #popped == 0 then break end
+      left, slice = left - #popped, slice * 2
+      local records, stored = fetch(CLAIM, popped), fetch(MSG, popped)
+      for i, id in ipairs(popped) do
+        local record, message = records[i], stored[i]
+        if message and not seen[id] then -- else its message was removed by hand
+          local delivery, _, attempt, priority, holder, losses = 0, '', 0, '0', '', 0
+          if record then delivery, _, attempt, priority, holder, losses = parts(record) end
+          if holder == '' then -- else it stands in the queue and is held: whoever holds it settles it
+            n = n + 1
+            bytes = bytes + #message
+            seen[id] = true
+            ids[n], messages[n] = id, message
+            claims[2 * n - 1] = id
+            if record then
+              deliveries[n], attempts[n] = delivery + 1, attempt + 1
+              claims[2 * n] = (delivery + 1) .. '|' .. nonce .. '|' .. (attempt + 1) .. '|' .. priority
+                .. '|' .. losses .. '|' .. worker
+            else
+              deliveries[n], attempts[n], claims[2 * n] = '1', '1', first_time
+            end
+            leases[2 * n - 1] = lease_end
+            leases[2 * n] = id
           end
-          leases[2 * n - 1] = lease_end
-          leases[2 * n] = id
         end
       end
     end
     if n > 0 then put_many('HLEN', 'HSET', 'HDEL', CLAIM, claims) end
     gained = gained + n
-    redis.call('HSET', LAST, worker, string.format('%.0f', seq) .. '|' .. now .. '|' .. nonce .. '|' .. table.concat(ids, ','))
+    local answer = string.format('%.0f', seq) .. '|' .. now .. '|' .. nonce .. '|' .. table.concat(ids, ',')
+    redis.call('HSET', LAST, worker, answer)
   end
   if #leases > 0 then put_many('ZCARD', 'ZADD', 'ZREM', CLAIMED, leases) end
 end
