@@ -85,6 +85,16 @@ def test_lower_layers_never_import_higher_ones(module: str) -> None:
             assert module.startswith(DRIVERS[driver]) or module == "delayed.__main__", f"{module} imports {name}"
 
 
+@pytest.mark.parametrize("module", sorted(name for name in modules() if name.startswith("delayed.brokers")))
+def test_brokers_never_see_a_task(module: str) -> None:
+    assert set(imports(modules()[module])).isdisjoint({"delayed.task", "delayed.codec", "delayed.functions"})
+
+
+def test_tasks_never_see_a_broker() -> None:
+    for module in ("delayed.task", "delayed.codec", "delayed.functions"):
+        assert not [name for name in imports(modules()[module]) if name.startswith("delayed.brokers")]
+
+
 def loaded_by(code: str) -> set[str]:
     code = f"import sys; before = set(sys.modules); {code}; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
