@@ -67,7 +67,9 @@ class Reader:
             r"^```(\w+)\n(.*?)^```$", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE
         )
         self.folder = folder
-        environ = {name: value for name, value in os.environ.items() if name != "DELAYED_URL"}
+        # Unbuffered, print() writes its text and its newline apart, and two processes may write between.
+        unset = ("DELAYED_URL", "PYTHONUNBUFFERED")
+        environ = {name: value for name, value in os.environ.items() if name not in unset}
         # `delayed` and `python` are those of this environment.
         self.environ = {**environ, "PATH": f"{Path(sys.executable).parent}:{environ['PATH']}"}
 

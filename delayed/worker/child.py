@@ -115,6 +115,7 @@ class Child:
                 self.run(frame)
             else:
                 self.handle_killed(frame)
+            _flush()  # what the task printed is not to wait for the next one
             done += 1
             if self.config.one_shot or (self.config.max_tasks and done >= self.config.max_tasks):
                 return
@@ -335,9 +336,7 @@ def main(child: Child) -> NoReturn:
     except BaseException as error:
         log_error(child.config, f"the child in seat {child.seat} fails", error)
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
+        _flush()
         os._exit(code)  # not sys.exit: the fork server's own end is not ours, and threads are not waited for
 
 
@@ -388,6 +387,14 @@ def describe(code: int, error: BaseException, stack: int) -> Verdict:
         stack=read_stack(stack) if isinstance(error, TaskStopped) else "",
         rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105  # suppress() takes longer than the rest
+            stream.flush()
+        except Exception:  # closed by a task, replaced by something else, or its reader is gone
+            pass
 
 
 def log_error(config: Config, text: str, error: BaseException) -> None:
