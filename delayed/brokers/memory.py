@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import json
 import os
 import threading
 import time
@@ -57,7 +58,7 @@ class _Queue:
     scheduled: list[tuple[float, int, int]] = field(default_factory=list)  # (due, place, id)
     held: dict[str, dict[int, _Task]] = field(default_factory=dict)  # by worker
     sessions: dict[str, tuple[int, float]] = field(default_factory=dict)  # producer -> (seq, when seen)
-    announced: dict[str, tuple[Mapping[str, Any], float]] = field(default_factory=dict)
+    announced: dict[str, tuple[str, float]] = field(default_factory=dict)  # worker -> (JSON, until when)
     swept: float | None = None
     grace: float = 0.0
     places: Iterator[int] = field(default_factory=count)
@@ -117,7 +118,7 @@ class _Store:
         self.process = os.getpid()
         self.changed = threading.Condition()
         self.queues: dict[str, _Queue] = {}
-        self.claims: dict[str, int] = {}  # worker -> the number of its last claim
+        self.claims: dict[str, tuple[int, float]] = {}  # worker -> (the number of its last claim, when)
 
 
 _stores: dict[str, _Store] = {}
@@ -141,7 +142,8 @@ class MemoryBroker(Broker):
         if parts.path not in ("", "/") or parts.query or parts.fragment:
             raise ConfigError(f"{url!r}: a store in memory has a name at most: memory://name")
         self._name = parts.netloc
-        self._woken = False
+        self._woken = False  # for the next wait
+        self._wakes = 0  # for all that are under way
         with _stores_lock:
             store = _stores.get(self._name)
             if store is None:
@@ -179,13 +181,11 @@ class MemoryBroker(Broker):
             found = self._queue(queue)
             if found.sessions.get(session, (0, 0.0))[0] >= seq:
                 return
+            tasks: dict[int, _Task] = {}  # all are made before one is stored: a header may raise
             for message in messages:
-                if message.id in found.tasks:
+                if message.id in found.tasks or message.id in tasks:
                     raise BrokerError(f"queue {queue!r} has a task {message.id} already; take ids from reserve_ids()")
-            found.sessions[session] = (seq, now)
-            found.used = True
-            for message in messages:
-                task = _Task(
+                tasks[message.id] = _Task(
                     message.id,
                     message.header(),
                     message.payload,
@@ -193,8 +193,11 @@ class MemoryBroker(Broker):
                     message.max_deliveries,
                     next(found.places),
                 )
-                found.tasks[message.id] = task
-                found.put(task, message.delay, now)
+            found.sessions[session] = (seq, now)
+            found.used = True
+            found.tasks.update(tasks)
+            for message in messages:
+                found.put(tasks[message.id], message.delay, now)
             self._store.changed.notify_all()
 
     # -- working ---------------------------------------------------------------------------------------------------
@@ -202,9 +205,9 @@ class MemoryBroker(Broker):
     def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
         now = self._now()
         with self._store.changed:
-            if self._store.claims.get(worker, 0) >= seq:
+            if self._store.claims.get(worker, (0, 0.0))[0] >= seq:
                 return [claim for claim in self._held(worker, queues) if claim.nonce == nonce]
-            self._store.claims[worker] = seq
+            self._store.claims[worker] = (seq, now)
             claims: list[Claim] = []
             for name in queues:
                 found = self._queue(name)
@@ -256,7 +259,7 @@ class MemoryBroker(Broker):
             held, lost = [], []
             for ref in refs:
                 task = self._claimed(ref)
-                if task is None:
+                if task is None or task.worker != worker:
                     lost.append(ref)
                 else:
                     task.at = now + lease
@@ -270,23 +273,28 @@ class MemoryBroker(Broker):
             return self._held(worker, queues)
 
     def _held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
-        return [_claim(name, task) for name in queues for task in self._queue(name).held.get(worker, {}).values()]
+        names = dict.fromkeys(queues)
+        return [_claim(name, task) for name in names for task in self._queue(name).held.get(worker, {}).values()]
 
     def wait(self, queues: Sequence[str], timeout: float) -> None:
         deadline = self._now() + timeout
         with self._store.changed:
-            while not self._woken:
+            wakes = self._wakes
+            while not self._woken and self._wakes == wakes:
                 now = time.monotonic()
                 found = [self._queue(name) for name in queues]
-                until = min(deadline, *(queue.next_due() for queue in found))
+                until = min([deadline, *(queue.next_due() for queue in found)])
                 if until <= now or any(queue.next_ready() is not None for queue in found):
                     break
                 self._store.changed.wait(until - now)
             self._woken = False
 
     def wake(self, queues: Sequence[str]) -> None:
+        if os.getpid() != self._store.process:
+            return  # nobody waits in a fork, where the lock may be held for ever
         with self._store.changed:
             self._woken = True  # also for a wait that is about to begin
+            self._wakes += 1
             self._store.changed.notify_all()
 
     # -- repairing -------------------------------------------------------------------------------------------------
@@ -295,7 +303,8 @@ class MemoryBroker(Broker):
         now = self._now()
         with self._store.changed:
             found = self._queue(queue)
-            if found.swept is not None and now - found.swept > lease / 2:
+            # A gap that follows a gap is the habit of a slow sweeper, which else would never return anything.
+            if found.swept is not None and now - found.swept > lease / 2 and found.swept >= found.grace:
                 found.grace = now + lease
             found.swept = now
             if now < found.grace:
@@ -318,16 +327,19 @@ class MemoryBroker(Broker):
             return Swept(returned, dead, False)
 
     def _tidy(self, queue: _Queue, now: float) -> None:
-        dead = sorted((task for task in queue.tasks.values() if task.state == "dead"), key=lambda task: -task.at)
+        dead = sorted((task for task in queue.tasks.values() if task.state == "dead"), key=_newest_first)
         for index, task in enumerate(dead):
             if index >= DEAD_LETTERS_MAX or task.at < now - DEAD_LETTERS_AGE:
                 del queue.tasks[task.id]
-        queue.sessions = {name: it for name, it in queue.sessions.items() if it[1] >= now - PRODUCER_AGE}
+        unseen = now - PRODUCER_AGE
+        queue.sessions = {name: it for name, it in queue.sessions.items() if it[1] >= unseen}
         queue.announced = {name: it for name, it in queue.announced.items() if it[1] >= now}
+        self._store.claims = {name: it for name, it in self._store.claims.items() if it[1] >= unseen}
 
     # -- looking and tidying ---------------------------------------------------------------------------------------
 
     def queues(self) -> list[str]:
+        self._now()
         with self._store.changed:
             return sorted(name for name, queue in self._store.queues.items() if queue.used)
 
@@ -348,7 +360,7 @@ class MemoryBroker(Broker):
             if state == "scheduled":
                 tasks.sort(key=lambda task: (task.at, task.place))
             elif state == "dead":
-                tasks.sort(key=lambda task: -task.at)
+                tasks.sort(key=_newest_first)
             else:
                 tasks.sort(key=lambda task: (-task.priority, task.place))
             return [task.entry(now) for task in islice(tasks, offset, offset + limit)]
@@ -383,22 +395,22 @@ class MemoryBroker(Broker):
             return len(gone)
 
     def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
-        now = self._now()
+        until = self._now() + ttl
+        text = json.dumps(info)  # so that what the caller does to it later does not matter
         with self._store.changed:
             for name in queues:
                 announced = self._queue(name).announced
                 if info is None:
                     announced.pop(worker, None)
                 else:
-                    announced[worker] = (dict(info), now + ttl)
-            if info is None:
-                self._store.claims.pop(worker, None)
+                    announced[worker] = (text, until)
 
     def workers(self, queue: str) -> list[WorkerInfo]:
         now = self._now()
         with self._store.changed:
             announced = self._queue(queue).announced
-            return [WorkerInfo(worker, info) for worker, (info, until) in sorted(announced.items()) if until >= now]
+            there = sorted((worker, text) for worker, (text, until) in announced.items() if until > now)
+            return [WorkerInfo(worker, json.loads(text)) for worker, text in there]
 
     # -- itself ----------------------------------------------------------------------------------------------------
 
@@ -414,6 +426,10 @@ class MemoryBroker(Broker):
 
     def __repr__(self) -> str:
         return f"MemoryBroker('memory://{self._name}')"
+
+
+def _newest_first(task: _Task) -> tuple[float, int]:
+    return -task.at, -task.id
 
 
 def _claim(queue: str, task: _Task) -> Claim:

@@ -116,7 +116,7 @@ class Worker:
         leave), and restores the former handlers when it returns.
 
         Raises:
-            ConfigError: When a module can't be preloaded.
+            ConfigError: When a module can't be preloaded, or the fork server does not start.
         """
         guard = sys.modules.get("delayed.worker.child")
         if guard is not None and guard.inside:

@@ -32,7 +32,7 @@ READY, FORKED, EXITED, FAILED = range(11, 15)
 
 _TASK = Struct("<BBHHHQQIIQII")
 _REPORT = Struct("<BBHIQ")
-_CONTROL = Struct("<BxHii")
+_CONTROL = Struct("<Bxhii")  # kind, seat (-1: none), pid, value
 _EXIT = Struct("<dddq")
 _FD_SPACE = socket.CMSG_SPACE(4)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)  # the enum takes longer to add up than the kernel to receive

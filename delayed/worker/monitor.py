@@ -45,6 +45,7 @@ AHEAD = 0.02  # seconds of work to hand to a child ahead of need
 DEPTH_MAX = 192  # tasks to hand to a child ahead of need at most
 LONG = 0.1  # seconds after which what waits behind a running task is taken back
 FORK_SERVER_PAUSE = 0.5  # seconds from one start of a fork server that fails to the next
+FORK_SERVER_TRIES = 5  # starts that may fail in a row at the beginning
 FORK_SERVER_PATIENCE = 10.0  # seconds a fork server may take to start
 FORK_BACKOFF = (0.1, 5.0)  # seconds: first and longest pause after a child that did nothing
 
@@ -83,6 +84,8 @@ class Monitor:
         self.server: subprocess.Popen[bytes] | None = None
         self.server_ready = False
         self.server_started = 0.0
+        self.server_worked = False  # whether any fork server of this run was ever ready
+        self.failed_starts = 0
         self.jobs: deque[TaskFrame] = deque()  # error handlers for tasks whose child was killed
         self.serial = 0
         self.average = AHEAD  # seconds that a task takes, moving average
@@ -96,7 +99,7 @@ class Monitor:
         self.stop_asked = False  # set by other threads and signal handlers, read by the loop
         self.stop_gently = False
         self.stop_now = False
-        self.preload_error = ""
+        self.start_error = ""
 
     # -- called from other threads and signal handlers ---------------------------------------------------------
 
@@ -165,8 +168,8 @@ class Monitor:
             self.courier.join()
         finally:
             self.close()
-        if self.preload_error:
-            raise ConfigError(self.preload_error)
+        if self.start_error:
+            raise ConfigError(self.start_error)
 
     def loop(self) -> None:
         next_tick = 0.0
@@ -184,7 +187,7 @@ class Monitor:
                     self.mind_stop(at)
                 if not self.stopping:
                     self.hand_out(at)
-                if self.preload_error or (self.stopping and self.stopped()):
+                if self.start_error or (self.stopping and self.stopped()):
                     self.stopping = True
                     return
                 if self.jobs:
@@ -619,13 +622,13 @@ class Monitor:
                 self.server_gone()
                 return
             if control.kind == channel.READY:
-                self.server_ready = True
+                self.server_ready = self.server_worked = True
             elif control.kind == channel.FORKED:
                 self.seats[control.seat].seated(control.pid)
             elif control.kind == channel.EXITED:
                 self.child_ended(self.seats[control.seat], control.value, control.cpu, control.rss)
             elif control.kind == channel.FAILED and control.seat < 0:
-                self.preload_error = control.text
+                self.start_error = control.text
             elif control.kind == channel.FAILED:
                 logger.error("%s; trying again in %.3g s", control.text, FORK_BACKOFF[1])
                 self.seats[control.seat].forking = False
@@ -657,5 +660,9 @@ class Monitor:
             if seat.pidfd >= 0:
                 self.poller.register(seat.pidfd, select.POLLIN)
                 self.by_fd[seat.pidfd] = seat
+        if not self.server_ready and not self.server_worked:
+            self.failed_starts += 1
+            if self.failed_starts >= FORK_SERVER_TRIES:
+                self.start_error = f"the fork server does not start: {sys.executable} ended with {code} each time"
         if self.server_ready:  # at once: until there is another, nobody would stand in for the monitor
             self.start_server()

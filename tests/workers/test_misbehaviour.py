@@ -118,6 +118,23 @@ def test_a_handler_that_fails_harms_nothing(bench: Bench, mode: str, handler: st
     assert bench.queue.broker.counts(bench.queue.name) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("func", [tasks.mark, tasks.fail, tasks.kill_self])
+def test_a_handler_that_hangs_is_ended(bench: Bench, mode: str, func: Callable[..., Any]) -> None:
+    bench.put(func, 9)
+    bench.put(tasks.mark, "last")
+    path = "tests.workers.tasks:hang"
+    worker = bench.start(mode, success_handler=path, error_handler=path, handler_timeout=0.5)
+
+    wait_for(bench.settled)
+    wait_for(lambda: len(bench.ledger.find("handler hangs")) == 2)
+    bench.put(tasks.mark, "after")
+    wait_for(lambda: "after" in bench.ledger.lines)
+
+    worker.terminate()
+    assert worker.wait(10) == 0
+    assert bench.ledger.lines.count("last") == 1
+
+
 def test_the_success_handler_gets_the_task(bench: Bench, mode: str) -> None:
     id = bench.put(tasks.mark, "x")
 

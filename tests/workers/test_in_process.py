@@ -1,0 +1,181 @@
+"""A worker as an object of one's own program: in a thread, stopped from another, run again."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from delayed import ConfigError, ForkedWorker, PreforkedWorker, Queue, Task
+from delayed.delay import delay
+from tests.workers import tasks
+from tests.workers.conftest import Ledger, wait_for
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queue]:
+    url = f"memory://{secrets.token_hex(8)}" if request.param == "memory" else f"sqlite:///{tmp_path}/tasks.db"
+    queue = Queue("q", url)
+    yield queue
+    queue.broker.close()
+
+
+@contextmanager
+def running(worker: ForkedWorker | PreforkedWorker) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        worker.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("kind", [ForkedWorker, PreforkedWorker])
+def test_a_worker_runs_in_a_thread_and_is_stopped_from_another(
+    queue: Queue, ledger: Ledger, kind: type[PreforkedWorker]
+) -> None:
+    worker = kind(queue=queue, kill_timeout=1)
+    for word in ("first", "second"):  # and may run again
+        with running(worker):
+            delay(queue)(tasks.mark)(str(ledger.path), word)
+            wait_for(lambda word=word: word in ledger.lines)
+
+    assert ledger.lines == ["first", "second"]
+    wait_for(lambda: queue.broker.counts("q") == (0, 0, 0, 0))
+
+
+def test_a_stop_before_the_run_ends_it(queue: Queue, ledger: Ledger) -> None:
+    worker = PreforkedWorker(queue)
+    delay(queue)(tasks.mark)(str(ledger.path), "x")
+    worker.stop()
+
+    worker.run()
+
+    assert ledger.lines == []
+    assert queue.len() == 1
+
+
+def test_a_burst_in_the_main_thread_leaves_when_all_is_done(queue: Queue, ledger: Ledger) -> None:
+    for number in range(50):
+        delay(queue)(tasks.mark)(str(ledger.path), number)
+
+    PreforkedWorker(queue, processes=2, burst=True).run()
+
+    assert sorted(map(int, ledger.lines)) == list(range(50))
+
+
+def test_a_burst_waits_for_what_is_due_soon(queue: Queue, ledger: Ledger) -> None:
+    queue.enqueue(Task.create(tasks.fail_until, (str(ledger.path), "x", 2), retry={"max": 3, "delay": 0.1}))
+
+    PreforkedWorker(queue, burst=True).run()
+
+    assert ledger.lines == ["try x", "try x", "try x", "done x"]
+
+
+def test_one_worker_object_runs_once_at_a_time(queue: Queue, ledger: Ledger) -> None:
+    worker = PreforkedWorker(queue)
+    with running(worker):
+        delay(queue)(tasks.mark)(str(ledger.path), "x")
+        wait_for(lambda: ledger.lines)
+        with pytest.raises(ConfigError, match="runs already"):
+            worker.run()
+
+
+def test_several_queues_are_served_in_their_order(tmp_path: Path, ledger: Ledger) -> None:
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    low, high = Queue("low", url), Queue("high", url, serializer="json")
+    for number in range(3):
+        delay(low)(tasks.mark)(str(ledger.path), "low", number)
+        delay(high)(tasks.mark)(str(ledger.path), "high", number)
+
+    PreforkedWorker(queues=[high, low], burst=True).run()
+
+    assert ledger.lines == [f"{name} {number}" for name in ("high", "low") for number in range(3)]
+
+
+def test_two_workers_of_one_process_share_the_work(queue: Queue, ledger: Ledger) -> None:
+    with running(PreforkedWorker(queue)), running(ForkedWorker(queue)):
+        for number in range(40):
+            delay(queue)(tasks.mark)(str(ledger.path), number)
+        wait_for(lambda: len(ledger.lines) >= 40)
+        wait_for(lambda: queue.broker.counts("q") == (0, 0, 0, 0))
+
+    assert sorted(map(int, ledger.lines)) == list(range(40))
+
+
+def test_a_worker_leaves_no_descriptors_behind(queue: Queue, ledger: Ledger) -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    def run() -> None:
+        delay(queue)(tasks.mark)(str(ledger.path), "x")
+        PreforkedWorker(queue, burst=True).run()
+
+    run()
+    before = descriptors()
+    for _ in range(3):
+        run()
+
+    assert descriptors() <= before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"processes": 0}, "processes"),
+        ({"processes": "2"}, "processes"),
+        ({"kill_timeout": -1}, "kill_timeout"),
+        ({"max_tasks": 0}, "max_tasks"),
+        ({"lease": 0.1}, "lease"),
+        ({"error_handler": lambda *args: None}, "error_handler runs in another process"),
+    ],
+)
+def test_wrong_arguments_are_named(queue: Queue, options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        PreforkedWorker(queue, **options)  # type: ignore[arg-type]
+
+
+def test_a_worker_needs_queues_of_one_store(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a queue"):
+        PreforkedWorker()
+    one, other = Queue("a", f"sqlite:///{tmp_path}/a.db"), Queue("b", f"sqlite:///{tmp_path}/b.db")
+    with pytest.raises(ConfigError, match="one worker serves one broker"):
+        PreforkedWorker(queues=[one, other])
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        (
+            "import threading, time; threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+            "starts threads",
+        ),
+    ],
+)
+def test_a_module_that_can_not_be_preloaded_is_an_error_at_the_start(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    (tmp_path / "to_preload.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ConfigError, match=words):
+        PreforkedWorker(queue, preload=["to_preload"]).run()
+
+
+def test_a_fork_server_that_never_starts_is_an_error(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+
+    with pytest.raises(ConfigError, match="the fork server does not start: /bin/false ended with 1"):
+        PreforkedWorker(queue).run()

@@ -1,0 +1,139 @@
+"""The store goes away while a worker works, and comes back."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.servers import RedisServer, redis_server
+from tests.workers import tasks
+from tests.workers.conftest import Bench, alive, wait_for
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with redis_server(aof=True) as server:
+        yield server
+
+
+@pytest.fixture
+def bench(server: RedisServer, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(server.url, tmp_path)
+    yield bench
+    server.kill()  # before the workers are stopped: they then leave without it
+    bench.close()
+
+
+def cpu_seconds(pid: int) -> float:
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ran_once(bench: Bench, total: int) -> bool:
+    assert sorted(map(int, bench.ledger.lines)) == list(range(total))
+    return True
+
+
+def test_a_restart_of_the_store_is_a_pause(bench: Bench, server: RedisServer, mode: str) -> None:
+    total = 200 if mode == "forked" else 1000
+    for number in range(total):
+        bench.put(tasks.mark, number)
+    worker = bench.start(mode, processes=2)
+    for part in (0.2, 0.5):
+        wait_for(lambda part=part: len(bench.ledger.lines) > total * part)
+        server.kill()
+        server.start()
+
+    wait_for(bench.settled, 40.0)
+
+    assert ran_once(bench, total)
+    assert worker.poll() is None
+    assert "can't reach" in bench.log() or "no answer" in bench.log()
+
+
+def test_a_task_that_ends_while_the_store_is_away_is_settled_later(
+    bench: Bench, server: RedisServer, mode: str
+) -> None:
+    bench.put(tasks.nap, "long", 0.5)
+    bench.start(mode)
+    wait_for(lambda: bench.ledger.find("begin"))
+    server.kill()
+    wait_for(lambda: bench.ledger.find("end"))
+    server.start()
+
+    wait_for(bench.settled)
+
+    assert len(bench.ledger.find("begin")) == 1
+
+
+def test_a_stand_in_waits_for_the_store(bench: Bench, server: RedisServer, mode: str) -> None:
+    bench.put(tasks.nap, "long", 0.5)
+    worker = bench.start(mode)
+    wait_for(lambda: bench.ledger.find("begin"))
+    (stand_in,) = (int(pid) for pid in Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split())
+    server.kill()
+    worker.kill()
+    wait_for(lambda: bench.ledger.find("end"))
+    server.start()
+
+    wait_for(lambda: not alive(stand_in))
+
+    assert bench.settled()
+    assert len(bench.ledger.find("begin")) == 1
+
+
+def test_scripts_and_connections_that_vanish_go_unnoticed(bench: Bench, server: RedisServer) -> None:
+    total = 1000
+    for number in range(total):
+        bench.put(tasks.mark, number)
+    bench.start("preforked")
+    with redis.Redis.from_url(server.url) as client:
+        answer: Any = client.client_id()
+        for part in (0.1, 0.3, 0.5):
+            wait_for(lambda part=part: len(bench.ledger.lines) > total * part)
+            client.script_flush()
+            for each in client.client_list():
+                if int(each["id"]) != answer:
+                    client.client_kill_filter(_id=each["id"])
+
+    wait_for(bench.settled)
+
+    assert ran_once(bench, total)
+
+
+def test_a_worker_can_be_stopped_while_the_store_is_away(bench: Bench, server: RedisServer) -> None:
+    bench.put(tasks.mark, "x")
+    worker = bench.start("preforked")
+    wait_for(bench.settled)
+    server.kill()
+
+    worker.terminate()
+
+    assert worker.wait(20) == 0
+
+
+def test_an_idle_worker_costs_next_to_nothing(bench: Bench, server: RedisServer) -> None:
+    bench.put(tasks.mark, "x")
+    worker = bench.start("preforked", lease=15.0)
+    wait_for(bench.settled)
+    with redis.Redis.from_url(server.url) as client:
+
+        def sent() -> int:
+            stats: Any = client.info("commandstats")  # what scripts call inside counts there too, under other names
+            names = ("blpop", "evalsha", "eval", "client|unblock")
+            return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in names)
+
+        start, cpu, commands = time.monotonic(), cpu_seconds(worker.pid), sent()
+        time.sleep(6.0)  # the interval that is measured
+        seconds = time.monotonic() - start
+        commands = sent() - commands
+
+    assert commands / seconds <= 2.0
+    assert (cpu_seconds(worker.pid) - cpu) / seconds < 0.02  # well under 1 %; the clock ticks are coarse
