@@ -122,8 +122,8 @@ def prepare(db: sqlite3.Connection, path: str) -> Clock:
                     f"knows {SCHEMA_VERSION}): upgrade delayed here"
                 )
             db.execute(
-                "UPDATE delayed_meta SET boot = ?1, anchor = max(?2, seen) - ?3 WHERE boot <> ?1",
-                (boot, time.time_ns() // 1_000_000, boot_time()),
+                "UPDATE delayed_meta SET boot = :boot, anchor = max(:now, seen) - :running WHERE boot <> :boot",
+                {"boot": boot, "now": time.time_ns() // 1_000_000, "running": boot_time()},
             )
             db.execute("COMMIT")
         finally:

@@ -58,25 +58,26 @@ _DEAD = f"{_END} state = 3, at = ?, reason = ? {_CLAIM}"
 # Goes from worker to worker, so that the claims whose lease has not ended are never looked at.
 _EXPIRED = """
     WITH RECURSIVE holder (worker) AS (
-        SELECT min(worker) FROM delayed_task WHERE queue = ?1 AND state = 2
+        SELECT min(worker) FROM delayed_task WHERE queue = :queue AND state = 2
         UNION ALL
-        SELECT (SELECT min(worker) FROM delayed_task WHERE queue = ?1 AND state = 2 AND worker > holder.worker)
+        SELECT (SELECT min(worker) FROM delayed_task WHERE queue = :queue AND state = 2 AND worker > holder.worker)
         FROM holder WHERE holder.worker IS NOT NULL
     )
     SELECT task.seat, task.delivery, task.max_deliveries, task.lost
     FROM holder CROSS JOIN delayed_task AS task
-    WHERE task.queue = ?1 AND task.state = 2 AND task.worker = holder.worker AND task.at < ?2
-    LIMIT ?3
+    WHERE task.queue = :queue AND task.state = 2 AND task.worker = holder.worker AND task.at < :now
+    LIMIT :limit
 """
 _LOST_FIRST = f"{_END} state = 1, at = 0, lost = 1 WHERE seat = ?"
 _LOST_AGAIN = f"{_END} state = 1, at = 0, lost = lost + 1, place = ? WHERE seat = ?"
 _LOST_DEAD = f"{_END} state = 3, at = ?, lost = lost + 1, reason = ? WHERE seat = ?"
 _TIDY_DEAD = """
     DELETE FROM delayed_task WHERE seat IN (
-        SELECT seat FROM delayed_task WHERE queue = ?1 AND state = 3 AND at < ?2
+        SELECT seat FROM delayed_task WHERE queue = :queue AND state = 3 AND at < :before
         UNION
         SELECT seat FROM (
-            SELECT seat FROM delayed_task WHERE queue = ?1 AND state = 3 ORDER BY at DESC, seat DESC LIMIT -1 OFFSET ?3
+            SELECT seat FROM delayed_task WHERE queue = :queue AND state = 3
+            ORDER BY at DESC, seat DESC LIMIT -1 OFFSET :keep
         )
     )
 """
@@ -242,7 +243,7 @@ def note_sweep(db: sqlite3.Connection, number: int, now: int, grace: int) -> Non
 
 
 def has_lost(db: sqlite3.Connection, number: int, now: int) -> bool:
-    return bool(db.execute(_EXPIRED, (number, now, 1)).fetchall())
+    return bool(db.execute(_EXPIRED, {"queue": number, "now": now, "limit": 1}).fetchall())
 
 
 def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int]:
@@ -250,7 +251,9 @@ def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int
     first: list[tuple[int]] = []
     again: list[tuple[int, int]] = []
     dead: list[tuple[int, str, int]] = []
-    for seat, delivery, max_deliveries, lost in db.execute(_EXPIRED, (number, now, SWEEP_MAX)).fetchall():
+    for seat, delivery, max_deliveries, lost in db.execute(
+        _EXPIRED, {"queue": number, "now": now, "limit": SWEEP_MAX}
+    ).fetchall():
         if delivery >= max_deliveries:
             dead.append((now, f"poison: delivered {delivery} times, and its worker was lost again", seat))
         elif lost:
@@ -265,7 +268,8 @@ def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int
 
 def tidy(db: sqlite3.Connection, number: int, now: int) -> None:
     """Forget old dead letters, producer sessions, claim numbers and announcements."""
-    db.execute(_TIDY_DEAD, (number, now - round(DEAD_LETTERS_AGE * 1000), DEAD_LETTERS_MAX))
+    before = now - round(DEAD_LETTERS_AGE * 1000)
+    db.execute(_TIDY_DEAD, {"queue": number, "before": before, "keep": DEAD_LETTERS_MAX})
     unseen = (now - round(PRODUCER_AGE * 1000),)
     db.execute("DELETE FROM delayed_producer WHERE seen < ?", unseen)
     db.execute("DELETE FROM delayed_claimer WHERE seen < ?", unseen)

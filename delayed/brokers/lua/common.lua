@@ -42,16 +42,15 @@ local function send(command, key, list)
   end
 end
 
--- send() into a hash or zset that is empty now and then. Redis begins a small one as one packed string, which it
--- searches from its beginning for every member; with a busy worker that takes more time than all the rest. A member
+-- send() of pairs into a hash or zset that is small now and then. Redis begins a small one as one packed string, which
+-- it searches from its beginning for every member; with a busy worker that takes more time than all the rest. A member
 -- that is too long for that makes a table of it, which it stays until it is empty again.
-local LONG = string.rep('-', 65)
-local function put_many(count, add, remove, key, list)
-  local empty = redis.call(count, key) == 0
-  if empty and add == 'HSET' then redis.call(add, key, LONG, LONG) end
-  if empty and add == 'ZADD' then redis.call(add, key, 0, LONG) end
+local LONG, MANY = string.rep('-', 65), 32
+local function put_many(add, remove, key, list)
+  local many = #list >= MANY
+  if many then redis.call(add, key, add == 'ZADD' and 0 or LONG, LONG) end
   send(add, key, list)
-  if empty then redis.call(remove, key, LONG) end
+  if many then redis.call(remove, key, LONG) end
 end
 
 -- HMGET of any number of fields.

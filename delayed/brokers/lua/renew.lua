@@ -26,11 +26,11 @@ for i, record in ipairs(fetch(CLAIM, named)) do
   verdicts[i] = '0'
   if record and string.sub(record, 1, #token) == token then
     local _, _, _, _, holder = parts(record)
-    if holder ~= '' then
+    if holder == worker then -- nobody renews the claim of another
       verdicts[i] = '1'
       leases[#leases + 1] = till
       leases[#leases + 1] = id
-      if holder == worker and not known[id] then own = own + 1 end
+      if not known[id] then own = own + 1 end
       known[id] = true
     end
   end

@@ -163,9 +163,10 @@ if limit > 0 then
     local claims, first_time = {}, '1|' .. nonce .. '|1|0|0|' .. worker
     local n, seen, bytes, left, slice = 0, {}, 0, limit, 4
     while left > 0 and bytes < ROOM do
-      local popped = pop(math.min(slice, left))
+      local asked = math.min(slice, left)
+      local popped = pop(asked)
       if #popped == 0 then break end
-      left, slice = left - #popped, slice * 2
+      left, slice = #popped < asked and 0 or left - asked, slice * 2
       local records, stored = fetch(CLAIM, popped), fetch(MSG, popped)
       for i, id in ipairs(popped) do
         local record, message = records[i], stored[i]
@@ -191,12 +192,12 @@ if limit > 0 then
         end
       end
     end
-    if n > 0 then put_many('HLEN', 'HSET', 'HDEL', CLAIM, claims) end
+    if n > 0 then put_many('HSET', 'HDEL', CLAIM, claims) end
     gained = gained + n
     local answer = string.format('%.0f', seq) .. '|' .. now .. '|' .. nonce .. '|' .. table.concat(ids, ',')
     redis.call('HSET', LAST, worker, answer)
   end
-  if #leases > 0 then put_many('ZCARD', 'ZADD', 'ZREM', CLAIMED, leases) end
+  if #leases > 0 then put_many('ZADD', 'ZREM', CLAIMED, leases) end
 end
 
 count_held(worker, gained)
