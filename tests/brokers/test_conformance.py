@@ -47,8 +47,8 @@ class Bench:
     def end(self, claim: Claim, action: Any = "done", delay: float = 0.0, reason: str = "", worker: str = "w") -> bool:
         return self.broker.settle(worker, [Settlement(claim.ref, action, delay, reason)])[0]
 
-    def counts(self) -> tuple[int, int, int, int]:
-        return tuple(self.broker.counts(self.queue))
+    def counts(self) -> Counts:
+        return self.broker.counts(self.queue)
 
     def sweep_until_returned(self, n: int, lease: float) -> None:
         """Sweep as sweepers do, several times in a lease, until `n` tasks are ready again or dead."""
@@ -152,6 +152,28 @@ def test_two_producers_do_not_take_each_other_for_a_resend(bench: Bench) -> None
     assert bench.counts() == (0, 2, 0, 0)
 
 
+class Unwritable(Message):
+    """A message that fails while a batch is being stored."""
+
+    __slots__ = ()
+
+    def header(self) -> bytes:
+        raise ValueError("no header")
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(bench: Bench) -> None:
+    first, second = bench.messages(2)
+    bad = Unwritable(id=bench.broker.reserve_ids(bench.queue, 1), func="module:func", payload=b"")
+    session = secrets.token_hex(16)
+
+    with pytest.raises(ValueError, match="no header"):
+        bench.broker.enqueue(bench.queue, [first, bad, second], session, 1)
+
+    assert bench.counts() == (0, 0, 0, 0)
+    bench.broker.enqueue(bench.queue, [first, second], session, 1)
+    assert ids(bench.claim()) == [first.id, second.id], "the number was not used up"
+
+
 def test_a_large_payload_and_a_large_batch(bench: Bench) -> None:
     large = secrets.token_bytes(3_000_000)
     bench.put(payload=large)
@@ -197,6 +219,16 @@ def test_a_claim_that_is_sent_again_gets_the_same(bench: Bench) -> None:
     assert bench.counts() == (0, 2, 2, 0)
 
 
+def test_a_claim_that_is_sent_again_gets_nothing_of_an_earlier_one(bench: Bench) -> None:
+    bench.put(2)
+    bench.claim(1)
+    nonce = secrets.randbits(64)
+    second = bench.broker.claim([bench.queue], "w", 2, nonce, 1, LEASE)
+
+    assert bench.broker.claim([bench.queue], "w", 2, nonce, 1, LEASE) == second
+    assert len(second) == 1
+
+
 def test_many_claimers_share_without_overlap(bench: Bench, open_broker: Callable[[], Broker]) -> None:
     expected = bench.put(200)
     got: list[int] = []
@@ -209,6 +241,24 @@ def test_many_claimers_share_without_overlap(bench: Bench, open_broker: Callable
     in_threads(4, claim)
 
     assert sorted(got) == expected
+
+
+def test_a_late_resend_of_a_claim_takes_nothing_even_after_the_goodbye(bench: Bench) -> None:
+    bench.put(2)
+    nonce = secrets.randbits(64)
+    claims = bench.broker.claim([bench.queue], "w", 1, nonce, 1, LEASE)
+    bench.broker.announce("w", [bench.queue], None, 0.0)
+
+    assert bench.broker.claim([bench.queue], "w", 1, nonce, 1, LEASE) == claims
+    assert bench.counts() == (0, 1, 1, 0)
+
+
+def test_a_queue_named_twice_gives_each_claim_once(bench: Bench) -> None:
+    expected = bench.put(2)
+    queues, nonce = [bench.queue] * 2, secrets.randbits(64)
+
+    for _ in range(2):
+        assert ids(bench.broker.claim(queues, "w", 1, nonce, 10, LEASE)) == expected
 
 
 def test_one_object_serves_many_threads(bench: Bench) -> None:
@@ -241,6 +291,19 @@ def test_a_scheduled_task_is_claimed_when_it_is_due_by_the_stores_clock(bench: B
     assert time.monotonic() - start >= 0.29
     (entry,) = bench.broker.peek(bench.queue, "scheduled")
     assert entry.message.id == never[0] and 990 < entry.due <= 1000
+
+
+def test_what_is_due_counts_as_ready_before_anybody_claims_it(bench: Bench) -> None:
+    (id,) = bench.put(delay=0.1)
+    deadline = time.monotonic() + BOUND
+    while bench.counts() != (0, 1, 0, 0):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    assert [entry.message.id for entry in bench.broker.peek(bench.queue, "ready")] == [id]
+    assert bench.broker.peek(bench.queue, "scheduled") == []
+    entry = bench.broker.get(bench.queue, id)
+    assert entry is not None and entry.state == "ready"
 
 
 # -- settling ------------------------------------------------------------------------------------------------------
@@ -305,6 +368,13 @@ def test_a_dead_letter_keeps_its_message_and_the_reason(bench: Bench) -> None:
     assert bench.claim() == []
 
 
+def test_dead_letters_of_one_batch_come_newest_first_too(bench: Bench) -> None:
+    expected = bench.put(3)
+    bench.broker.settle("w", [Settlement(claim.ref, "dead") for claim in bench.claim()])
+
+    assert [entry.message.id for entry in bench.broker.peek(bench.queue, "dead")] == expected[::-1]
+
+
 def test_a_settlement_that_is_sent_again_is_refused(bench: Bench) -> None:
     bench.put()
     (claim,) = bench.claim()
@@ -328,6 +398,18 @@ def test_a_claim_that_was_lost_can_not_be_settled(bench: Bench, action: str) -> 
     assert not bench.end(old, action), "it is gone"
 
 
+@pytest.mark.parametrize("action", ["done", "retry", "back", "dead"])
+def test_no_part_of_a_token_may_be_wrong(bench: Bench, action: Any) -> None:
+    bench.put()
+    (claim,) = bench.claim()
+    ref = claim.ref
+    forged = [ref._replace(nonce=ref.nonce ^ 1), ref._replace(delivery=2), ref._replace(id=ref.id + 1)]
+
+    assert bench.broker.settle("w", [Settlement(wrong, action) for wrong in forged]) == [False] * 3
+    assert bench.broker.renew("w", [bench.queue], [*forged, ref], LEASE) == ([ref], forged, [])
+    assert bench.end(claim)
+
+
 def test_each_settlement_of_a_batch_is_answered_for_itself(bench: Bench) -> None:
     bench.put(3)
     claims = bench.claim()
@@ -349,6 +431,23 @@ def test_settle_and_claim_does_both(bench: Bench) -> None:
     assert accepted == [True, True]
     assert len(fresh) == 2
     assert bench.counts() == (0, 0, 2, 0)
+
+
+def test_settle_and_claim_sent_again_claims_the_same_and_settles_no_more(bench: Bench) -> None:
+    bench.put(4)
+    (claim,) = bench.claim(1)
+    nonce = secrets.randbits(64)
+
+    accepted, fresh = bench.broker.settle_and_claim(
+        "w", [Settlement(claim.ref, "done")], [bench.queue], 2, nonce, 2, LEASE
+    )
+    refused, again = bench.broker.settle_and_claim(
+        "w", [Settlement(claim.ref, "done")], [bench.queue], 2, nonce, 2, LEASE
+    )
+
+    assert (accepted, refused) == ([True], [False])
+    assert again == fresh and len(fresh) == 2
+    assert bench.counts() == (0, 1, 2, 0)
 
 
 def test_a_retry_can_be_claimed_in_the_same_exchange(bench: Bench) -> None:
@@ -392,6 +491,16 @@ def test_a_renewal_tells_of_claims_whose_answer_was_lost(bench: Bench) -> None:
     assert sorted(renewal.unknown) == sorted(claims[1:])
     assert sorted(bench.broker.held("w", [bench.queue])) == sorted(claims)
     assert bench.broker.held("somebody", [bench.queue]) == []
+
+
+def test_nobody_renews_the_claim_of_another(bench: Bench) -> None:
+    bench.put()
+    (claim,) = bench.claim()
+
+    assert bench.broker.renew("other", [bench.queue], [claim.ref], 1000.0) == ([], [claim.ref], [])
+
+    (entry,) = bench.broker.peek(bench.queue, "running")
+    assert entry.due <= LEASE
 
 
 def test_a_held_lease_is_not_swept(bench: Bench) -> None:
@@ -457,6 +566,32 @@ def test_after_a_gap_in_sweeping_workers_get_time_to_renew(bench: Bench) -> None
         time.sleep(0.05)
 
     assert time.monotonic() - start >= lease - 0.1
+
+
+def test_the_first_sweep_gives_no_grace(bench: Bench) -> None:
+    (id,) = bench.put()
+    bench.claim(lease=0.1)
+    deadline = time.monotonic() + BOUND
+    while (entry := bench.broker.get(bench.queue, id)) is None or entry.due > 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.01)  # the lease has ended when its last millisecond is over
+
+    assert bench.broker.sweep(bench.queue, LEASE) == (1, 0, False)
+
+
+@pytest.mark.parametrize("leases", [0.75, 2.0])
+def test_a_sweeper_that_is_slower_than_half_a_lease_returns_tasks_all_the_same(bench: Bench, leases: float) -> None:
+    """One gap is an outage; gaps all the time are its habit."""
+    lease = 0.2
+    bench.put()
+    bench.claim(lease=0.05)
+    swept = []
+    for _ in range(12):
+        swept.append(bench.broker.sweep(bench.queue, lease))
+        time.sleep(lease * leases)
+
+    assert sum(sweep.returned for sweep in swept) == 1
 
 
 # -- waiting -------------------------------------------------------------------------------------------------------
@@ -527,6 +662,15 @@ def test_a_wait_is_ended_from_another_thread(bench: Bench, how: str) -> None:
     start = time.monotonic()
     bench.broker.wake([bench.queue]) if how == "wake" else bench.broker.close()
     assert ended_after(thread, ended, start) < 1.0
+
+
+def test_a_close_ends_every_wait_of_the_object(bench: Bench) -> None:
+    bench.counts()
+    waits = [wait_in_thread(bench.broker, bench.queue, 5.0) for _ in range(3)]
+    waits[0][0].join(0.2)
+    start = time.monotonic()
+    bench.broker.close()
+    assert max(ended_after(thread, ended, start) for thread, ended in waits) < 1.0
 
 
 def test_a_wake_just_before_the_wait_is_not_lost(bench: Bench) -> None:
@@ -619,6 +763,16 @@ def test_announcements_end_by_themselves_and_by_goodbye(bench: Bench) -> None:
     bench.broker.announce("w3", [bench.queue, bench.queue + "-2"], None, 0.0)
     assert [info.worker for info in bench.broker.workers(bench.queue)] == ["w1"]
     assert bench.broker.workers(bench.queue + "-2") == []
+
+
+def test_an_announcement_is_a_copy(bench: Bench) -> None:
+    info = {"running": [{"id": 7}]}
+    bench.broker.announce("w", [bench.queue], info, 60.0)
+    info["running"].clear()
+    (first,) = bench.broker.workers(bench.queue)
+    first.info["running"].clear()
+
+    assert bench.broker.workers(bench.queue) == [("w", {"running": [{"id": 7}]})]
 
 
 class Garbage(Message):
