@@ -146,14 +146,17 @@ class RedisClient:
 
     # -- commands ----------------------------------------------------------------------------------------------
 
+    def pack(self, call: Call, args: Sequence[bytes | int]) -> bytes:
+        """The call of a script as it is sent; not for a cluster."""
+        return b"*%d\r\n%b%b" % (3 + len(call.keys) + len(args), call.packed, _pack(args))
+
     def run(self, call: Call, args: Sequence[bytes | int]) -> Any:
         """Run a script; its answer in bytes, ints and lists, whatever the client's settings."""
         with self.errors():
             try:
                 if self.cluster:
                     return self._route(b"EVALSHA", call.script.sha, len(call.keys), *call.keys, *args)
-                command = b"*%d\r\n%b%b" % (3 + len(call.keys) + len(args), call.packed, _pack(args))
-                return self._on(self._client.connection_pool, command)
+                return self._on(self._client.connection_pool, self.pack(call, args))
             except redis.exceptions.NoScriptError:  # nothing ran: a new server, a failover, or SCRIPT FLUSH
                 return self._execute(b"EVAL", call.script.source, len(call.keys), *call.keys, *args)
 

@@ -110,6 +110,17 @@ class Broker(ABC):
         wait too. :meth:`close` from another thread ends it at once.
         """
 
+    def wait_and_claim(
+        self, queues: Sequence[str], timeout: float, worker: str, seq: int, nonce: int, limit: int, lease: float
+    ) -> list[Claim] | None:
+        """:meth:`wait`, then :meth:`claim`, without a round trip between them where the store can.
+
+        Returns:
+            What was claimed; None if no claim was made, so that the caller has to.
+        """
+        self.wait(queues, timeout)
+        return None
+
     @abstractmethod
     def wake(self, queues: Sequence[str]) -> None:
         """End the :meth:`wait` of this object in this process, if one is under way. Never blocks."""

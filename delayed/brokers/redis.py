@@ -210,8 +210,12 @@ class RedisBroker(Broker):
         answer = self._run("work", queue, *args)
         for index, verdict in zip(order, answer[0], strict=True):
             accepted[index] = verdict == 49  # "1"
+        claims += self._claims(queue, head[2], answer)
+
+    def _claims(self, queue: str, nonce: int, answer: Sequence[Any]) -> list[Claim]:
+        """The claims in an answer of the script."""
         self._note_due(queue, answer[1])
-        nonce = head[2]
+        claims = []
         at = 0
         messages: bytes = answer[6]
         for id, delivery, attempt, size in zip(
@@ -225,6 +229,7 @@ class RedisBroker(Broker):
             middle = start + int.from_bytes(messages[at:start], "big")
             claims.append(Claim(queue, id, delivery, nonce, attempt, messages[start:middle], messages[middle:end]))
             at = end
+        return claims
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
         renewal = Renewal([], [], [])
@@ -258,6 +263,21 @@ class RedisBroker(Broker):
         return claims
 
     def wait(self, queues: Sequence[str], timeout: float) -> None:
+        self._sleep(queues, timeout)
+
+    def wait_and_claim(
+        self, queues: Sequence[str], timeout: float, worker: str, seq: int, nonce: int, limit: int, lease: float
+    ) -> list[Claim] | None:
+        if self._client.cluster or len(queues) != 1:  # several scripts would claim several times the limit
+            self._sleep(queues, timeout)
+            return None
+        (queue,) = queues
+        args = (worker.encode(), seq, nonce, min(limit, CLAIM_MAX), _ms(lease), *_DEAD_LIMITS)
+        answer = self._sleep(queues, timeout, self._client.pack(self._call("work", queue), args))
+        return None if answer is None else self._claims(queue, nonce, answer)
+
+    def _sleep(self, queues: Sequence[str], timeout: float, script: bytes = b"") -> Any:
+        """Wait; the answer of `script`, which is run right after, or None."""
         end = time.monotonic() + min(timeout, WAIT_TIMEOUT)
         keys = {self._key(queue, "NOTI"): queue for queue in queues}
         while True:
@@ -269,10 +289,10 @@ class RedisBroker(Broker):
             if left <= 0:
                 for queue in queues:  # what is due now has been said; who claims nothing shall not spin
                     self._due.pop(queue, None)
-                return
-            token = self._waiter.sleep(list(keys), left, sharp=until < end)
-            if token is None or token[1] != b"s":
-                return
+                return None
+            token, answer = self._waiter.sleep(list(keys), left, until < end, script)
+            if token is None or token[1] != b"s" or answer is not None:
+                return answer
             self._due.pop(keys[token[0]], None)  # the schedule has changed: look again, sleep on
 
     def _note_due(self, queue: str, ms: int) -> None:

@@ -26,6 +26,7 @@ FLUSH_SIZE = 64  # settlements that are sent without waiting for more
 FLUSH_DELAY = 0.003  # seconds that a settlement waits for others while more tasks are under way
 BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
 BURST_PATIENCE = 1.0  # seconds: in burst mode, a task that is due sooner is waited for
+CHORES_TOGETHER = 0.5  # seconds before its time that a chore is done together with another
 TRUST = 0.8  # part of a lease after which a claim must be renewed before it is handed out
 
 
@@ -96,6 +97,7 @@ class Courier(threading.Thread):
         self._closing = False
         self._close_by = 0.0
         self._seq = 0
+        self._unanswered: tuple[int, int] | None = None
         self._renew_at = 0.0
         self._sweep_at = 0.0
         self._announce_at = 0.0
@@ -206,10 +208,9 @@ class Courier(threading.Thread):
                 if self.burst and not self._held and self._nothing_left():
                     self.empty = True
                     self.notify()
-                self.broker.wait(self.queues, timeout)
+                self._wait(timeout, self.target - stock)
             finally:
                 self._waiting = False
-            self.dry = False
         elif hungry or flush:
             self._exchange(max(self.target - stock, 0) if not self._closing else 0)
         if at >= chore:
@@ -229,17 +230,34 @@ class Courier(threading.Thread):
                 return False
         return True
 
+    def _next_claim(self) -> tuple[int, int]:
+        """(sequence number, nonce): a new pair, or that of a claim whose answer was lost."""
+        if self._unanswered is None:
+            self._seq += 1
+            self._unanswered = self._seq, random.SystemRandom().getrandbits(64)
+        return self._unanswered
+
+    def _wait(self, timeout: float, limit: int) -> None:
+        """Wait for something to claim; claim it in the same breath where the store can."""
+        seq, nonce = self._next_claim()
+        sent = now()
+        claims = self.broker.wait_and_claim(self.queues, timeout, self.worker, seq, nonce, limit, self.lease)
+        self.dry = False
+        if claims is not None:
+            self._unanswered = None
+            self.dry = len(claims) < limit
+            self._take(claims, sent)
+
     def _exchange(self, limit: int) -> None:
         with self._condition:
             batch, self._outbox = self._outbox, []
-        self._seq += 1
-        nonce = random.SystemRandom().getrandbits(64)
+        seq, nonce = self._next_claim()
         resent = False
         while True:
             sent = now()
             try:
                 accepted, claims = self.broker.settle_and_claim(
-                    self.worker, [item for _, item in batch], self.queues, self._seq, nonce, limit, self.lease
+                    self.worker, [item for _, item in batch], self.queues, seq, nonce, limit, self.lease
                 )
                 break
             except BrokerError as error:
@@ -262,16 +280,23 @@ class Courier(threading.Thread):
                 self._held.pop((settlement.ref.queue, settlement.ref.id), None)
                 self.freed(held)
         if limit:
+            self._unanswered = None
             self.dry = len(claims) < limit
+        self._take(claims, sent)
+        if not claims and (batch or self.dry):
+            self.notify()
+
+    def _take(self, claims: Sequence[Claim], sent: float) -> None:
         fresh = []
         for claim in claims:
             held = self._held[claim.queue, claim.id] = Held(claim, sent, self._queue_index[claim.queue])
             fresh.append(held)
         self.inbox.extend(fresh)
-        if fresh or batch or self.dry:
+        if fresh:
             self.notify()
 
     def _chores(self, at: float) -> None:
+        at += min(CHORES_TOGETHER, self.lease / 30)  # what is due soon too: each end of a wait costs commands
         if at >= self._renew_at:
             if self._held or not self.healthy:
                 self._renew()

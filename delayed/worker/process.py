@@ -1,6 +1,6 @@
 """What the kernel offers to keep processes in order, each with its fallback where it is missing.
 
-Linux has all of it. Elsewhere: without ``PR_SET_CHILD_SUBREAPER`` daemons that a task forks and that leave its
+Linux has all of it, from 5.6 on. Elsewhere: without ``PR_SET_CHILD_SUBREAPER`` daemons that a task forks and that leave its
 session go on running; without pidfds the exit of a child whose fork server died is found by polling; without the
 life pipe's signal a child whose monitor and fork server both died ends when it next reads its channel.
 """
@@ -11,12 +11,15 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import signal
 import sys
 import time
 
 PR_SET_CHILD_SUBREAPER = 36
 _LINUX = sys.platform.startswith("linux")
+# Before, the end of any descriptor of a pipe, and not only the last one, signalled everybody who hung on it.
+_PIPES_TELL_THE_END = _LINUX and [int(part) for part in re.findall(r"\d+", os.uname().release)[:2]] >= [5, 6]
 # Plain numbers: a child that has just been forked pays for every object that it touches.
 _SIGKILL = int(signal.SIGKILL)
 _LIFE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -52,7 +55,7 @@ def set_subreaper(on: bool) -> bool:
 
 def life_line(life: int) -> int:
     """A descriptor to hang a process on with :func:`die_with`: of the pipe `life`, whose end kills what hangs on it."""
-    if not _LINUX:
+    if not _PIPES_TELL_THE_END:
         return os.dup(life)
     # Who is killed belongs to the open file description, which a fork shares: open another.
     own = os.open(f"/proc/self/fd/{life}", _LIFE_FLAGS)
@@ -67,7 +70,7 @@ def die_with(line: int, group: int) -> None:
 
     Not PR_SET_PDEATHSIG: that belongs to the forking thread, and fires when one guardian dies while the other lives.
     """
-    if _LINUX:
+    if _PIPES_TELL_THE_END:
         fcntl.fcntl(line, fcntl.F_SETOWN, -group)
 
 

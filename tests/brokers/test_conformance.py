@@ -833,3 +833,75 @@ def test_a_fork_may_use_the_object(bench: Bench, store: str) -> None:
         assert code == 0
         assert bench.counts() == (0, 0, 1, 0)
     assert bench.end(claim)
+
+
+# -- waiting and claiming at once ----------------------------------------------------------------------------------
+
+
+def wait_and_claim(bench: Bench, seq: int, nonce: int, timeout: float, limit: int = 10) -> list[Claim]:
+    """As a worker does it: claim with the same number if the wait did not."""
+    claims = bench.broker.wait_and_claim([bench.queue], timeout, "w", seq, nonce, limit, LEASE)
+    return bench.broker.claim([bench.queue], "w", seq, nonce, limit, LEASE) if claims is None else claims
+
+
+def test_what_comes_during_a_wait_is_claimed_once(bench: Bench, open_broker: Callable[[], Broker]) -> None:
+    got: list[Claim] = []
+    waiting = Bench(open_broker(), bench.queue)
+    thread = threading.Thread(target=lambda: got.extend(wait_and_claim(waiting, 1, 7, 5.0)))
+    thread.start()
+    thread.join(0.2)
+    start = time.monotonic()
+    expected = bench.put(3)
+
+    thread.join(BOUND)
+
+    assert time.monotonic() - start < 1.0
+    assert ids(got) == expected
+    assert all(claim.nonce == 7 and bench.broker.settle("w", [Settlement(claim.ref, "done")]) for claim in got)
+    assert bench.counts() == (0, 0, 0, 0)
+
+
+def test_what_is_there_before_a_wait_is_claimed_at_once(bench: Bench) -> None:
+    expected = bench.put(3)
+    start = time.monotonic()
+
+    assert ids(wait_and_claim(bench, 1, 7, 5.0, limit=2)) == expected[:2]
+
+    assert time.monotonic() - start < 1.0
+    assert sorted(ids(bench.broker.claim([bench.queue], "w", 1, 7, 2, LEASE))) == expected[:2], "a resend gets the same"
+    assert ids(wait_and_claim(bench, 2, 8, 5.0)) == expected[2:]
+
+
+def test_what_comes_due_during_a_wait_is_claimed(bench: Bench) -> None:
+    expected = bench.put(delay=0.3)
+    start = time.monotonic()
+    claims: list[Claim] = []
+    seq = 0
+    while not claims and time.monotonic() < start + BOUND:
+        seq += 1
+        claims = wait_and_claim(bench, seq, seq, 5.0)
+
+    assert ids(claims) == expected
+    assert 0.29 <= time.monotonic() - start < 2.0
+
+
+def test_a_wait_that_ends_with_nothing_has_claimed_nothing(bench: Bench) -> None:
+    assert wait_and_claim(bench, 1, 7, 0.2) == []
+    bench.put()
+    assert bench.counts() == (0, 1, 0, 0)
+
+
+def test_a_wait_that_is_woken_may_claim_and_loses_nothing(bench: Bench) -> None:
+    bench.counts()
+    got: list[Claim] = []
+    thread = threading.Thread(target=lambda: got.extend(wait_and_claim(bench, 1, 7, 5.0)))
+    thread.start()
+    thread.join(0.2)
+    start = time.monotonic()
+    bench.broker.wake([bench.queue])
+    thread.join(BOUND)
+
+    assert time.monotonic() - start < 1.0
+    assert got == []
+    bench.put()
+    assert len(wait_and_claim(bench, 2, 8, 1.0)) == 1

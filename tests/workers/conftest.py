@@ -117,14 +117,28 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 def fork_server_of(worker: subprocess.Popen[str]) -> int:
-    """The pid of a worker's fork server: its only child."""
+    """The pid of a worker's fork server."""
+    return int(wait_for(lambda: next(iter(fork_servers_of(worker.pid)), 0)))
 
-    def child() -> int:
-        with open(f"/proc/{worker.pid}/task/{worker.pid}/children") as file:
-            pids = file.read().split()
-        return int(pids[0]) if pids else 0
 
-    return int(wait_for(child))
+def fork_servers_of(pid: int) -> list[int]:
+    """The children of a monitor that are fork servers: orphans, which lead a session of their own, become its too."""
+    found = []
+    for child in children_of(pid):
+        try:
+            if os.getsid(child) != child:
+                found.append(child)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(child) for child in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def alive(pid: int) -> bool:

@@ -8,7 +8,7 @@ import signal
 import time
 
 from tests.workers import tasks
-from tests.workers.conftest import Bench, alive, fork_server_of, wait_for
+from tests.workers.conftest import Bench, alive, children_of, fork_server_of, fork_servers_of, wait_for
 
 
 def test_a_fork_server_is_replaced_and_its_children_finish(bench: Bench, mode: str) -> None:
@@ -47,7 +47,7 @@ def test_the_stand_in_keeps_deadlines(bench: Bench, mode: str) -> None:
     worker = bench.start(mode)
     wait_for(lambda: bench.queue.broker.counts(bench.queue.name).running == 1)
     server = fork_server_of(worker)
-    wait_for(lambda: _has_children(server))
+    wait_for(lambda: children_of(server))
 
     worker.kill()
 
@@ -60,7 +60,7 @@ def test_when_both_die_the_children_die_and_the_tasks_run_again(bench: Bench, mo
     bench.put(tasks.stuck_in_c, timeout=2.0)
     worker = bench.start(mode, lease=1.0)
     server = fork_server_of(worker)
-    children = wait_for(lambda: _has_children(server))
+    children = wait_for(lambda: children_of(server))
     wait_for(lambda: bench.queue.broker.counts(bench.queue.name).running == 1)
 
     os.kill(server, signal.SIGSTOP)  # so that it can't stand in before it dies
@@ -90,7 +90,7 @@ def test_random_deaths_of_monitors_and_fork_servers_lose_and_repeat_nothing(benc
             if dice.random() < 0.5:
                 workers[victim].kill()
             else:
-                pids = _children_of(workers[victim].pid)
+                pids = fork_servers_of(workers[victim].pid)
                 if pids:
                     os.kill(pids[0], signal.SIGKILL)
             kills += 1
@@ -102,15 +102,3 @@ def test_random_deaths_of_monitors_and_fork_servers_lose_and_repeat_nothing(benc
     lost = sorted(set(range(total)) - set(ran))
     twice = sorted({number for number in ran if ran.count(number) > 1})
     assert (lost, twice) == ([], []), f"seed {seed}"
-
-
-def _children_of(pid: int) -> list[int]:
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(child) for child in file.read().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def _has_children(pid: int) -> list[int]:
-    return _children_of(pid)
