@@ -1,7 +1,7 @@
 """What the kernel offers to keep processes in order, each with its fallback where it is missing.
 
-Linux has all of it, from 5.6 on. Elsewhere: without ``PR_SET_CHILD_SUBREAPER`` daemons that a task forks and that leave its
-session go on running; without pidfds the exit of a child whose fork server died is found by polling; without the
+Linux has all of it, from 5.6 on. Elsewhere: without ``PR_SET_CHILD_SUBREAPER`` daemons that a task forks and that leave
+its session go on running; without pidfds the exit of a child whose fork server died is found by polling; without the
 life pipe's signal a child whose monitor and fork server both died ends when it next reads its channel.
 """
 
