@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 from delayed.errors import ConfigError, NotEnqueueable
+from delayed.functions import DECORATIONS
 from delayed.options import Options
 from delayed.queue import Queue
 from delayed.task import Task
@@ -77,6 +78,9 @@ class Call(Generic[P]):
     def options(self, **options: Any) -> Call[P]:
         """The same function with other options."""
         return Call(self._func, self._queue, self._options.updated(options))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Call, (self._func, self._queue, self._options)
 
     def _bind(self) -> Queue:
         self._queue = default_queue()
@@ -225,15 +229,15 @@ def _decorate(func: Any, queue: Queue | None, options: Options) -> Any:
             f"to enqueue its calls elsewhere too: delay(queue)({target.__name__})"
         )
     call: Call[...] = Call(cast("Callable[..., Any]", target), queue, options)
-    parts = {
-        "delay": call.delay,
-        "adelay": call.adelay,
-        "options": call.options,
-        "timeout": lambda timeout: call.options(timeout=timeout).delay,
-        "queue": queue if queue is not None else default_queue(),
-    }
+    parts = (
+        call.delay,
+        call.adelay,
+        call.options,
+        lambda timeout: call.options(timeout=timeout).delay,
+        queue if queue is not None else default_queue(),
+    )
     try:
-        for name, value in parts.items():
+        for name, value in zip(DECORATIONS, parts, strict=True):
             setattr(target, name, value)
     except (AttributeError, TypeError):
         raise NotEnqueueable(

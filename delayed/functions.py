@@ -9,11 +9,14 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from delayed.errors import FunctionNotFound, NotEnqueueable
 
 MAIN = "__delayed_main__"  # the name under which a worker loads a script, so that its __main__ guard stays shut
+
+DECORATIONS = ("delay", "adelay", "options", "timeout", "queue")  # the attributes that a decorator adds
 
 _paths: dict[Any, str] = {}
 _found: dict[str, Callable[..., Any]] = {}
@@ -74,6 +77,17 @@ def _path_of(func: Callable[..., Any]) -> str:
     return f"{place}:{name}"
 
 
+def bare(func: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of a decorated function without what the decorator added: of no use in a worker, and not to be pickled."""
+    if not isinstance(func, FunctionType) or not hasattr(func, "adelay"):
+        return func
+    copy = FunctionType(func.__code__, func.__globals__, func.__name__, func.__defaults__, func.__closure__)
+    for name in ("__kwdefaults__", "__annotations__", "__qualname__", "__module__", "__doc__"):
+        setattr(copy, name, getattr(func, name))
+    vars(copy).update({name: value for name, value in vars(func).items() if name not in DECORATIONS})
+    return copy
+
+
 def owner_of(func: Callable[..., Any]) -> tuple[Callable[..., Any], type | None]:
     """What a worker calls when `func` is enqueued, and the class that it needs an object of as first argument."""
     try:
@@ -85,7 +99,7 @@ def owner_of(func: Callable[..., Any]) -> tuple[Callable[..., Any], type | None]
     if not isinstance(owner, type):
         return func, None
     found = getattr(owner, last)
-    return found, owner if isinstance(vars(owner).get(last), type(owner_of)) else None
+    return found, owner if isinstance(vars(owner).get(last), FunctionType) else None
 
 
 def _is_module(owner: object) -> bool:

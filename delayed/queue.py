@@ -203,6 +203,10 @@ class Queue:
         """The queue of :meth:`spec`."""
         return cls(spec["name"], spec["url"], spec["default_timeout"], spec["requeue_timeout"], **spec["codec"])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # With a function that travels by value and enqueues others. The store's URL goes with it, into that same store.
+        return Queue.from_spec, (self.spec(),)
+
     def __repr__(self) -> str:
         place = self._broker or os.environ.get("DELAYED_URL") or DEFAULT_URL
         return f"<Queue {self.name} on {place}>"

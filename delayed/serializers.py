@@ -134,6 +134,9 @@ def _refuse(value: Any, also: tuple[type, ...], name: str, where: str = "") -> N
 _KINDS: dict[str, type[Any]] = {kind.name: kind for kind in (Pickle, CloudPickle, Msgpack, Json)}
 
 
+SERIALIZERS = tuple(_KINDS)
+
+
 def serializer_for(name: str) -> Serializer:
     """The serializer of that name.
 

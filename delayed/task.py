@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from delayed.codec import BY_VALUE, Codec
 from delayed.errors import FunctionNotFound, NotEnqueueable, SignatureMismatch
-from delayed.functions import path_of, resolve
+from delayed.functions import bare, path_of, resolve
 from delayed.message import DEFAULT_MAX_DELIVERIES, Message
 from delayed.retry import Retry
 
@@ -107,7 +107,7 @@ class Task:
             return cls.create(func, args, kwargs, timeout, **options)
         except NotEnqueueable:
             name = getattr(func, "__qualname__", type(func).__qualname__)
-            return cls(None, None, None, args, kwargs, timeout, func_path=BY_VALUE + name, func=func, **options)
+            return cls(None, None, None, args, kwargs, timeout, func_path=BY_VALUE + name, func=bare(func), **options)
 
     def with_args(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
         """A task that is not enqueued yet, with other arguments and all else the same."""

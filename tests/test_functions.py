@@ -123,3 +123,36 @@ def test_functions_and_classes_of_main_arrive(tmp_path: Path, how: str) -> None:
 
     place = str(tmp_path / "points.py") if how == "script" else "points"
     assert printed.splitlines() == ["Point 3", f"{place}:show"]
+
+
+TYPED_IN = """
+from delayed import Queue, delayed
+
+queue = Queue("q", {url!r}, serializer="cloudpickle")
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+@delayed(queue, timeout=5)
+def count_down(point):
+    print("count", point.x, flush=True)
+    if point.x:
+        count_down.delay(Point(point.x - 1))
+
+count_down.delay(Point(2))
+"""
+
+
+def test_what_is_typed_into_an_interpreter_travels_with_its_classes_and_queue(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    typed = TYPED_IN.replace("{url!r}", repr(url))
+    subprocess.run([sys.executable, "-"], input=typed, cwd=tmp_path, check=True, text=True, timeout=30)
+    (tmp_path / "served.py").write_text(f"from delayed import Queue\nq = Queue('q', {url!r}, serializer='cloudpickle')")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "delayed", "worker", "served", "--burst"],
+        cwd=tmp_path, check=True, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+
+    assert done.stdout.split("\n")[:3] == ["count 2", "count 1", "count 0"], done.stderr

@@ -18,6 +18,7 @@ from delayed.cli.discover import DiscoveryError, discover
 from delayed.errors import ConfigError
 from delayed.logger import logger
 from delayed.queue import Queue
+from delayed.serializers import SERIALIZERS
 from delayed.worker import ForkedWorker, PreforkedWorker
 
 WORKERS = {"forked": ForkedWorker, "preforked": PreforkedWorker}
@@ -48,6 +49,11 @@ Signals:
     default="forked",
     show_default=True,
     help="forked: a new process for each task. preforked: a process runs task after task, which is faster.",
+)
+@click.option(
+    "--serializer",
+    type=click.Choice(SERIALIZERS),
+    help="What the tasks of queues served by name were enqueued with. [default: pickle]",
 )
 @click.option(
     "--processes",
@@ -92,6 +98,7 @@ def worker(
     names: tuple[str, ...],
     url: str | None,
     mode: str,
+    serializer: str | None,
     processes: int | None,
     burst: bool,
     no_sweep: bool,
@@ -117,6 +124,8 @@ def worker(
     handlers = [path for path in (success_handler, error_handler) if path]
     if module and url:
         raise click.UsageError("--url goes with --queue; the queues of a module have their store already")
+    if module and serializer:
+        raise click.UsageError("--serializer goes with --queue; the queues of a module have theirs already")
     try:
         specs = discover(module, handlers, preload) if module or handlers or preload else []
     except DiscoveryError as error:
@@ -124,7 +133,8 @@ def worker(
     if module:
         queues = _chosen(specs, module, names)
     else:
-        queues = [Queue(name, url) for name in dict.fromkeys(names or ("default",))]
+        serializer = serializer or SERIALIZERS[0]
+        queues = [Queue(name, url, serializer=serializer) for name in dict.fromkeys(names or ("default",))]
     broker = queues[0].broker
     if broker.spec() is None:
         raise ConfigError(f"{broker!r} lives in one process only; a worker needs a store such as {DEFAULT_URL}")

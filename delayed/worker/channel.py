@@ -55,6 +55,9 @@ class TaskFrame(NamedTuple):
     detail: bytes = b""  # for RUN_ERROR_HANDLER: the verdict
 
 
+LEAVE_NOW = TaskFrame(LEAVE, 0, 0, 0, 0, 0, 0, 0, b"", b"")
+
+
 def pair() -> tuple[socket.socket, socket.socket]:
     """A channel: two connected ends."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -115,7 +115,6 @@ class Child:
                 self.run(frame)
             else:
                 self.handle_killed(frame)
-            _flush()  # what the task printed is not to wait for the next one
             done += 1
             if self.config.one_shot or (self.config.max_tasks and done >= self.config.max_tasks):
                 return
@@ -162,6 +161,7 @@ class Child:
             error = raised
         if os.getpid() != self.pid:
             os._exit(0)  # the task forked, and this is the copy: the outcome is the original's to tell
+        _flush()  # what it printed is not to wait for the next task, nor to be lost when the worker leaves after it
         ended = process.now()
         self.cpu = time.process_time()
         cpu = self.cpu - cpu_before

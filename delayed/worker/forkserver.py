@@ -34,6 +34,8 @@ from delayed.worker.board import Board
 from delayed.worker.channel import Control
 from delayed.worker.config import Config
 
+LEAVE_PATIENCE = 1.0  # seconds that idle children get for their exit handlers
+
 
 class ForkServer:
     """The loop of the fork server."""
@@ -202,7 +204,16 @@ class ForkServer:
                 os.waitpid(pid, os.WNOHANG)
 
     def leave(self) -> None:
-        """Kill and bury whoever is left."""
+        """Let the children end, kill those that take long, and bury them."""
+        for seat in self.pids:
+            with contextlib.suppress(OSError):
+                channel.send_task(self.channels[seat][0], channel.LEAVE_NOW)
+        deadline = process.now() + LEAVE_PATIENCE
+        while self.pids and process.now() < deadline:
+            select.select([self.wake_read], [], [], 0.05)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.wake_read, 4096)
+            self.reap()
         for seat in list(self.pids):
             self.signal(seat, signal.SIGKILL)
         for pid in self.pids.values():

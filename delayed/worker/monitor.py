@@ -656,7 +656,7 @@ class Monitor:
                 self.child_ended(seat, None, 0.0, 0)
                 continue
             with contextlib.suppress(BlockingIOError):
-                channel.send_task(seat.mine, TaskFrame(channel.LEAVE, 0, 0, 0, 0, 0, 0, 0, b"", b""))
+                channel.send_task(seat.mine, channel.LEAVE_NOW)
             if seat.pidfd >= 0:
                 self.poller.register(seat.pidfd, select.POLLIN)
                 self.by_fd[seat.pidfd] = seat

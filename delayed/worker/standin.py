@@ -22,7 +22,7 @@ from delayed.message import Claim, Ref, Settlement
 from delayed.worker import board as boards
 from delayed.worker import channel, judge, process, verdict
 from delayed.worker.board import Slot
-from delayed.worker.channel import Control, TaskFrame
+from delayed.worker.channel import Control
 from delayed.worker.ladder import Ladder
 from delayed.worker.process import now
 from delayed.worker.verdict import Verdict
@@ -127,7 +127,7 @@ class StandIn:
                 elif frame.kind == channel.RUN_ERROR_HANDLER:
                     handlers.append(frame)
             # A child that goes shows that what still stands on the board as handed over never reached it.
-            for frame in [*handlers, TaskFrame(channel.LEAVE, 0, 0, 0, 0, 0, 0, 0, b"", b"")]:
+            for frame in [*handlers, channel.LEAVE_NOW]:
                 channel.send_task(monitor_end, frame)
             self.poller.register(monitor_end, select.POLLIN)
             pid = self.board.pid(seat)

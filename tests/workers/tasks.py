@@ -47,6 +47,10 @@ class Methods:
         note(ledger, "class", cls.__name__)
 
 
+def say(ledger: str, word: str) -> None:
+    print(word)
+
+
 def size(ledger: str, data: bytes) -> None:
     note(ledger, "size", len(data))
 
@@ -60,6 +64,12 @@ def nap(ledger: str, word: str, seconds: float) -> None:
 def fail(ledger: str, text: str) -> None:
     note(ledger, "failing")
     raise ValueError(text)
+
+
+def register_exit(ledger: str) -> None:
+    import atexit
+
+    atexit.register(note, ledger, "exit handler")
 
 
 def fail_until(ledger: str, word: str, times: int) -> None:

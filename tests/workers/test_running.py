@@ -204,3 +204,19 @@ def test_signals_to_the_whole_group_do_not_interrupt_tasks(bench: Bench, mode: s
 def _children(pid: int) -> list[str]:
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return file.read().split()
+
+
+def test_exit_handlers_of_a_child_run_when_its_worker_leaves(bench: Bench) -> None:
+    bench.put(tasks.register_exit)
+
+    bench.burst("preforked")
+
+    assert bench.ledger.lines == ["exit handler"]
+
+
+def test_what_a_task_printed_is_not_lost_when_its_worker_leaves(bench: Bench, mode: str) -> None:
+    bench.put(tasks.say, "spoken")
+
+    bench.burst(mode)
+
+    assert "spoken" in bench.log().splitlines()
