@@ -26,7 +26,7 @@ FLUSH_SIZE = 64  # settlements that are sent without waiting for more
 FLUSH_DELAY = 0.003  # seconds that a settlement waits for others while more tasks are under way
 BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
 BURST_PATIENCE = 1.0  # seconds: in burst mode, a task that is due sooner is waited for
-CHORES_TOGETHER = 0.5  # seconds before its time that a chore is done together with another
+CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another
 TRUST = 0.8  # part of a lease after which a claim must be renewed before it is handed out
 
 
@@ -98,6 +98,7 @@ class Courier(threading.Thread):
         self._close_by = 0.0
         self._seq = 0
         self._unanswered: tuple[int, int] | None = None
+        self._slack = min(CHORES_TOGETHER, lease / 30)
         self._renew_at = 0.0
         self._sweep_at = 0.0
         self._announce_at = 0.0
@@ -195,7 +196,7 @@ class Courier(threading.Thread):
                 return False
             idle = False
             if not hungry and not flush and at < chore:
-                timeout = min(chore - at, WAIT_TIMEOUT)
+                timeout = min(chore - at + self._slack, WAIT_TIMEOUT)
                 if self._outbox:
                     timeout = min(timeout, self._outbox_since + FLUSH_DELAY - at)
                 idle = self.dry and self.target > stock and not self._closing and not self._outbox
@@ -296,7 +297,7 @@ class Courier(threading.Thread):
             self.notify()
 
     def _chores(self, at: float) -> None:
-        at += min(CHORES_TOGETHER, self.lease / 30)  # what is due soon too: each end of a wait costs commands
+        at += self._slack  # what is due soon too: each end of a wait costs commands
         if at >= self._renew_at:
             if self._held or not self.healthy:
                 self._renew()
