@@ -21,14 +21,11 @@ PATIENCE = 120.0  # seconds that a drain may take
 
 @contextlib.contextmanager
 def serving(queue: Queue, mode: str, processes: int) -> Iterator[None]:
-    """A worker in a process of its own, which has shown that it works before the block begins."""
+    """A worker in a process of its own."""
     url = str(queue.broker.spec())
     command = [sys.executable, "-m", "benchmarks.serve", url, queue.name, mode, str(processes)]
     worker = subprocess.Popen(command)
     try:
-        for _ in range(20):
-            delay(queue)(nothing)()
-        _until_empty(queue)
         yield
     finally:
         worker.terminate()
@@ -38,13 +35,13 @@ def serving(queue: Queue, mode: str, processes: int) -> Iterator[None]:
 def drain(url: str, mode: str, n: int, processes: int = 1) -> float:
     """No-op tasks a second that one worker runs, from the start of the first to the start of the last."""
     queue = Queue(f"bench-{secrets.token_hex(4)}", url)
-    with tempfile.TemporaryDirectory() as folder, serving(queue, mode, processes):
+    with tempfile.TemporaryDirectory() as folder:
         times = Path(folder, "times")
-        mark = [Task.create(note_time, (str(times),))]
-        queue.enqueue_many([Task.create(nothing) for _ in range(n // 10)])  # so that it is at full speed
-        queue.enqueue_many(mark + [Task.create(nothing) for _ in range(n - 1)])
-        queue.enqueue(mark[0])
-        _until_empty(queue)
+        mark, task = Task.create(note_time, (str(times),)), Task.create(nothing)
+        # All are there before the worker starts, so that nobody else is at work; the first bring it to full speed.
+        queue.enqueue_many([task] * (n // 10) + [mark] + [task] * (n - 1) + [mark])
+        with serving(queue, mode, processes):
+            _until_empty(queue)
         first, last = map(int, times.read_text().split())
         return n / (last - first) * 1e9
 
@@ -70,6 +67,8 @@ def latencies(url: str, mode: str, n: int = 300) -> list[float]:
     with tempfile.TemporaryDirectory() as folder, serving(queue, mode, 1):
         times = Path(folder, "times")
         call = delay(queue)(note_time)
+        delay(queue)(nothing)()  # it has started when this is gone
+        _until_empty(queue)
         sent = []
         for number in range(n):
             time.sleep(0.02)  # until the worker has settled the last one and waits again
@@ -85,7 +84,7 @@ def percentile(values: list[float], percent: float) -> float:
 
 
 def _until_empty(queue: Queue) -> None:
-    _until(lambda: not any(queue.broker.counts(queue.name)[:3]), 0.01)
+    _until(lambda: not any(queue.broker.counts(queue.name)[:3]), 0.05)
 
 
 def _until(condition, pause: float = 0.001) -> None:

@@ -40,8 +40,8 @@ TEXT_MAX = 4096  # characters of an exception's text that are kept
 TRACEBACK_MAX = 24000  # characters of a traceback that are kept: its end, which is nearest to the fault
 inside = False  # whether this process is a child
 REHEARSALS = 30
-REPORT_MAX = 32  # tasks that have returned before the monitor is told
-REPORT_DELAY = 0.001  # seconds after which it is told at the end of the next task
+REPORT_MAX = 64  # tasks that have returned before the monitor is told
+REPORT_DELAY = 0.002  # seconds after which it is told at the end of the next task
 CHANNEL_LOST = 87  # exit code of a child that can't reach its monitor any more
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
