@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import limits, measures
-from tests.servers import redis_server
+from tests.servers.redis import redis_server
 
 
 class Row(NamedTuple):

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
         NotEnqueueable,
         SignatureMismatch,
         TaskError,
+        TaskLost,
         TaskStopped,
         TaskTimeout,
         UnknownOption,
+        Unsupported,
     )
     from delayed.queue import Queue
     from delayed.retry import Retry
@@ -54,9 +56,11 @@ __all__ = [
     "Task",
     "TaskError",
     "TaskHandle",
+    "TaskLost",
     "TaskStopped",
     "TaskTimeout",
     "UnknownOption",
+    "Unsupported",
     "delayed",
 ]
 

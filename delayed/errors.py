@@ -3,7 +3,8 @@
 DelayedError
 ├── ConfigError (ValueError)             a setting, option or URL is wrong
 │   ├── UnknownOption (TypeError)        an option nobody knows, with a suggestion
-│   └── MissingDependency (ImportError)  an optional package is not installed
+│   ├── MissingDependency (ImportError)  an optional package is not installed
+│   └── Unsupported                      this kind of store can't do that; the message says which can
 ├── TaskError                            a task can't be made or can't be run
 │   ├── NotEnqueueable (TypeError)       .delay() refuses the function or its arguments
 │   ├── DecodeError (ValueError)         a message can't be decoded
@@ -16,7 +17,8 @@ DelayedError
         └── EnqueueUncertain             may be stored; .retry() settles it
 
 TaskStopped (BaseException)              raised *inside* a task that has to stop
-└── TaskTimeout                          ... because its time is up
+├── TaskTimeout                          ... because its time is up
+└── TaskLost                             ... because its claim went to another worker
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ class UnknownOption(ConfigError, TypeError):
 
 class MissingDependency(ConfigError, ImportError):
     """Raised when an optional package is needed and missing; the message has the command that installs it."""
+
+
+class Unsupported(ConfigError):
+    """Raised when a store is asked for what its kind can't do; the message says which kinds can."""
 
 
 class TaskError(DelayedError):
@@ -120,3 +126,7 @@ class TaskStopped(BaseException):
 
 class TaskTimeout(TaskStopped):
     """Raised inside a running task when its timeout is over."""
+
+
+class TaskLost(TaskStopped):
+    """Raised inside a running task whose claim does not hold any more: another worker may run it by now."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from delayed import Queue
-from tests import servers
+from tests.servers.redis import RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    with servers.RedisServer(tmp_path_factory.mktemp("redis")) as server:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+from delayed.errors import Unsupported
 from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
 
 LEASE = 15.0  # seconds a claim holds without being renewed
@@ -15,6 +17,35 @@ WAIT_TIMEOUT = 2.0  # seconds a wait lasts at most, so that a lost wake-up costs
 DEAD_LETTERS_MAX = 10_000  # dead letters kept per queue; the oldest go first
 DEAD_LETTERS_AGE = 30 * 86400.0  # seconds a dead letter is kept
 PRODUCER_AGE = 3600.0  # seconds after which an unseen producer session is forgotten
+
+
+class Joined(ABC):
+    """A transaction on the caller's own connection, in which tasks are enqueued: they come and go with it.
+
+    Attributes:
+        connection: the driver's connection (or session) whose transaction it is.
+    """
+
+    connection: Any
+
+    @abstractmethod
+    def reserve_ids(self, queue: str, n: int) -> int:
+        """As :meth:`Broker.reserve_ids`. Ids that were reserved in a transaction that is rolled back are lost."""
+
+    @abstractmethod
+    def enqueue(self, queue: str, messages: Sequence[Message]) -> None:
+        """Store all messages in this transaction, or none. Whoever waits for them is woken by its commit.
+
+        There is no session and no number: what has no answer is rolled back with all the rest.
+
+        Raises:
+            BrokerError: When the store refuses, or can't be reached; the caller's transaction is then as broken as
+                the driver left it.
+        """
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Nothing more will be enqueued through this object. It neither commits nor rolls back."""
 
 
 class Broker(ABC):
@@ -52,7 +83,45 @@ class Broker(ABC):
             BrokerFull: When the store has no room; nothing was stored.
         """
 
+    def join(self, conn: Any) -> Joined:
+        """Enqueue through a connection (or session) of the caller's, as a part of its transaction.
+
+        A transaction that `conn` is in is joined; where it is in none, the driver's own rules say when one begins and
+        ends. It is never committed or rolled back here.
+
+        Args:
+            conn: the driver's connection, or an object of SQLAlchemy or Django that holds one.
+
+        Raises:
+            Unsupported: When this kind of store has no transactions that others can write in.
+            ConfigError: When `conn` is not a connection to such a store.
+        """
+        raise Unsupported(
+            f"{self!r} has no transactions that an enqueue could be a part of. PostgreSQL, MongoDB and SQLite have; "
+            "here, enqueue after your own commit"
+        )
+
     # -- working -----------------------------------------------------------------------------------------------
+
+    def transaction(self, ref: Ref) -> AbstractContextManager[Joined]:
+        """A transaction of this broker's own, on a connection that nothing else uses, which ends the claim `ref` as
+        ``done`` when it commits.
+
+        It begins with a look whether the claim holds. After the block the claim is ended and the transaction
+        committed; if the block raises, all is rolled back, and the claim is as before. Other claims can be renewed
+        and settled meanwhile (on SQLite they wait).
+
+        Raises:
+            TaskLost: When the claim does not hold, at the beginning or at the end; all is rolled back.
+            BrokerUnavailable: When the store can't be reached, and certainly nothing was committed. A commit whose
+                answer is lost is looked up.
+            Unsupported: When this kind of store has no such transactions.
+        """
+        raise Unsupported(
+            f"{self!r} has no transactions in which a task's own writes and its end could be one. PostgreSQL, MongoDB "
+            "and SQLite have; here, give current.key to the outside service as an idempotency key, or compare "
+            "current.fencing_token in your own writes"
+        )
 
     @abstractmethod
     def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:

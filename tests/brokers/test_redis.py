@@ -23,7 +23,8 @@ from delayed.brokers import broker_for
 from delayed.brokers.redis import UNKNOWN_MAX, RedisBroker
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 from delayed.message import Action, Claim, Message, Settlement
-from tests.servers import RedisServer, ServerError, redis_server, unavailable
+from tests.servers import ServerError, unavailable
+from tests.servers.redis import RedisServer, redis_server
 
 QUEUE = "default"
 BOOKKEEPING = {"delayed_queues", "default_id", "default_last", "default_meta", "default_prod", "default_prodt"}

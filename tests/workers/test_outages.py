@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.servers import RedisServer, redis_server
+from tests.servers.redis import RedisServer, redis_server
 from tests.workers import tasks
 from tests.workers.conftest import Bench, alive, wait_for
 
