@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from delayed.context import current
     from delayed.delay import Delayed, DelayedFunction, TaskHandle, delayed
     from delayed.errors import (
         BrokerError,
@@ -61,11 +62,13 @@ __all__ = [
     "TaskTimeout",
     "UnknownOption",
     "Unsupported",
+    "current",
     "delayed",
 ]
 
 # Loaded when first used: a fork server imports only what its children need, and a child has little to copy.
 _PLACES = {
+    "context": ("current",),
     "delay": ("Delayed", "DelayedFunction", "TaskHandle", "delayed"),
     "queue": ("Queue",),
     "retry": ("Retry",),

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Sequence
 
-from delayed.brokers.base import Broker
+from delayed.brokers.base import Broker, Joined
 from delayed.errors import BrokerFull, BrokerUnavailable, EnqueueRefused, EnqueueUncertain
 from delayed.message import Message
 
@@ -120,6 +120,23 @@ class Producer:
             [message.id for message in messages],
             lambda timeout: self._resend(messages, session, timeout, True, None),
         ) from error
+
+
+class JoinedProducer:
+    """Puts messages into one queue as a part of a transaction that is not ours: nothing is sent again."""
+
+    def __init__(self, joined: Joined, queue: str) -> None:
+        self._joined = joined
+        self._queue = queue
+
+    def reserve_ids(self, n: int) -> Sequence[int]:
+        """As :meth:`Producer.reserve_ids`."""
+        first = self._joined.reserve_ids(self._queue, n)
+        return range(first, first + n)
+
+    def enqueue(self, messages: Sequence[Message]) -> None:
+        """As :meth:`Producer.enqueue`."""
+        self._joined.enqueue(self._queue, messages)
 
 
 class _Attempts:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from delayed import transactions
 from delayed.brokers import DEFAULT_URL, Broker, broker_for
 from delayed.codec import MAX_SIZE, Codec
 from delayed.errors import ConfigError
-from delayed.producer import TIMEOUT, Producer
+from delayed.producer import TIMEOUT, JoinedProducer, Producer
 from delayed.task import Task
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ class Queue:
             EnqueueRefused: When it is certainly not stored.
             EnqueueUncertain: When it may be stored or not.
         """
-        producer = self._producer or self.producer
+        producer = self._producing()
         (id,) = producer.reserve_ids(1)
         producer.enqueue((task.to_message(self.codec, id, self.default_timeout),))
         task.id = id
@@ -123,17 +125,48 @@ class Queue:
             NotEnqueueable, EnqueueRefused, EnqueueUncertain: As :meth:`enqueue`.
         """
         tasks = list(tasks)
+        producer = self._producing()
         stored: list[int] = []
         for start in range(0, len(tasks), CHUNK):
             chunk = tasks[start : start + CHUNK]
-            ids = self.producer.reserve_ids(len(chunk))
-            self.producer.enqueue(
+            ids = producer.reserve_ids(len(chunk))
+            producer.enqueue(
                 [task.to_message(self.codec, id, self.default_timeout) for task, id in zip(chunk, ids, strict=True)]
             )
             for task, id in zip(chunk, ids, strict=True):
                 task.id = id
             stored += ids
         return stored
+
+    @contextmanager
+    def transaction(self, conn: Any) -> Iterator[None]:
+        """Enqueue as a part of a transaction of your own: rolled back with it, visible to workers with its commit.
+
+        >>> with psycopg.connect(url) as conn, queue.transaction(conn):
+        ...     conn.execute("INSERT INTO orders ...")
+        ...     confirm.delay(order_id)
+
+        It holds for whatever is enqueued in the block, in this thread or asyncio task, to this queue and to others in
+        the same store. It neither commits nor rolls back: that stays with you, and your driver.
+
+        Args:
+            conn: a connection to the database that the queue is in, whose transaction it is: of ``sqlite3``, psycopg 3,
+                SQLAlchemy (a Session or Connection) or ``django.db.connection``; on MongoDB a ``ClientSession``.
+
+        Raises:
+            Unsupported: When the store has no transactions (Redis).
+            ConfigError: When `conn` is not a connection to the queue's store.
+        """
+        with transactions.open(self.broker, self.broker.join(conn)):
+            yield
+
+    def _producing(self) -> Producer | JoinedProducer:
+        """What enqueues now: through the open transaction, if there is one in this queue's store."""
+        if transactions.is_open():
+            joined = transactions.find(self.broker)
+            if joined is not None:
+                return JoinedProducer(joined, self.name)
+        return self._producer or self.producer
 
     # -- taking by hand --------------------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -15,7 +16,9 @@ from delayed.brokers import sqlite_look as look
 from delayed.brokers import sqlite_tasks as tasks
 from delayed.brokers.base import LEASE, Broker
 from delayed.brokers.sqlite_file import RESERVE, SQLiteFile
-from delayed.errors import ConfigError, UnknownOption
+from delayed.brokers.sqlite_join import SQLiteJoined, TaskConnection, join
+from delayed.brokers.sqlite_open import path_of
+from delayed.errors import BrokerError, ConfigError, TaskLost, UnknownOption
 from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
 
 POLL = 1.0  # seconds after which a sleeper looks by itself, should a ring be lost
@@ -50,17 +53,14 @@ class SQLiteBroker(Broker):
             durable=self._options.get("durability") == "disk",
             max_size=int(self._options.get("max_size", "0")) << 20,
         )
+        self._own: SQLiteFile | None = None  # the same file, for the transactions of tasks
 
     # -- producing ---------------------------------------------------------------------------------------------
 
     def reserve_ids(self, queue: str, n: int) -> int:
         ((_, number),) = self._numbered([queue])
         with self._file.write(growing=True) as file:
-            (last,) = file.db.execute(
-                "UPDATE delayed_queue SET counter = max(counter, ?) + ? WHERE number = ? RETURNING counter",
-                (file.now() << 11, n, number),
-            ).fetchall()[0]
-        return int(last) - n + 1
+            return tasks.reserve_ids(file.db, number, n, file.now())
 
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         ((_, number),) = self._numbered([queue])
@@ -68,7 +68,30 @@ class SQLiteBroker(Broker):
             tasks.insert(file.db, number, messages, session, seq, file.now())
         self._file.bell.ring(number)
 
+    def join(self, conn: Any) -> SQLiteJoined:
+        return join(self._file, conn)
+
     # -- working -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self, ref: Ref) -> Iterator[SQLiteJoined]:
+        """See :meth:`Broker.transaction`. Everybody else who writes to the file waits for the end of the block."""
+        numbers = dict(self._numbered([ref.queue]))
+        own = self._own = self._own or self._file.another(TaskConnection)
+        with own.transaction() as opened:
+            lost = TaskLost(f"the claim of task {ref.id} does not hold any more; nothing of its transaction is kept")
+            if not tasks.holds(opened.db, numbers, ref):
+                raise lost
+            joined = SQLiteJoined(own, opened.db)
+            yield joined
+            if not opened.db.in_transaction:
+                raise BrokerError(
+                    f"{self._file.path}: a COMMIT or ROLLBACK inside current.transaction() has ended it early; what "
+                    "was committed stays, and the task is not ended by it"
+                )
+            if not all(tasks.settle(opened.db, numbers, [Settlement(ref, "done")], opened.now())):
+                raise lost
+        joined.leave()
 
     def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
         return self.settle_and_claim(worker, (), queues, seq, nonce, limit, lease)[1]
@@ -261,6 +284,8 @@ class SQLiteBroker(Broker):
 
     def close(self) -> None:
         self._file.close()
+        if self._own is not None:
+            self._own.close()
 
     def __repr__(self) -> str:
         return f"SQLiteBroker({self.spec()!r})"
@@ -296,7 +321,7 @@ def _place_of(conn: str | sqlite3.Connection) -> tuple[str, dict[str, str]]:
     """The absolute path of the database, and the options of the URL."""
     options: dict[str, str] = {}
     if isinstance(conn, sqlite3.Connection):
-        path = next((file for _, name, file in conn.execute("PRAGMA database_list") if name == "main"), "")
+        path = path_of(conn)
     else:
         parts = urlsplit(conn)
         if parts.netloc:

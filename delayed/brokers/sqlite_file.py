@@ -82,10 +82,17 @@ class SQLiteFile:
         durable: wait for the disk at every commit, so that a power cut loses nothing.
         max_size: bytes that the database may grow to before enqueue is refused; 0 means the disk is the limit.
         mounts: returns the lines of ``/proc/self/mountinfo``.
+        factory: makes the connection.
     """
 
     def __init__(
-        self, path: str, *, durable: bool = False, max_size: int = 0, mounts: Callable[[], list[str]] = mount_lines
+        self,
+        path: str,
+        *,
+        durable: bool = False,
+        max_size: int = 0,
+        mounts: Callable[[], list[str]] = mount_lines,
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
     ) -> None:
         if sqlite3.sqlite_version_info < MIN_SQLITE:
             raise ConfigError(
@@ -96,12 +103,19 @@ class SQLiteFile:
         self._durable = durable
         self._max_size = max_size
         self._mounts = mounts
+        self._factory = factory
         self._turn = threading.RLock()
         self._opened: OpenFile | None = None
         self._bell: Bell | None = None
         self._bell_turn = threading.RLock()  # its own: a signal handler may ring while this process writes
         self._finalizer: weakref.finalize[..., Any] | None = None
         _FILES.add(self)
+
+    def another(self, factory: type[sqlite3.Connection]) -> SQLiteFile:
+        """The same file, with a connection of its own."""
+        return SQLiteFile(
+            self.path, durable=self._durable, max_size=self._max_size, mounts=self._mounts, factory=factory
+        )
 
     # -- using it ----------------------------------------------------------------------------------------------
 
@@ -118,24 +132,23 @@ class SQLiteFile:
         Args:
             growing: True for an enqueue, which leaves a reserve of space to everything else.
         """
-        with self._turn, driver_errors(self.path, growing=growing):
-            opened = self._open()
-            db = opened.db
-            if db.in_transaction:
-                raise BrokerUnavailable(f"{self.path}: called by a signal handler amid another call", sent=False)
-            if growing:
-                self._check_space()
-            self._lock(opened.lock)
+        with driver_errors(self.path, growing=growing), self.transaction(growing=growing) as opened:
+            yield opened
+
+    @contextlib.contextmanager
+    def transaction(self, *, growing: bool = False) -> Iterator[OpenFile]:
+        """As :meth:`write`, for statements that are not ours: what the block raises comes out as it is."""
+        with self._turn:
+            with driver_errors(self.path, growing=growing):
+                opened = self._begin(growing)
             try:
-                if self._max_size:
-                    self._limit(db, growing)
-                db.execute("BEGIN IMMEDIATE")
                 try:
                     yield opened
-                    db.execute("COMMIT")
+                    with driver_errors(self.path, growing=growing):
+                        opened.db.execute("COMMIT")
                 except BaseException:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
+                    if opened.db.in_transaction:
+                        opened.db.execute("ROLLBACK")
                     raise
                 self._checkpoint(opened)
             finally:
@@ -202,7 +215,12 @@ class SQLiteFile:
             os.close(create(self.path))  # SQLite would let everybody read it
         found = os.stat(self.path)
         db = sqlite3.connect(
-            self.path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=256
+            self.path,
+            timeout=LOCK_TIMEOUT,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+            factory=self._factory,
         )
         try:
             configure(db, self.path, durable=self._durable)
@@ -220,6 +238,22 @@ class SQLiteFile:
                 finalizer()
 
     # -- writing -----------------------------------------------------------------------------------------------
+
+    def _begin(self, growing: bool) -> OpenFile:
+        opened = self._open()
+        if opened.db.in_transaction:
+            raise BrokerUnavailable(f"{self.path}: called by a signal handler amid another call", sent=False)
+        if growing:
+            self._check_space()
+        self._lock(opened.lock)
+        try:
+            if self._max_size:
+                self._limit(opened.db, growing)
+            opened.db.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            fcntl.flock(opened.lock, fcntl.LOCK_UN)
+            raise
+        return opened
 
     def _lock(self, lock: int) -> None:
         """Take the lock. It polls, for flock has no timeout, and a holder that is frozen must not freeze everybody."""

@@ -34,6 +34,14 @@ def create(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
+def path_of(conn: sqlite3.Connection) -> str:
+    """The path of the file that a connection of somebody else's is to; "" if it is in memory."""
+    cursor = conn.cursor()
+    cursor.row_factory = None  # whatever the rows of its owner look like
+    ((path,),) = cursor.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchall()
+    return os.fsdecode(path or "")
+
+
 def check_place(path: str, mounts: list[str]) -> None:
     """Raise ConfigError when a database can't safely be at `path`.
 

@@ -16,10 +16,13 @@ from delayed.message import Claim, Message, Ref, Settlement
 PROMOTE_MAX = 1000  # scheduled tasks that one claim makes ready at most, of each queue
 SWEEP_MAX = 10_000  # lost tasks that one sweep returns at most
 
+Executor = sqlite3.Connection | sqlite3.Cursor
+
 # The partial indexes of the schema are used only where a statement says the state as a number.
 _ANY_READY = "SELECT 1 FROM delayed_task WHERE queue = ? AND state = 1 LIMIT 1"
 _NEXT_DUE = "SELECT at FROM delayed_task WHERE queue = ? AND state = 0 ORDER BY at LIMIT 1"
 
+_RESERVE = "UPDATE delayed_queue SET counter = max(counter, ?) + ? WHERE number = ? RETURNING counter"
 _NEW_SEQ = """
     INSERT INTO delayed_producer VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET seq = excluded.seq, seen = excluded.seen WHERE seq < excluded.seq
@@ -86,10 +89,20 @@ _TIDY_DEAD = """
 # -- producing -------------------------------------------------------------------------------------------------
 
 
-def insert(db: sqlite3.Connection, number: int, messages: Sequence[Message], session: str, seq: int, now: int) -> None:
+def reserve_ids(db: Executor, number: int, n: int, now: int) -> int:
+    """The first of `n` new ids."""
+    (last,) = db.execute(_RESERVE, (now << 11, n, number)).fetchall()[0]
+    return int(last) - n + 1
+
+
+def insert(db: Executor, number: int, messages: Sequence[Message], session: str, seq: int, now: int) -> None:
     """Store the messages, unless this session has sent them before."""
-    if not db.execute(_NEW_SEQ, (session, seq, now)).fetchall():
-        return
+    if db.execute(_NEW_SEQ, (session, seq, now)).fetchall():
+        store(db, number, messages, now)
+
+
+def store(db: Executor, number: int, messages: Sequence[Message], now: int) -> None:
+    """Store the messages."""
     rows = []
     for place, message in enumerate(messages, _places(db, number, len(messages))):
         state, at = (0, now + round(message.delay * 1000)) if message.delay > 0 else (1, 0)
@@ -100,7 +113,7 @@ def insert(db: sqlite3.Connection, number: int, messages: Sequence[Message], ses
     db.executemany(_INSERT, rows)
 
 
-def _places(db: sqlite3.Connection, number: int, n: int) -> int:
+def _places(db: Executor, number: int, n: int) -> int:
     """The first of `n` new places at the end of the queue."""
     (tail,) = db.execute(
         "UPDATE delayed_queue SET tail = tail + ?, used = 1 WHERE number = ? RETURNING tail", (n, number)
@@ -226,6 +239,11 @@ def _signed(nonce: int) -> int:
 
 def _unsigned(nonce: int) -> int:
     return nonce + (1 << 64) if nonce < 0 else nonce
+
+
+def holds(db: sqlite3.Connection, numbers: Mapping[str, int], ref: Ref) -> bool:
+    """Whether a claim holds."""
+    return bool(db.execute(f"SELECT 1 FROM delayed_task {_CLAIM}", _token(numbers, ref)).fetchall())
 
 
 # -- sweeping --------------------------------------------------------------------------------------------------

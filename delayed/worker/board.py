@@ -32,11 +32,13 @@ _STOP = Struct("<BQ")  # reason, serial
 _STOP_AT = 32
 _PID = Struct("<I")
 _PID_AT = 48
-# state, code, len(text), queue, -, serial, id, delivery, attempt, timeout, begun, ended, cpu
+# state, code, len(text), queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu
 _SLOT = Struct("<BBHHHQQIIdddd")
 _HANDED = Struct("<BBHHHQQII")
 _TEXT_AT = _SLOT.size
 TEXT_MAX = SLOT_SIZE - _TEXT_AT
+_TRANSACTION = Struct("<H")
+_TRANSACTION_AT = 6
 _BEGUN = Struct("<dd")  # timeout, begun
 _BEGUN_AT = 32
 _TIMES = Struct("<dd")  # begun, ended
@@ -70,6 +72,7 @@ class Slot(NamedTuple):
     ended: float
     cpu: float
     text: str
+    transaction: int
 
 
 class Board:
@@ -96,6 +99,11 @@ class Board:
         _BEGUN.pack_into(self.map, offset + _BEGUN_AT, timeout, at)
         self.map[offset] = BEGUN
         _SEAT.pack_into(self.map, base, TASK, slot, 0, at, serial)
+
+    def note_transaction(self, seat: int, slot: int, state: int) -> None:
+        """How far the task's own transaction is, see :mod:`delayed.context`."""
+        offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
+        _TRANSACTION.pack_into(self.map, offset + _TRANSACTION_AT, state)
 
     def end(self, seat: int, slot: int, code: int, at: float, cpu: float, text: bytes = b"") -> None:
         """A task has ended with outcome `code`; `text` says more, cut to what fits."""
@@ -152,6 +160,11 @@ class Board:
     def state(self, seat: int, slot: int) -> int:
         return self.map[seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE]
 
+    def transaction(self, seat: int, slot: int) -> int:
+        """What :meth:`note_transaction` noted last."""
+        (state,) = _TRANSACTION.unpack_from(self.map, seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE + _TRANSACTION_AT)
+        return int(state)
+
     def ended_with(self, seat: int, slot: int) -> int:
         """The outcome of a task that has ended, 0 if it has not."""
         offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
@@ -164,10 +177,9 @@ class Board:
 
     def slot(self, seat: int, slot: int) -> Slot:
         offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
-        state, code, length, queue, _, serial, id, delivery, attempt, timeout, begun, ended, cpu = _SLOT.unpack_from(
-            self.map, offset
+        state, code, length, queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu = (
+            _SLOT.unpack_from(self.map, offset)
         )
         text = bytes(self.map[offset + _TEXT_AT : offset + _TEXT_AT + min(length, TEXT_MAX)])
-        return Slot(
-            state, code, queue, serial, id, delivery, attempt, timeout, begun, ended, cpu, text.decode(errors="replace")
-        )
+        words = text.decode(errors="replace")
+        return Slot(state, code, queue, serial, id, delivery, attempt, timeout, begun, ended, cpu, words, transaction)

@@ -21,10 +21,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from delayed import context
 from delayed.codec import BY_VALUE, Codec
-from delayed.errors import DecodeError, FunctionNotFound, SignatureMismatch, TaskStopped, TaskTimeout
+from delayed.errors import DecodeError, FunctionNotFound, SignatureMismatch, TaskLost, TaskStopped, TaskTimeout
 from delayed.functions import resolve, stand_for_main
-from delayed.message import Message
+from delayed.message import Message, Ref
 from delayed.task import Task
 from delayed.worker import board as boards
 from delayed.worker import channel, process, verdict
@@ -136,6 +137,7 @@ class Child:
         message: Message | None = None
         task: Task | None = None
         error: BaseException | None = None
+        run: context.Run | None = None
         try:
             message = Message.parse(frame.id, frame.header, frame.payload)
         except DecodeError as raised:
@@ -150,6 +152,7 @@ class Child:
                 if not message.func.startswith(BY_VALUE):
                     stand_for_main(message.func)
                 task = Task.from_message(message, self.codecs[frame.queue])
+                context.run = run = self.run_of(frame, message)
                 self.serial = frame.serial
                 task.run()
                 self.serial = 0
@@ -165,8 +168,12 @@ class Child:
         ended = process.now()
         self.cpu = time.process_time()
         cpu = self.cpu - cpu_before
+        context.run = None
         code = verdict.RETURNED if error is None else outcome_of(error)
-        if code == verdict.RETURNED:
+        if code == verdict.RETURNED and run is not None and run.state == context.COMMITTED:
+            code = verdict.COMMITTED
+        ok = code in (verdict.RETURNED, verdict.COMMITTED)
+        if ok:
             board.end(seat, slot, code, ended, cpu)
             found, detail = None, b""
         else:
@@ -174,11 +181,11 @@ class Child:
             found = describe(code, error, self.stack)
             detail = found.dump()
             board.end(seat, slot, code, ended, cpu, str(found._what()).encode(errors="replace"))
-        if self.config.success_handler and code == verdict.RETURNED:
+        if self.config.success_handler and ok:
             board.phase(seat, boards.HANDLER, process.now())
             self.report(channel.OUTCOME, slot, frame.serial, code, detail)
             self.call_handler(self.config.success_handler, frame.serial, task)
-        elif self.config.error_handler and code not in (verdict.RETURNED, verdict.STOPPED):
+        elif self.config.error_handler and not ok and code not in (verdict.STOPPED, verdict.LOST):
             board.phase(seat, boards.HANDLER, process.now())
             self.report(channel.OUTCOME, slot, frame.serial, code, detail)
             info = (type(error), error, error.__traceback__ if error else None)
@@ -200,6 +207,18 @@ class Child:
             return
         self.cpu = time.process_time()
         board.phase(seat, boards.IDLE, process.now())
+
+    def run_of(self, frame: TaskFrame, message: Message) -> context.Run:
+        """What the task can know of its run."""
+        board, seat, slot = self.board, self.seat, frame.slot
+        return context.Run(
+            message,
+            Ref(self.config.queues[frame.queue], frame.id, frame.delivery, frame.nonce),
+            frame.attempt,
+            time.monotonic(),
+            self.config.url,
+            lambda state: board.note_transaction(seat, slot, state),
+        )
 
     def handle_killed(self, frame: TaskFrame) -> None:
         """Call the error handler for a task whose child was killed."""
@@ -277,7 +296,9 @@ class Child:
                 self.serial = 0  # once
                 if reason == boards.STOP_TIMEOUT:
                     raise TaskTimeout("the task's time is up")
-                raise TaskStopped("the worker shuts down" if reason == boards.STOP_SHUTDOWN else "the claim was lost")
+                if reason == boards.STOP_LOST:
+                    raise TaskLost("its claim was lost")
+                raise TaskStopped("the worker shuts down")
             if reason and not self.serial:
                 return  # too late: the task it was meant for has ended
         if number == signal.SIGINT and self.serial:
@@ -344,6 +365,8 @@ def outcome_of(error: BaseException) -> int:
     """Which outcome an exception means."""
     if isinstance(error, TaskTimeout):
         return verdict.TIMED_OUT
+    if isinstance(error, TaskLost):
+        return verdict.LOST
     if isinstance(error, TaskStopped):
         return verdict.STOPPED
     if isinstance(error, DecodeError):

@@ -33,7 +33,7 @@ TRUST = 0.8  # part of a lease after which a claim must be renewed before it is 
 class Held:
     """A claim that this worker holds, and where its task is."""
 
-    __slots__ = ("claim", "confirmed", "lost", "queue", "seat", "serial", "slot")
+    __slots__ = ("claim", "confirmed", "in_doubt", "lost", "lost_at", "queue", "seat", "serial", "slot")
 
     def __init__(self, claim: Claim, confirmed: float, queue: int) -> None:
         self.claim = claim
@@ -43,6 +43,8 @@ class Held:
         self.slot = -1
         self.serial = 0
         self.lost = False
+        self.lost_at = 0.0
+        self.in_doubt = False  # its child died in a transaction that may have ended it
 
 
 class Courier(threading.Thread):
@@ -128,6 +130,7 @@ class Courier(threading.Thread):
         """Drop a claim that was lost: there is nothing to settle."""
         with self._condition:
             self._held.pop((held.claim.queue, held.claim.id), None)
+            self._condition.notify()
         self.freed(held)
 
     def aim(self, target: int, low: int) -> None:
@@ -269,6 +272,8 @@ class Courier(threading.Thread):
         for (held, settlement), good in zip(batch, accepted, strict=True):
             if not good and resent:
                 self.ambiguous += 1
+            elif not good and held is not None and held.in_doubt:
+                logger.info("task %d: its transaction had committed before it was stopped", settlement.ref.id)
             elif not good and held is not None and not held.lost:
                 logger.warning(
                     "task %d: %s was refused, its claim had gone to another worker",
@@ -330,6 +335,7 @@ class Courier(threading.Thread):
             held = mine[ref]
             if held not in settling and not held.lost:
                 held.lost = True
+                held.lost_at = now()
                 self.lost.append(held)
         with self._condition:
             known = {(held.claim.queue, held.claim.id) for held in self._held.values()}

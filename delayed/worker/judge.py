@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
+from delayed import context
 from delayed.errors import DecodeError
 from delayed.logger import logger
 from delayed.message import Claim, Settlement
@@ -16,8 +18,8 @@ from delayed.worker.verdict import Verdict
 UNKNOWN_FUNCTION_DELAYS = (5.0, 15.0, 45.0)
 
 
-def settle(claim: Claim, found: Verdict) -> Settlement:
-    """The settlement that a verdict leads to.
+def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTION) -> Settlement | None:
+    """The settlement that a verdict leads to; None if the claim is gone: ended by the task's own transaction, or lost.
 
     ========================  =====================================================================
     returned                  done
@@ -27,9 +29,12 @@ def settle(claim: Claim, found: Verdict) -> Settlement:
     unknown function          retry after 5, 15 and 45 s, then dead
     undecodable               dead
     stopped by the worker     back, uncharged
+    lost                      nothing: the claim is gone
     ========================  =====================================================================
     """
     code = found.code
+    if code == verdict.LOST or transaction == context.COMMITTED:
+        return None
     if code in (verdict.RETURNED, verdict.BAD_ARGUMENTS):
         return Settlement(claim.ref, "done")
     if code == verdict.STOPPED:
@@ -79,27 +84,34 @@ def verdict_of_death(
     return Verdict(verdict.EXITED, exit_code=code, text=text, stack=stack, wall=wall, cpu=cpu, rss=rss)
 
 
-def log_verdict(claim: Claim, found: Verdict, settlement: Settlement) -> None:
+def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> None:
     """One log record for every run that did not return."""
     try:
         func = claim.message().func
     except DecodeError:
         func = "?"
-    fate = {
-        "retry": f"it is tried again in {settlement.delay:.3g} s",
+    fates = {
+        "retry": f"it is tried again in {settlement.delay:.3g} s" if settlement is not None else "",
         "back": "it goes back to the queue, uncharged",
         "dead": "it is kept as a dead letter",
         "done": "it failed for good",
-    }[settlement.action]
+        "lost": "another worker has it",
+        "committed": "its transaction had committed, so it is done",
+    }
+    if settlement is not None:
+        action: str = settlement.action
+    else:
+        action = "lost" if found.code == verdict.LOST else "committed"
+    level = {"back": logging.INFO, "retry": logging.WARNING, "lost": logging.WARNING}.get(action, logging.ERROR)
     more = "".join(f"\n{part}" for part in (found.traceback.rstrip(), found.stack) if part)
     logger.log(
-        20 if settlement.action == "back" else 30 if settlement.action == "retry" else 40,
+        level,
         "task %d %s (attempt %d) %s; %s%s",
         claim.id,
         func,
         claim.attempt,
         found,
-        fate,
+        fates[action],
         more,
         extra={
             "action": "task_" + found.kind.replace(" ", "_"),

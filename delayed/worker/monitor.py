@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from delayed import context
 from delayed.errors import ConfigError, DecodeError
 from delayed.logger import logger
 from delayed.message import Settlement
@@ -47,6 +48,7 @@ LONG = 0.1  # seconds after which what waits behind a running task is taken back
 FORK_SERVER_PAUSE = 0.5  # seconds from one start of a fork server that fails to the next
 FORK_SERVER_TRIES = 5  # starts that may fail in a row at the beginning
 FORK_SERVER_PATIENCE = 10.0  # seconds a fork server may take to start
+COMMIT_PATIENCE = 1.0  # seconds that a task in a transaction goes on after its claim is gone: it may have committed
 FORK_BACKOFF = (0.1, 5.0)  # seconds: first and longest pause after a child that did nothing
 
 
@@ -345,22 +347,25 @@ class Monitor:
         slot = self.board.slot(seat.index, held.slot)
         wall = slot.ended - slot.begun
         self.average += (wall - self.average) * 0.2
-        if code == verdict.RETURNED:
-            self.courier.settle((held, Settlement(held.claim.ref, "done")))
+        if code in (verdict.RETURNED, verdict.COMMITTED):
+            if slot.transaction == context.COMMITTED:
+                self.courier.forget(held)
+            else:
+                self.courier.settle((held, Settlement(held.claim.ref, "done")))
             logger.debug("task %d returned after %.3g s", held.claim.id, wall)
             return
         found = Verdict.load(detail) if detail else Verdict(code, text=slot.text)
         _, _, stack = self.ladder.outcome(seat.index, held.serial)
         found = found._replace(wall=wall, cpu=slot.cpu, timeout=slot.timeout or None, stack=stack or found.stack)
-        self.judge(seat, held, found)
+        self.judge(held, found, slot.transaction)
 
-    def judge(self, seat: Seat, held: Held, found: Verdict, *, handler: bool = False) -> None:
+    def judge(self, held: Held, found: Verdict, transaction: int, *, handler: bool = False) -> None:
         """Settle a task that did not return; `handler`: its error handler is still to be called."""
-        if held.lost:
+        if held.lost and transaction != context.COMMITTED:
             self.courier.forget(held)
             return
-        settlement = judge.settle(held.claim, found)
-        if handler and self.config.error_handler and found.code != verdict.STOPPED:
+        settlement = judge.settle(held.claim, found, transaction)
+        if handler and self.config.error_handler and found.code not in (verdict.STOPPED, verdict.LOST):
             claim = held.claim
             self.jobs.append(
                 TaskFrame(
@@ -377,7 +382,11 @@ class Monitor:
                     found.dump(),
                 )
             )
-        self.courier.settle((held, settlement))
+        if settlement is None:
+            self.courier.forget(held)
+        else:
+            held.in_doubt = transaction == context.OPEN  # its commit may have been under way
+            self.courier.settle((held, settlement))
         judge.log_verdict(held.claim, found, settlement)
 
     def child_ended(self, seat: Seat, status: int | None, cpu: float, rss: int) -> None:
@@ -428,7 +437,7 @@ class Monitor:
             found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
         elif reason != boards.STOP_NOTHING:
             found = found._replace(code=verdict.STOPPED)
-        self.judge(seat, held, found, handler=True)
+        self.judge(held, found, slot.transaction, handler=True)
 
     def orphan_ended(self, seat: Seat) -> None:
         """A child whose fork server is dead has ended; being the subreaper, the monitor may know how."""
@@ -470,19 +479,30 @@ class Monitor:
     def mind_lost(self, at: float) -> None:
         """Stop the tasks whose claims were lost: another worker may run them by now."""
         lost = self.courier.lost
-        while lost:
+        for _ in range(len(lost)):
             held = lost.popleft()
+            seat = self.seats[held.seat] if held.seat >= 0 else None
+            runs = seat is not None and seat.tasks.get(held.slot) is held
+            if runs and self.ends_itself(held, at):
+                if self.board.transaction(held.seat, held.slot) == context.OPEN:
+                    lost.append(held)  # looked at again
+                continue
             logger.warning(
                 "task %d: its claim was lost (the lease ended, or it was removed); it is stopped here",
                 held.claim.id,
                 extra={"action": "lost", "task_id": held.claim.id},
             )
-            seat = self.seats[held.seat] if held.seat >= 0 else None
-            if seat is not None and held.slot in seat.tasks:
+            if runs:
+                assert seat is not None
                 if self.board.state(seat.index, held.slot) == boards.BEGUN:
                     self.ladder.stop(seat.index, boards.STOP_LOST, at)
                 else:
                     self.take_back(seat)
+
+    def ends_itself(self, held: Held, at: float) -> bool:
+        """Whether a claim that is gone was ended by the task's own transaction, or may be just now."""
+        state = self.board.transaction(held.seat, held.slot)
+        return state == context.COMMITTED or (state == context.OPEN and at < held.lost_at + COMMIT_PATIENCE)
 
     def signal(self, seat_index: int, number: int) -> None:
         """Send a signal to the child of a seat."""

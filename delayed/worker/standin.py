@@ -15,6 +15,7 @@ import select
 import signal
 from typing import TYPE_CHECKING, NamedTuple
 
+from delayed import context
 from delayed.brokers.base import RENEW_INTERVAL
 from delayed.errors import BrokerError
 from delayed.logger import logger
@@ -188,9 +189,11 @@ class StandIn:
                 found = Verdict(verdict.STOPPED, text="it had not begun")
             claim = self.claims.pop(key)
             self.board.free(seat, number)
-            self.settlements.append(judge.settle(claim, found))
-            if found.code not in (verdict.RETURNED, verdict.STOPPED):
-                judge.log_verdict(claim, found, self.settlements[-1])
+            settlement = judge.settle(claim, found, slot.transaction)
+            if settlement is not None:
+                self.settlements.append(settlement)
+            if not found.ok and found.code != verdict.STOPPED:
+                judge.log_verdict(claim, found, settlement)
 
     def ended(self, seat: int, slot: Slot) -> Verdict:
         """The verdict on a task whose end its child has noted."""
@@ -251,8 +254,8 @@ class StandIn:
             key = (slot.queue, slot.id, slot.delivery)
             if key in self.claims and self.claims[key].ref in gone:
                 del self.claims[key]
-                if slot.state == boards.BEGUN:
-                    self.ladder.stop(seat, boards.STOP_LOST, now())
+                if slot.state == boards.BEGUN and slot.transaction == context.NO_TRANSACTION:
+                    self.ladder.stop(seat, boards.STOP_LOST, now())  # in a transaction it finds out itself
                 elif slot.state == boards.ENDED:
                     self.board.free(seat, number)
 

@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
     # ... and of those that only its guardians can tell:
     KILLED,
     LOST,
-) = range(1, 11)
+    # ... and returned, having ended its claim itself, in its own transaction:
+    COMMITTED,
+) = range(1, 12)
 
 KINDS = {
     RETURNED: "returned",
@@ -32,6 +34,7 @@ KINDS = {
     EXITED: "exited",
     KILLED: "killed",
     LOST: "lost",
+    COMMITTED: "returned",
 }
 
 
@@ -76,7 +79,7 @@ class Verdict(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        return self.code == RETURNED
+        return self.code in (RETURNED, COMMITTED)
 
     def __str__(self) -> str:
         """The verdict in one sentence, without traceback and stack."""
