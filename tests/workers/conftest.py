@@ -96,6 +96,10 @@ class Bench:
                 worker.terminate()
         for worker in self.workers:
             try:
+                worker.wait(0.5)
+            except subprocess.TimeoutExpired:
+                worker.terminate()  # the second time: at once
+            try:
                 worker.wait(10)
             except subprocess.TimeoutExpired:
                 worker.kill()
