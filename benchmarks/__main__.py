@@ -47,15 +47,26 @@ def rate(what: str, target: float, rounds: int, measure: Callable[[], float], li
 
 
 def latency(mode: str, url: str) -> list[Row]:
+    """Beside a PING of many in a row, and beside one after the same pause, for which the machine has to wake up too."""
     ping = 1 / limits.pings(url)
+    pause = limits.ping_after(url, measures.PAUSE)
     times = measures.latencies(url, mode)
     ping = (ping + 1 / limits.pings(url)) / 2
+    pause = (pause + limits.ping_after(url, measures.PAUSE)) / 2
     return [
-        Row(f"latency, {mode}, {name}", f"{value * 1e6:,.0f} us", f"{ping * 1e6:,.0f} us", value / ping, -target)
+        Row(
+            f"latency, {mode}, {name} / {beside}",
+            f"{value * 1e6:,.0f} us",
+            f"{one * 1e6:,.0f} us",
+            value / one,
+            -target,
+        )
         for name, value, target in (
             ("median", statistics.median(times), 8.0),
             ("99th percentile", measures.percentile(times, 99), 30.0),
         )
+        for beside, one in (("PING", ping), ("PING after the same pause", pause))
+        for what in (f"latency, {mode}, {name} / {beside}",)
     ]
 
 

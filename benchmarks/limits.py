@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
@@ -36,3 +37,18 @@ def pings(url: str, n: int = 5000) -> float:
         for _ in range(n):
             client.ping()
         return n / (time.perf_counter() - start)
+
+
+def ping_after(url: str, pause: float, n: int = 200) -> float:
+    """Median seconds of one PING after `pause` seconds in which the machine did nothing."""
+    import redis
+
+    times = []
+    with redis.Redis.from_url(url) as client:
+        client.ping()
+        for _ in range(n):
+            time.sleep(pause)
+            start = time.perf_counter()
+            client.ping()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)

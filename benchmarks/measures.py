@@ -17,6 +17,7 @@ from delayed import Queue, Task
 from delayed.delay import delay
 
 PATIENCE = 120.0  # seconds that a drain may take
+PAUSE = 0.02  # seconds from the end of one measurement of latency to the next
 
 
 @contextlib.contextmanager
@@ -71,7 +72,7 @@ def latencies(url: str, mode: str, n: int = 300) -> list[float]:
         _until_empty(queue)
         sent = []
         for number in range(n):
-            time.sleep(0.02)  # until the worker has settled the last one and waits again
+            time.sleep(PAUSE)  # until the worker has settled the last one and waits again
             sent.append(time.monotonic_ns())
             call(str(times))
             _until(lambda number=number: times.exists() and len(times.read_text().split()) > number)
