@@ -1,0 +1,281 @@
+"""The way to a MongoDB: the URL, a client for each process, the collections, and what the driver's errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+
+import pymongo
+from bson.codec_options import CodecOptions
+from pymongo import errors as driver
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.uri_parser import parse_uri
+from pymongo.write_concern import WriteConcern
+
+from delayed.brokers.mongo_schema import prepare
+from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError, UnknownOption
+
+Document = dict[str, Any]
+
+DATABASE = "delayed"  # where the URL names none
+MIN_WIRE = 13  # MongoDB 5.0, the first that uses an index for a comparison with $$NOW
+LIMITS = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 3000, "socketTimeoutMS": 10000}
+
+DURABLE = WriteConcern(w="majority", j=True, wtimeout=10_000)
+
+_FULL = {14031, 12501}  # OutOfDiskSpace, and the quota of hosted ones
+_AUTH = {13, 18, 8000}
+_NOT_NOW = {
+    6, 7, 50, 89, 91, 112, 133, 134, 189, 202, 216, 246, 251, 262, 290, 317, 9001,
+    10058, 10107, 11600, 11602, 13388, 13435, 13436,
+}  # fmt: skip
+
+_abandoned: list[Any] = []  # clients of a parent: not even freed here, for their sockets are not ours
+
+
+class Opened(NamedTuple):
+    """The database as one process has it open.
+
+    Attributes:
+        pid: of the process.
+        client: its client.
+        tasks: tasks, and what has to change in one command with them: the sessions of producers and of claimers.
+        leases: the ends of renewed leases.
+        queues: one document for each queue.
+        workers: announcements.
+        transactions: whether the server has them: a replica set or a cluster, not a standalone.
+    """
+
+    pid: int
+    client: pymongo.MongoClient[Document]
+    tasks: Collection[Document]
+    leases: Collection[Document]
+    queues: Collection[Document]
+    workers: Collection[Document]
+    transactions: bool
+
+
+class MongoAccess:
+    """One database, opened when it is first used, by each process for itself.
+
+    Args:
+        conn: a URL, a client, or a database of one.
+
+    Raises:
+        ConfigError: When the URL is wrong.
+    """
+
+    def __init__(self, conn: Any) -> None:
+        self._lock = threading.Lock()
+        self._opened: Opened | None = None
+        self._given: pymongo.MongoClient[Document] | None = None
+        self._given_pid = os.getpid()
+        self.url: str | None = None
+        if isinstance(conn, Database):
+            self._given, self.database = conn.client, conn.name
+        elif isinstance(conn, pymongo.MongoClient):
+            self._given = conn
+            self.database = conn.get_default_database(DATABASE).name
+        elif isinstance(conn, str):
+            self.url = conn
+            self.database = _database_of(conn)
+        else:
+            kind = type(conn)
+            raise ConfigError(
+                f"no broker takes a {kind.__module__}.{kind.__qualname__}; give a mongodb:// URL, a "
+                "pymongo.MongoClient or a pymongo Database"
+            )
+        self.name = self._name()
+
+    def _name(self) -> str:
+        """The store, without its password."""
+        if self.url is None:
+            return f"{type(self._given).__name__} for {self.database!r}"
+        parts = urlsplit(self.url)
+        user, at, hosts = parts.netloc.rpartition("@")
+        netloc = f"{user.partition(':')[0]}{':***' if ':' in user else ''}{at}{hosts}"
+        return urlunsplit((parts.scheme, netloc, parts.path, parts.query, ""))
+
+    def start_afresh(self) -> None:
+        """What a fork inherited belongs to its parent."""
+        self._lock = threading.Lock()
+        if self._opened is not None:
+            _abandoned.append(self._opened.client)
+            self._opened = None
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[Opened]:
+        """The open database; errors of the driver come out of the block as ours."""
+        with translated(self.name):
+            opened = self._opened
+            if opened is None or opened.pid != os.getpid():
+                opened = self._open()
+            yield opened
+
+    def _open(self) -> Opened:
+        with self._lock:
+            opened = self._opened
+            if opened is not None and opened.pid == os.getpid():
+                return opened
+            if opened is not None:
+                _abandoned.append(opened.client)
+            client = self._client()
+            try:
+                opened = self._look_around(client)
+            except BaseException:
+                if client is not self._given:
+                    client.close()
+                raise
+            self._opened = opened
+            return opened
+
+    def _client(self) -> pymongo.MongoClient[Document]:
+        if self.url is not None:
+            given = {name.lower() for name, _ in parse_qsl(urlsplit(self.url).query, keep_blank_values=True)}
+            limits: dict[str, Any] = {name: value for name, value in LIMITS.items() if name.lower() not in given}
+            if "appname" not in given:
+                limits["appname"] = "delayed"
+            return pymongo.MongoClient(self.url, **limits)
+        assert self._given is not None
+        if os.getpid() == self._given_pid:
+            return self._given
+        _abandoned.append(self._given)  # a client is no good after a fork; one like it is
+        duplicate: pymongo.MongoClient[Document] = self._given._duplicate()
+        return duplicate
+
+    def _look_around(self, client: pymongo.MongoClient[Document]) -> Opened:
+        hello = client.admin.command("hello")
+        if hello.get("maxWireVersion", 0) < MIN_WIRE:
+            version = client.server_info().get("version", "?")
+            raise ConfigError(f"{self.name} is MongoDB {version}; MongoDB 5.0 or later is needed")
+        if not hello.get("isWritablePrimary"):
+            raise BrokerUnavailable(
+                f"{self.name} is a member of a replica set that takes no writes: name the set (?replicaSet=…) or all "
+                "its members instead of directConnection=true",
+                sent=False,
+            )
+        database = client.get_database(
+            self.database,
+            codec_options=CodecOptions(),
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=DURABLE,
+            read_concern=ReadConcern("local"),
+        )
+        prepare(database, self.name)
+        return Opened(
+            os.getpid(),
+            client,
+            database["delayed_tasks"],
+            database["delayed_leases"],
+            database["delayed_queues"],
+            database["delayed_workers"],
+            "setName" in hello or hello.get("msg") == "isdbgrid",
+        )
+
+    def close(self) -> None:
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        if opened.pid != os.getpid():
+            _abandoned.append(opened.client)
+        elif opened.client is not self._given:
+            opened.client.close()
+
+
+# -- URLs ------------------------------------------------------------------------------------------------------
+
+
+def _database_of(url: str) -> str:
+    parts = urlsplit(url)
+    if not parts.netloc:
+        raise ConfigError(f"{url!r} names no host; write mongodb://localhost:27017/delayed")
+    _check_options(url)
+    name = unquote(parts.path.lstrip("/"))
+    if len(name) > 63 or any(letter in name for letter in '/\\. "$*<>:|?\0'):
+        raise ConfigError(f"{name!r} can't be the name of a MongoDB database; write mongodb://host:port/name")
+    return name or DATABASE
+
+
+def _check_options(url: str) -> None:
+    """The driver only warns of options that it does not know; a wrong one should not be found out in production."""
+    from pymongo.common import VALIDATORS
+
+    parts = urlsplit(url)
+    known = sorted(VALIDATORS)
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if name.lower() not in VALIDATORS:
+            near = difflib.get_close_matches(name.lower(), known, 1)
+            hint = f"did you mean {near[0]}?" if near else "see the connection string options of MongoDB"
+            raise UnknownOption(f"{parts.scheme}:// has no option {name!r}; {hint}")
+    if parts.scheme == "mongodb":  # to look at the other scheme takes the DNS
+        try:
+            parse_uri(url, validate=True, warn=False)
+        except (driver.PyMongoError, ValueError) as error:
+            raise ConfigError(f"a wrong URL for MongoDB: {error}") from error
+
+
+# -- errors ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Errors of the driver come out of the block as ours."""
+    try:
+        yield
+    except driver.PyMongoError as error:
+        raise translate(name, error) from error
+
+
+def translate(name: str, error: driver.PyMongoError) -> BrokerError | ConfigError:
+    """Ours for an error of the driver.
+
+    Args:
+        name: the store, without its password.
+    """
+    text = f"{name}: {_text(error)}"
+    if isinstance(error, (driver.ServerSelectionTimeoutError, driver.WaitQueueTimeoutError)):
+        return BrokerUnavailable(text, sent=False)
+    if isinstance(error, driver.ConfigurationError):
+        return ConfigError(text)
+    if isinstance(error, driver.DocumentTooLarge):
+        return BrokerError(f"{text}; MongoDB takes documents of at most 16 MB: store the data elsewhere, pass its name")
+    if isinstance(error, (driver.ConnectionFailure, driver.WTimeoutError)):
+        return BrokerUnavailable(text)
+    if isinstance(error, driver.InvalidOperation):
+        return BrokerUnavailable(text)  # the client was closed by another thread
+    if isinstance(error, driver.OperationFailure):
+        codes = _codes(error)
+        if codes & _FULL:
+            return BrokerFull(text)
+        if codes & _AUTH:
+            return BrokerError(f"{text}; the user needs the role readWrite on the database, and the right password")
+        if codes & _NOT_NOW or error.has_error_label("TransientTransactionError"):
+            return BrokerUnavailable(text)
+        if isinstance(error, driver.BulkWriteError) and error.details.get("writeConcernErrors"):
+            return BrokerUnavailable(text)
+    return BrokerError(text)
+
+
+def _codes(error: driver.OperationFailure) -> set[int]:
+    codes = {error.code}
+    details: Mapping[str, Any] = error.details or {}
+    for kind in ("writeErrors", "writeConcernErrors"):
+        codes |= {item.get("code") for item in details.get(kind, ())}
+    return {code for code in codes if code is not None}
+
+
+def _text(error: driver.PyMongoError) -> str:
+    details: Mapping[str, Any] = getattr(error, "details", None) or {}
+    for kind in ("writeErrors", "writeConcernErrors"):
+        for item in details.get(kind, ()):
+            return str(item.get("errmsg", item))
+    return str(error).partition(", full error:")[0].partition(", Topology Description:")[0]

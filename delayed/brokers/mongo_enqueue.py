@@ -1,0 +1,146 @@
+"""Storing messages in MongoDB: all or none, and once however often they are sent, without a transaction.
+
+A transaction would take two or three round trips, does not exist on a standalone, and one whose client is cut off keeps
+its documents locked for a minute. Instead, one command does for each attempt, in this order:
+
+1. *stage* the tasks, under a new random batch name, in a state in which nobody looks for them;
+2. *commit*: raise the number of the producer's session and note the batch there, if the number is lower. This is one
+   document, and so the moment at which all of them are enqueued;
+3. *publish* the batch: its tasks become ready, or scheduled by the clock of now.
+
+The command ends at its first error. Wherever it is cut short, whoever comes next sees what to do:
+
+- before 2: nothing is enqueued. A resend stages its own batch; the sweeper throws this one away after an hour.
+- between 2 and 3: all are enqueued, and not one of them can have run. A resend fails in 2, finds the batch of the
+  session, and publishes it; and if no resend comes the sweeper does.
+- after 3: a resend fails in 2, and publishes what is no longer staged: nothing.
+
+A late first attempt that arrives after its resend fails in 2, too, and takes its own batch away. A server that loses the
+end of its journal, or a new primary that misses the last writes, has done a beginning of the three, in this order.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from bson import ObjectId
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
+from pymongo import InsertOne, UpdateMany, UpdateOne
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
+
+from delayed.brokers.base import PRODUCER_AGE
+from delayed.errors import BrokerError
+from delayed.message import Message
+
+Document = dict[str, Any]
+
+DUPLICATE = 11000
+MAX_DOCUMENT = 16 << 20
+ROOM = 1 << 14  # bytes of a document that are kept for what is not the message
+SMALL = 16  # messages that go in the one command; more are inserted before, which takes less time for each
+EPOCH = datetime.datetime(1970, 1, 1)
+
+# Whether a task is scheduled is written in it, so that a sweeper can publish what it has not staged.
+PUBLISH: list[Document] = [
+    {
+        "$set": {
+            "s": {"$concat": [{"$cond": [{"$gt": ["$g", 0]}, "l/", "r/"]}, "$q"]},
+            "at": {"$cond": [{"$gt": ["$g", 0]}, {"$add": ["$$NOW", "$g"]}, "$$REMOVE"]},
+        }
+    },
+    {"$unset": ["g", "t", "c"]},
+]
+
+
+def documents(queue: str, messages: Sequence[Message]) -> list[Document]:
+    """The messages as documents in no state yet.
+
+    Raises:
+        BrokerError: When one is too large for MongoDB.
+    """
+    found = []
+    for message in messages:
+        header = message.header()
+        size = len(header) + len(message.payload)
+        if size > MAX_DOCUMENT - ROOM:
+            raise BrokerError(
+                f"{message.func} with id {message.id} takes {size} bytes, and MongoDB takes at most "
+                f"{MAX_DOCUMENT - ROOM} in one document: store the data elsewhere, and pass its name; nothing of this "
+                "call was enqueued"
+            )
+        found.append(
+            {
+                "_id": ObjectId(),
+                "q": queue,
+                "id": Int64(message.id),
+                "s": "r/" + queue,
+                "p": message.priority,
+                "o": Timestamp(0, 0),  # the server puts its own there
+                "d": 0,
+                "a": 0,
+                "m": message.max_deliveries,
+                "l": 0,
+                "g": round(message.delay * 1000) if message.delay > 0 else 0,
+                "h": header,
+                "b": message.payload,
+            }
+        )
+    return found
+
+
+def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
+    """Store all messages or none, unless this session has sent them before."""
+    batch = "p/" + secrets.token_hex(12)
+    rows = documents(queue, messages)
+    for row in rows:
+        row |= {"s": batch, "at": EPOCH, "t": session, "c": seq}
+    commit = UpdateOne(
+        {"_id": "s/" + session, "seq": {"$lt": seq}},
+        {"$set": {"seq": seq, "batch": batch}, "$currentDate": {"seen": True}},
+        upsert=True,
+    )
+    steps: list[Any] = [_upsert(row) if len(rows) <= SMALL else InsertOne(row) for row in rows]
+    steps += [commit, _publish(batch)]
+    try:
+        tasks.bulk_write(steps, ordered=True)
+    except BulkWriteError as error:
+        (failure,) = error.details["writeErrors"] or [{}]
+        if failure.get("code") != DUPLICATE or failure.get("index") != len(rows):
+            raise
+        found = tasks.find_one({"_id": "s/" + session})
+        if found is not None and found["seq"] == seq:
+            tasks.bulk_write([_publish(found["batch"])])
+        tasks.delete_many({"s": batch, "at": EPOCH})
+
+
+def _upsert(row: Document) -> UpdateOne:
+    rest = {name: value for name, value in row.items() if name not in ("_id", "o")}
+    return UpdateOne(
+        {"_id": row["_id"]}, {"$setOnInsert": rest, "$currentDate": {"o": {"$type": "timestamp"}}}, upsert=True
+    )
+
+
+def _publish(batch: str) -> UpdateMany:
+    return UpdateMany({"s": batch, "at": EPOCH}, PUBLISH)
+
+
+def repair(tasks: Collection[Document]) -> None:
+    """Publish the batches that were committed and not published, and throw away those that never will be."""
+    for row in tasks.aggregate(
+        [
+            {"$match": {"s": {"$gte": "p/", "$lt": "p0"}, "at": EPOCH}},
+            {"$group": {"_id": "$s", "session": {"$first": "$t"}, "seq": {"$first": "$c"}, "first": {"$min": "$o"}}},
+            {"$addFields": {"now": "$$NOW"}},
+        ]
+    ):
+        found = tasks.find_one({"_id": "s/" + row["session"]})
+        if found is not None and found.get("batch") == row["_id"]:
+            tasks.update_many({"s": row["_id"], "at": EPOCH}, PUBLISH)
+        elif row["now"].timestamp() - row["first"].time > PRODUCER_AGE:
+            tasks.delete_many({"s": row["_id"], "at": EPOCH})
+

@@ -1,0 +1,70 @@
+"""The collections in MongoDB and their indexes, made on first use.
+
+``delayed_tasks`` holds a document for each task:
+
+    q queue · id · s state and queue (``r/name``) · p priority · o place · at · d deliveries · a attempts · m most
+    deliveries · l losses · h header · b payload · w worker · n nonce · r reason · and while it is staged: t session,
+    c number, g delay
+
+`s` begins with a letter: **p**repared (not enqueued yet, see `mongo_enqueue.py`), **l**ater, **r**eady, **h**eld,
+**d**ead. `at` is when a later one is due, when the first lease of a held one ends, and when a dead one died. `o` is a
+timestamp of the server's logical clock, which it never gives twice: the order of arrival.
+
+Beside them, because one command changes them together with tasks, are the sessions of producers (``s/…``) and the
+numbers of claimers (``c/…``). Only those have a field `seen`, and so only those are forgotten with time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymongo import IndexModel
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
+
+from delayed.brokers.base import PRODUCER_AGE
+from delayed.errors import ConfigError
+
+SCHEMA = 1
+
+_READY = IndexModel(
+    [("s", 1), ("p", -1), ("o", 1)], name="ready", partialFilterExpression={"s": {"$gte": "r/", "$lt": "r0"}}
+)
+_TIMED = IndexModel([("s", 1), ("at", 1), ("o", 1)], name="timed", partialFilterExpression={"at": {"$exists": True}})
+_HELD = IndexModel([("w", 1), ("n", 1)], name="held", partialFilterExpression={"w": {"$exists": True}})
+_BY_ID = IndexModel([("q", 1), ("id", 1)], name="by_id", partialFilterExpression={"q": {"$exists": True}})
+_SEEN = IndexModel(
+    [("seen", 1)],
+    name="seen",
+    expireAfterSeconds=int(PRODUCER_AGE),
+    partialFilterExpression={"seen": {"$exists": True}},
+)
+_ENDED = IndexModel([("end", 1)], name="ended", expireAfterSeconds=int(PRODUCER_AGE))
+_GONE = IndexModel([("until", 1)], name="gone", expireAfterSeconds=0)
+_OF_QUEUE = IndexModel([("q", 1), ("w", 1)], name="of_queue")
+
+
+def prepare(database: Database[dict[str, Any]], name: str) -> None:
+    """Make what is not there yet.
+
+    Raises:
+        ConfigError: When a later version has made it.
+    """
+    found = database["delayed_meta"].find_one({"_id": "schema"})
+    version = found["version"] if found else 0
+    if version > SCHEMA:
+        raise ConfigError(
+            f"{name} has tables of version {version}, and this version of delayed knows {SCHEMA}: upgrade delayed here"
+        )
+    if version == SCHEMA:
+        return
+    database["delayed_tasks"].create_indexes([_READY, _TIMED, _HELD, _BY_ID, _SEEN])
+    database["delayed_leases"].create_indexes([_ENDED])
+    database["delayed_workers"].create_indexes([_GONE, _OF_QUEUE])
+    try:
+        database["delayed_queues"].find_one()
+        database["delayed_meta"].update_one({"_id": "schema"}, {"$set": {"version": SCHEMA}}, upsert=True)
+    except DuplicateKeyError:  # another process did the same at the same time
+        pass
+
+
