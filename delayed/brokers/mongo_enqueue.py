@@ -34,7 +34,7 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
 from delayed.brokers.base import PRODUCER_AGE
-from delayed.errors import BrokerError
+from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.message import Message
 
 Document = dict[str, Any]
@@ -109,7 +109,9 @@ def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message]
     try:
         tasks.bulk_write(steps, ordered=True)
     except BulkWriteError as error:
-        (failure,) = error.details["writeErrors"] or [{}]
+        failure = (error.details["writeErrors"] or [{}])[0]
+        if failure.get("index", 0) > len(rows):
+            raise BrokerUnavailable(f"enqueued, but not published yet: {failure.get('errmsg')}") from error
         if failure.get("code") != DUPLICATE or failure.get("index") != len(rows):
             raise
         found = tasks.find_one({"_id": "s/" + session})
@@ -141,6 +143,6 @@ def repair(tasks: Collection[Document]) -> None:
         found = tasks.find_one({"_id": "s/" + row["session"]})
         if found is not None and found.get("batch") == row["_id"]:
             tasks.update_many({"s": row["_id"], "at": EPOCH}, PUBLISH)
-        elif row["now"].timestamp() - row["first"].time > PRODUCER_AGE:
+        elif (row["now"] - EPOCH).total_seconds() - row["first"].time > PRODUCER_AGE:
             tasks.delete_many({"s": row["_id"], "at": EPOCH})
 

@@ -1,0 +1,183 @@
+"""The leases of tasks in MongoDB: renewing them, and returning the tasks of those that have ended.
+
+A task's document is not touched by a renewal, for that would abort a transaction that the task has open to end itself
+(:meth:`Broker.transaction`). The end of the *first* lease is in the document; where it is renewed, the end of the
+last one is in a document of ``delayed_leases``, named by the claim. That document decides between a renewal and a
+sweeper: each writes there first, on the condition that the other has not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pymongo import DeleteMany, UpdateOne
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX
+from delayed.brokers.mongo_client import Opened
+from delayed.brokers.mongo_enqueue import DUPLICATE, repair
+from delayed.brokers.mongo_tasks import AT_END, ref_of, token
+from delayed.message import Ref, Swept
+
+Document = dict[str, Any]
+
+CHUNK = 1000  # claims that are looked up at a time
+
+
+def name_of(ref: Ref) -> str:
+    return f"{ref.queue}/{ref.id}/{ref.delivery}/{ref.nonce:x}"
+
+
+def renew(leases: Collection[Document], refs: Sequence[Ref], lease: float) -> set[Ref]:
+    """Renew the leases of these claims; those of them that no sweeper was quicker with."""
+    if not refs:
+        return set()
+    end: Document = {"$add": ["$$NOW", round(lease * 1000)]}
+    steps: list[Any] = [
+        UpdateOne({"_id": name_of(ref), "swept": {"$ne": True}}, [{"$set": {"end": end}}], upsert=True) for ref in refs
+    ]
+    try:
+        leases.bulk_write(steps, ordered=False)
+    except BulkWriteError as error:
+        failures = error.details["writeErrors"]
+        if not failures or any(failure["code"] != DUPLICATE for failure in failures):
+            raise
+        swept = {failure["index"] for failure in failures}
+        return {ref for index, ref in enumerate(refs) if index not in swept}
+    return set(refs)
+
+
+def left(leases: Collection[Document], refs: Iterable[Ref]) -> dict[Ref, float]:
+    """Seconds until the renewed leases end; nothing for those that never were renewed."""
+    names = {name_of(ref): ref for ref in refs}
+    found = leases.aggregate(
+        [
+            {"$match": {"_id": {"$in": list(names)}, "swept": {"$ne": True}}},
+            {"$project": {"left": {"$subtract": ["$end", "$$NOW"]}}},
+        ]
+    )
+    return {names[row["_id"]]: row["left"] / 1000 for row in found}
+
+
+# -- sweeping --------------------------------------------------------------------------------------------------
+
+
+def sweep(opened: Opened, queue: str, lease: float) -> Swept:
+    """See :meth:`Broker.sweep`."""
+    grace = _note_sweep(opened.queues, queue, round(lease * 1000))
+    _tidy(opened, queue)
+    if grace:
+        return Swept(0, 0, True)
+    returned = dead = 0
+    lost = opened.tasks.find(
+        {"s": "h/" + queue, "at": {"$exists": True}, "$expr": {"$lt": ["$at", "$$NOW"]}},
+        {"q": 1, "id": 1, "d": 1, "n": 1, "m": 1, "l": 1},
+    ).sort([("at", 1), ("o", 1)])
+    rows: list[Document] = []
+    for row in lost:
+        rows.append(row)
+        if len(rows) == CHUNK:
+            returned, dead = _return(opened, rows, returned, dead)
+            rows = []
+    returned, dead = _return(opened, rows, returned, dead)
+    return Swept(returned, dead, False)
+
+
+def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> bool:
+    """Note that the queue is swept now; whether nothing may be returned yet."""
+    # A gap that follows a gap is the habit of a slow sweeper, which else would never return anything.
+    gap: Document = {
+        "$and": [
+            {"$ne": [{"$type": "$swept"}, "missing"]},
+            {"$gt": [{"$subtract": ["$$NOW", "$swept"]}, lease / 2]},
+            {"$gte": ["$swept", {"$ifNull": ["$grace", "$swept"]}]},
+        ]
+    }
+    steps: list[Document] = [
+        {"$set": {"grace": {"$cond": [gap, {"$add": ["$$NOW", lease]}, {"$ifNull": ["$grace", "$$NOW"]}]}}},
+        {"$set": {"swept": "$$NOW", "quiet": {"$lt": ["$$NOW", "$grace"]}}},
+    ]
+    for _ in range(3):
+        try:
+            row = queues.find_one_and_update({"_id": queue}, steps, {"quiet": 1}, upsert=True, return_document=True)
+            return bool(row["quiet"])
+        except DuplicateKeyError:  # two were the first
+            continue
+    return True
+
+
+def _return(opened: Opened, rows: Sequence[Document], returned: int, dead: int) -> tuple[int, int]:
+    if not rows:
+        return returned, dead
+    claims = {name_of(ref_of(row)): row for row in rows}
+    renewed = opened.leases.find(
+        {"_id": {"$in": list(claims)}, "swept": {"$ne": True}, "$expr": {"$gte": ["$end", "$$NOW"]}}, {"_id": 1}
+    )
+    for found in list(renewed):
+        del claims[found["_id"]]
+    for name in _mark(opened.leases, list(claims)):
+        kind = _end(opened.tasks, claims[name])
+        returned += kind == "returned"
+        dead += kind == "dead"
+    return returned, dead
+
+
+def _mark(leases: Collection[Document], names: Sequence[str]) -> list[str]:
+    """Say of these claims that they are swept; those that nobody has renewed meanwhile."""
+    if not names:
+        return []
+    steps: list[Any] = [
+        UpdateOne(
+            {"_id": name, "$or": [{"swept": True}, {"$expr": {"$lt": ["$end", "$$NOW"]}}]},
+            {"$set": {"swept": True}, "$currentDate": {"end": True}},
+            upsert=True,
+        )
+        for name in names
+    ]
+    try:
+        leases.bulk_write(steps, ordered=False)
+    except BulkWriteError as error:
+        failures = error.details["writeErrors"]
+        if not failures or any(failure["code"] != DUPLICATE for failure in failures):
+            raise
+        renewed = {failure["index"] for failure in failures}
+        return [name for index, name in enumerate(names) if index not in renewed]
+    return list(names)
+
+
+def _end(tasks: Collection[Document], row: Document) -> str:
+    """End one claim; what became of the task, "" if another was quicker."""
+    queue, away = row["q"], {"w": "", "n": ""}
+    change: Document
+    if row["d"] >= row["m"]:
+        reason = f"poison: delivered {row['d']} times, and its worker was lost again"
+        kind = "dead"
+        change = {
+            "$set": {"s": "d/" + queue, "r": reason},
+            "$unset": away,
+            "$currentDate": {"at": True, **AT_END},
+        }
+    else:
+        kind = "returned"
+        change = {"$set": {"s": "r/" + queue}, "$unset": {**away, "at": ""}}
+        if row["l"]:
+            change["$currentDate"] = AT_END
+    change["$inc"] = {"l": 1}
+    return kind if tasks.update_one(token(ref_of(row)), change).matched_count else ""
+
+
+def _tidy(opened: Opened, queue: str) -> None:
+    """Forget old dead letters, and finish what producers left half done."""
+    repair(opened.tasks)
+    dead = {"s": "d/" + queue, "at": {"$exists": True}}
+    age = round(DEAD_LETTERS_AGE * 1000)
+    old = {**dead, "$expr": {"$lt": ["$at", {"$subtract": ["$$NOW", age]}]}}
+    if opened.tasks.find_one(old, {"_id": 1}) is not None:
+        opened.tasks.bulk_write([DeleteMany(old)])
+    last = opened.tasks.find(dead, {"at": 1, "o": 1}).sort([("at", -1), ("o", -1)]).skip(DEAD_LETTERS_MAX).limit(1)
+    for row in last:
+        opened.tasks.delete_many({"s": "d/" + queue, "at": {"$lt": row["at"]}})
+        opened.tasks.delete_many({"s": "d/" + queue, "at": row["at"], "o": {"$lte": row["o"]}})
+

@@ -1,0 +1,264 @@
+"""The transitions of a task in MongoDB. The documents are described in `mongo_schema.py`.
+
+Each is a conditional write of one document; what takes several finds out afterwards which it got.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bson.int64 import Int64
+from pymongo import DeleteOne, UpdateMany, UpdateOne
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
+
+from delayed.brokers.mongo_enqueue import DUPLICATE
+from delayed.message import Claim, Ref, Settlement
+
+Document = dict[str, Any]
+Tasks = Collection[Document]
+
+PROMOTE_MAX = 500  # scheduled tasks that one look makes ready at most
+TRIES = 12  # looks for candidates in one claim, should others be quicker
+AT_END = {"o": {"$type": "timestamp"}}  # the place behind all others
+_LET_GO = {"w": "", "n": ""}
+_TOKEN = {"_id": 0, "q": 1, "id": 1, "d": 1, "n": 1}
+
+
+# -- claiming --------------------------------------------------------------------------------------------------
+
+
+def promote(tasks: Tasks, queue: str) -> int:
+    """Make scheduled tasks that are due ready; how many of them were seen."""
+    due = [
+        row["_id"]
+        for row in tasks.find({"s": "l/" + queue, "at": {"$exists": True}, **_past("$at")}, {"_id": 1})
+        .sort([("at", 1), ("o", 1)])
+        .limit(PROMOTE_MAX)
+    ]
+    if due:
+        ready = {"$set": {"s": "r/" + queue}, "$unset": {"at": ""}, "$currentDate": AT_END}
+        tasks.bulk_write([UpdateOne({"_id": _id, "s": "l/" + queue}, ready) for _id in due])
+    return len(due)
+
+
+def _past(field: str) -> Document:
+    return {"$expr": {"$lte": [field, "$$NOW"]}}
+
+
+class Claiming:
+    """One claim call: takes tasks of several queues until it has `limit`.
+
+    Args:
+        seq, nonce: of the call. The number is noted in the same command as the first tasks are taken with, before them.
+    """
+
+    def __init__(self, tasks: Tasks, worker: str, seq: int, nonce: int, limit: int, lease: float) -> None:
+        self._tasks = tasks
+        self._worker = worker
+        self._seq = seq
+        self._nonce = nonce
+        self._limit = limit
+        self._lease = round(lease * 1000)
+        self._noted = False
+        self.claims: list[Claim] = []
+
+    @property
+    def left(self) -> int:
+        return self._limit - len(self.claims)
+
+    def take(self, queue: str) -> bool:
+        """Take what is ready in one queue; False if this call has been made before."""
+        for attempt in range(TRIES):
+            if not self.left:
+                break
+            # Many who ask for the same few get in each other's way: who came too late looks further on.
+            skip = random.randrange(attempt * self._limit * 2) if attempt > 1 else 0
+            rows = list(
+                self._tasks.find({"s": "r/" + queue}).sort([("p", -1), ("o", 1)]).skip(skip).limit(self.left)
+            )
+            if not rows and not skip:
+                break
+            if rows and not self._take(queue, rows):
+                return False
+        return True
+
+    def note(self) -> bool:
+        """Note the number of this call; False if it has been noted before."""
+        return self._noted or self._write([])[0]
+
+    def _take(self, queue: str, rows: Sequence[Document]) -> bool:
+        # `d` rises with every claim: with it in the condition, what was read is what is taken.
+        groups: dict[int, list[Document]] = defaultdict(list)
+        for row in rows:
+            groups[row["d"]].append(row)
+        step: list[Document] = [
+            {
+                "$set": {
+                    "s": {"$literal": "h/" + queue},
+                    "w": {"$literal": self._worker},
+                    "n": signed(self._nonce),
+                    "d": {"$add": ["$d", 1]},
+                    "a": {"$add": ["$a", 1]},
+                    "at": {"$add": ["$$NOW", self._lease]},
+                }
+            }
+        ]
+        takes = [
+            UpdateMany({"_id": {"$in": [row["_id"] for row in group]}, "s": "r/" + queue, "d": d}, step)
+            for d, group in groups.items()
+        ]
+        fresh, taken = self._write(takes)
+        if not fresh:
+            return False
+        if taken == len(rows):
+            for row in rows:
+                row["d"] += 1
+                row["a"] += 1
+                row["n"] = signed(self._nonce)
+            mine = list(rows)
+        else:
+            wanted = [row["_id"] for row in rows]
+            mine = list(
+                self._tasks.find(
+                    {"w": self._worker, "n": signed(self._nonce), "_id": {"$in": wanted}, "s": "h/" + queue}
+                ).sort([("p", -1), ("o", 1)])
+            )
+        self.claims += [claim_of(row) for row in mine]
+        return True
+
+    def _write(self, takes: list[UpdateMany]) -> tuple[bool, int]:
+        """Whether this call is new, and how many tasks were taken."""
+        steps: list[Any] = list(takes)
+        if not self._noted:
+            steps.insert(0, _note(self._worker, self._seq))
+        try:
+            result = self._tasks.bulk_write(steps, ordered=True)
+        except BulkWriteError as error:
+            failure = (error.details["writeErrors"] or [{}])[0]
+            if self._noted or failure.get("code") != DUPLICATE or failure.get("index") != 0:
+                raise
+            return False, 0
+        taken = result.matched_count - (0 if self._noted or result.upserted_count else 1)
+        self._noted = True
+        return True, taken
+
+
+def _note(worker: str, seq: int) -> UpdateOne:
+    """Fails where the number was noted before: it then tries to insert the document a second time."""
+    return UpdateOne(
+        {"_id": "c/" + worker, "seq": {"$lt": seq}},
+        {"$set": {"seq": seq}, "$currentDate": {"seen": True}},
+        upsert=True,
+    )
+
+
+def was_noted(tasks: Tasks, worker: str, seq: int) -> bool:
+    found = tasks.find_one({"_id": "c/" + worker})
+    return found is not None and bool(found["seq"] >= seq)
+
+
+def held(tasks: Tasks, queues: Iterable[str], worker: str, nonce: int | None = None) -> list[Claim]:
+    """All that `worker` holds in the queues, in their order; only of the claim call `nonce`, if given."""
+    names = list(dict.fromkeys(queues))
+    which: Document = {"w": worker, "s": {"$in": ["h/" + queue for queue in names]}}
+    if nonce is not None:
+        which["n"] = signed(nonce)
+    rows = list(tasks.find(which))
+    rows.sort(key=lambda row: (names.index(row["q"]), -row["p"], row["o"].as_datetime(), row["o"].inc))
+    return [claim_of(row) for row in rows]
+
+
+def held_refs(tasks: Tasks, queues: Iterable[str], worker: str) -> set[Ref]:
+    """As :func:`held`, without the messages."""
+    names = ["h/" + queue for queue in queues]
+    return {ref_of(row) for row in tasks.find({"w": worker, "s": {"$in": names}}, _TOKEN)}
+
+
+def claim_of(row: Mapping[str, Any]) -> Claim:
+    return Claim(row["q"], int(row["id"]), row["d"], unsigned(row["n"]), row["a"], bytes(row["h"]), bytes(row["b"]))
+
+
+def ref_of(row: Mapping[str, Any]) -> Ref:
+    return Ref(row["q"], int(row["id"]), row["d"], unsigned(row["n"]))
+
+
+def signed(nonce: int) -> Int64:
+    return Int64(nonce - (1 << 64) if nonce >= 1 << 63 else nonce)
+
+
+def unsigned(nonce: int) -> int:
+    return int(nonce) + (1 << 64) if nonce < 0 else int(nonce)
+
+
+# -- settling --------------------------------------------------------------------------------------------------
+
+
+def token(ref: Ref) -> Document:
+    """What finds the task of a claim, as long as the claim holds."""
+    return {"q": ref.queue, "id": Int64(ref.id), "s": "h/" + ref.queue, "d": ref.delivery, "n": signed(ref.nonce)}
+
+
+def settle(tasks: Tasks, settlements: Sequence[Settlement]) -> list[bool]:
+    """End claims; for each whether it was accepted.
+
+    The server only tells how many documents a command has changed. So of several it is looked up before which hold.
+    """
+    if len(settlements) == 1:
+        return [_write(tasks, settlements) == 1]
+    there = holding(tasks, [settlement.ref for settlement in settlements])
+    todo = {settlement.ref: settlement for settlement in settlements if settlement.ref in there}
+    if todo and _write(tasks, list(todo.values())) != len(todo):
+        # Some were lost in this very moment. Where a task went tells whose it was.
+        there = {ref for ref, settlement in todo.items() if _looks_settled(tasks, settlement)}
+    accepted = []
+    for settlement in settlements:
+        accepted.append(settlement.ref in there)
+        there.discard(settlement.ref)  # once
+    return accepted
+
+
+def holding(tasks: Tasks, refs: Iterable[Ref]) -> set[Ref]:
+    """Those of the claims that hold."""
+    wanted: dict[str, dict[Ref, None]] = defaultdict(dict)
+    for ref in refs:
+        wanted[ref.queue][ref] = None
+    there: set[Ref] = set()
+    for queue, of_queue in wanted.items():
+        which = {"q": queue, "id": {"$in": [Int64(ref.id) for ref in of_queue]}, "s": "h/" + queue}
+        there.update(ref for row in tasks.find(which, _TOKEN) if (ref := ref_of(row)) in of_queue)
+    return there
+
+
+def _write(tasks: Tasks, settlements: Sequence[Settlement]) -> int:
+    result = tasks.bulk_write([_step(settlement) for settlement in settlements], ordered=False)
+    return result.deleted_count + result.matched_count
+
+
+def _step(settlement: Settlement) -> Any:
+    ref, action, delay, reason = settlement
+    which = token(ref)
+    if action == "done":
+        return DeleteOne(which)
+    if action == "dead":
+        now = {"$currentDate": {"at": True, **AT_END}}
+        return UpdateOne(which, {"$set": {"s": "d/" + ref.queue, "r": reason}, "$unset": _LET_GO, **now})
+    if delay > 0:
+        later: Document = {"s": {"$literal": "l/" + ref.queue}, "at": {"$add": ["$$NOW", round(delay * 1000)]}}
+        if action == "back":
+            later["a"] = {"$subtract": ["$a", 1]}
+        return UpdateOne(which, [{"$set": later}, {"$unset": list(_LET_GO)}])
+    ready: Document = {"$set": {"s": "r/" + ref.queue}, "$unset": {**_LET_GO, "at": ""}}
+    return UpdateOne(which, ready | ({"$inc": {"a": -1}} if action == "back" else {"$currentDate": AT_END}))
+
+
+def _looks_settled(tasks: Tasks, settlement: Settlement) -> bool:
+    ref, action, delay, _ = settlement
+    row = tasks.find_one({"q": ref.queue, "id": Int64(ref.id)}, {"s": 1, "d": 1})
+    if row is None or action == "done":
+        return row is None
+    state = "d" if action == "dead" else "l" if delay > 0 else "r"
+    return bool(row["d"] > ref.delivery or row["s"] == f"{state}/{ref.queue}")
