@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from delayed import Queue
+from tests.servers.mongo import MongoServer
 from tests.servers.redis import RedisServer
 
 
@@ -23,6 +24,17 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def mongo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database of this session's own, on the MongoDB in DELAYED_TEST_MONGODB_URL or one that is started."""
+    given = os.environ.get("DELAYED_TEST_MONGODB_URL")
+    if given:
+        yield given
+        return
+    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
         yield server.url
 
 

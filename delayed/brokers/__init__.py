@@ -21,10 +21,12 @@ _BY_SCHEME = {
     "redis": ("delayed.brokers.redis", "RedisBroker", "redis", "redis"),
     "rediss": ("delayed.brokers.redis", "RedisBroker", "redis", "redis"),
     "unix": ("delayed.brokers.redis", "RedisBroker", "redis", "redis"),
+    "mongodb": ("delayed.brokers.mongo", "MongoBroker", "pymongo", "mongo"),
+    "mongodb+srv": ("delayed.brokers.mongo", "MongoBroker", "pymongo", "mongo"),
 }
 
 # The top-level package of a client's class -> scheme of the broker that takes such a client.
-_BY_CLIENT = {"redis": "redis", "sqlite3": "sqlite"}
+_BY_CLIENT = {"redis": "redis", "sqlite3": "sqlite", "pymongo": "mongodb"}
 
 
 def broker_for(conn: Any = None) -> Broker:

@@ -145,4 +145,3 @@ def repair(tasks: Collection[Document]) -> None:
             tasks.update_many({"s": row["_id"], "at": EPOCH}, PUBLISH)
         elif (row["now"] - EPOCH).total_seconds() - row["first"].time > PRODUCER_AGE:
             tasks.delete_many({"s": row["_id"], "at": EPOCH})
-

@@ -17,7 +17,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX
 from delayed.brokers.mongo_client import Opened
-from delayed.brokers.mongo_enqueue import DUPLICATE, repair
+from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, repair
 from delayed.brokers.mongo_tasks import AT_END, ref_of, token
 from delayed.message import Ref, Swept
 
@@ -128,23 +128,10 @@ def _mark(leases: Collection[Document], names: Sequence[str]) -> list[str]:
     """Say of these claims that they are swept; those that nobody has renewed meanwhile."""
     if not names:
         return []
-    steps: list[Any] = [
-        UpdateOne(
-            {"_id": name, "$or": [{"swept": True}, {"$expr": {"$lt": ["$end", "$$NOW"]}}]},
-            {"$set": {"swept": True}, "$currentDate": {"end": True}},
-            upsert=True,
-        )
-        for name in names
-    ]
-    try:
-        leases.bulk_write(steps, ordered=False)
-    except BulkWriteError as error:
-        failures = error.details["writeErrors"]
-        if not failures or any(failure["code"] != DUPLICATE for failure in failures):
-            raise
-        renewed = {failure["index"] for failure in failures}
-        return [name for index, name in enumerate(names) if index not in renewed]
-    return list(names)
+    swept: Document = {"$or": [{"$eq": ["$swept", True]}, {"$lt": [{"$ifNull": ["$end", EPOCH]}, "$$NOW"]}]}
+    mark: list[Document] = [{"$set": {"swept": swept}}, {"$set": {"end": {"$cond": ["$swept", "$$NOW", "$end"]}}}]
+    leases.bulk_write([UpdateOne({"_id": name}, mark, upsert=True) for name in names], ordered=False)
+    return [row["_id"] for row in leases.find({"_id": {"$in": list(names)}, "swept": True}, {"_id": 1})]
 
 
 def _end(tasks: Collection[Document], row: Document) -> str:
@@ -180,4 +167,3 @@ def _tidy(opened: Opened, queue: str) -> None:
     for row in last:
         opened.tasks.delete_many({"s": "d/" + queue, "at": {"$lt": row["at"]}})
         opened.tasks.delete_many({"s": "d/" + queue, "at": row["at"], "o": {"$lte": row["o"]}})
-

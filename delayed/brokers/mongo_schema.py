@@ -66,5 +66,3 @@ def prepare(database: Database[dict[str, Any]], name: str) -> None:
         database["delayed_meta"].update_one({"_id": "schema"}, {"$set": {"version": SCHEMA}}, upsert=True)
     except DuplicateKeyError:  # another process did the same at the same time
         pass
-
-

@@ -77,9 +77,7 @@ class Claiming:
                 break
             # Many who ask for the same few get in each other's way: who came too late looks further on.
             skip = random.randrange(attempt * self._limit * 2) if attempt > 1 else 0
-            rows = list(
-                self._tasks.find({"s": "r/" + queue}).sort([("p", -1), ("o", 1)]).skip(skip).limit(self.left)
-            )
+            rows = list(self._tasks.find({"s": "r/" + queue}).sort([("p", -1), ("o", 1)]).skip(skip).limit(self.left))
             if not rows and not skip:
                 break
             if rows and not self._take(queue, rows):

@@ -10,7 +10,7 @@ import pytest
 
 from delayed.brokers import Broker, broker_for
 
-STORES = ("memory", "sqlite", "redis")
+STORES = ("memory", "sqlite", "redis", "mongodb")
 
 
 @pytest.fixture(params=STORES)
@@ -20,6 +20,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"memory://{secrets.token_hex(8)}"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/tasks.db"
+    if request.param == "mongodb":
+        return str(request.getfixturevalue("mongo_url"))
     return str(request.getfixturevalue("redis_url"))
 
 

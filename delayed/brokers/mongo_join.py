@@ -1,0 +1,197 @@
+"""Transactions in MongoDB: enqueueing in the caller's, and ending a claim in one of a task's own."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pymongo import UpdateOne
+from pymongo.client_session import ClientSession
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+
+from delayed.brokers.base import Joined
+from delayed.brokers.mongo_client import DURABLE, MongoAccess, Opened, translate
+from delayed.brokers.mongo_enqueue import documents
+from delayed.brokers.mongo_tasks import holding, token
+from delayed.errors import BrokerError, BrokerUnavailable, ConfigError, TaskLost, Unsupported
+from delayed.message import Message, Ref
+
+Document = dict[str, Any]
+
+COMMIT_TIMEOUT = 15.0  # seconds for which a commit without an answer is sent again
+COMMIT_PAUSE = 0.1  # seconds before that
+NO_SUCH_TRANSACTION = 251
+
+
+class MongoJoined(Joined):
+    """A transaction of a session.
+
+    Args:
+        access: the broker's database.
+        session: in a transaction.
+        reserve: reserves ids outside of it: inside it would have everybody else wait for its end.
+        note: notes outside of it that a queue is used.
+    """
+
+    def __init__(
+        self,
+        access: MongoAccess,
+        session: ClientSession,
+        reserve: Callable[[str, int], int],
+        note: Callable[[str], None],
+    ) -> None:
+        self.connection: Any = session
+        self._access = access
+        self._reserve = reserve
+        self._note = note
+
+    def reserve_ids(self, queue: str, n: int) -> int:
+        return self._reserve(queue, n)
+
+    def enqueue(self, queue: str, messages: Sequence[Message]) -> None:
+        session = self.connection
+        if not session.in_transaction:
+            raise BrokerError("not enqueued: the session's transaction is over, and the tasks were to be a part of it")
+        self._note(queue)
+        rows = documents(queue, messages)
+        later: list[Any] = []
+        for row in rows:
+            delay = row.pop("g")
+            if delay:
+                row["s"] = "l/" + queue
+                due: list[Document] = [{"$set": {"at": {"$add": ["$$NOW", delay]}}}]
+                later.append(UpdateOne({"_id": row["_id"]}, due))
+        with self._access.use() as opened:
+            tasks = session.client.get_database(self._access.database)[opened.tasks.name]
+            tasks.insert_many(rows, session=session)
+            if later:
+                tasks.bulk_write(later, session=session)
+
+    def leave(self) -> None:
+        """Nothing is left to do: the change streams tell of the commit."""
+
+
+def check_session(access: MongoAccess, opened: Opened, conn: Any) -> ClientSession:
+    """`conn`, if it is a session in a transaction.
+
+    Raises:
+        ConfigError: When it is not.
+        Unsupported: When the server has no transactions.
+    """
+    if not isinstance(conn, ClientSession):
+        kind = type(conn)
+        raise ConfigError(
+            f"tasks of {access.name} can be enqueued in the transaction of a pymongo ClientSession, not of a "
+            f"{kind.__module__}.{kind.__qualname__}: with client.start_session() as session, "
+            "session.start_transaction(): …"
+        )
+    check_transactions(access, opened)
+    if not conn.in_transaction:
+        raise ConfigError("the session is in no transaction: with session.start_transaction(): …")
+    return conn
+
+
+def check_transactions(access: MongoAccess, opened: Opened) -> None:
+    if not opened.transactions:
+        raise Unsupported(
+            f"{access.name} is a standalone mongod, which has no transactions: start it with --replSet rs0 and "
+            "call rs.initiate() once; a replica set of one is enough"
+        )
+
+
+@contextlib.contextmanager
+def ending(access: MongoAccess, ref: Ref) -> Iterator[ClientSession]:
+    """A transaction that ends a claim when it commits; see :meth:`Broker.transaction`."""
+    with access.use() as opened:
+        check_transactions(access, opened)
+        session = opened.client.start_session()
+    tasks = opened.tasks
+    with session:
+        try:
+            with _certain(access):
+                session.start_transaction(ReadConcern("snapshot"), DURABLE, ReadPreference.PRIMARY)
+                if tasks.find_one(token(ref), {"_id": 1}, session=session) is None:
+                    raise _lost(ref)
+            with _conflicts(access):
+                yield session
+            if not session.in_transaction:
+                raise BrokerError(
+                    f"{access.name}: a commit or an abort inside current.transaction() has ended it early; what was "
+                    "committed stays, and the task is not ended by it"
+                )
+            _end_claim(access, opened, session, ref)
+            _commit(access, session)
+        except BaseException:
+            if session.in_transaction:
+                with contextlib.suppress(PyMongoError):
+                    session.abort_transaction()
+            raise
+
+
+def _lost(ref: Ref) -> TaskLost:
+    return TaskLost(f"the claim of task {ref.id} does not hold any more; nothing of its transaction is kept")
+
+
+def _end_claim(access: MongoAccess, opened: Opened, session: ClientSession, ref: Ref) -> None:
+    """The last write of the transaction: who changes the task's document until the commit aborts it."""
+    with _certain(access):
+        try:
+            if opened.tasks.delete_one(token(ref), session=session).deleted_count:
+                return
+        except OperationFailure as error:
+            # Somebody has written the document since the transaction began: most likely it has gone to another.
+            if error.code == 112 and not holding(opened.tasks, [ref]):
+                raise _lost(ref) from error
+            raise
+        raise _lost(ref)
+
+
+def _commit(access: MongoAccess, session: ClientSession) -> None:
+    deadline = time.monotonic() + COMMIT_TIMEOUT
+    while True:
+        try:
+            session.commit_transaction()
+            return
+        except PyMongoError as error:
+            # With the same transaction number: the server answers what has become of it, and does nothing twice.
+            if not error.has_error_label("UnknownTransactionCommitResult"):
+                raise _unavailable(access, error) from error
+            if time.monotonic() > deadline:
+                raise BrokerUnavailable(
+                    f"{translate(access.name, error)}; the transaction may be committed or not"
+                ) from error
+        time.sleep(COMMIT_PAUSE)
+
+
+@contextlib.contextmanager
+def _certain(access: MongoAccess) -> Iterator[None]:
+    """Errors of the driver in a transaction that is not committed."""
+    try:
+        yield
+    except PyMongoError as error:
+        raise _unavailable(access, error) from error
+
+
+@contextlib.contextmanager
+def _conflicts(access: MongoAccess) -> Iterator[None]:
+    """Errors of the task's own writes are for the task, but for those that say: another time."""
+    try:
+        yield
+    except PyMongoError as error:
+        if error.has_error_label("TransientTransactionError"):
+            raise _unavailable(access, error) from error
+        raise
+
+
+def _unavailable(access: MongoAccess, error: PyMongoError) -> BrokerError | ConfigError:
+    translated = translate(access.name, error)
+    if isinstance(translated, BrokerUnavailable) or error.has_error_label("TransientTransactionError"):
+        hint = ""
+        if getattr(error, "code", None) == NO_SUCH_TRANSACTION:
+            hint = " (a transaction may take transactionLifetimeLimitSeconds, 60 by default)"
+        return BrokerUnavailable(f"{translated}; nothing was committed{hint}", sent=False)
+    return translated

@@ -1,0 +1,156 @@
+"""Looking at the tasks in MongoDB, and removing them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bson.int64 import Int64
+from pymongo import UpdateOne
+
+from delayed.brokers import mongo_leases as leases
+from delayed.brokers.mongo_client import Opened
+from delayed.brokers.mongo_tasks import promote, ref_of
+from delayed.message import Counts, Entry, Message, State, WorkerInfo
+
+Document = dict[str, Any]
+
+LETTERS: Mapping[State, str] = {"scheduled": "l", "ready": "r", "running": "h", "dead": "d"}
+STATES: Mapping[str, State] = {letter: state for state, letter in LETTERS.items()}
+PROMOTIONS = 20  # how often a look at a queue makes due tasks ready before it looks
+
+_ORDERS = {
+    "scheduled": [("at", 1), ("o", 1)],
+    "ready": [("p", -1), ("o", 1)],
+    "running": [("at", 1), ("o", 1)],
+    "dead": [("at", -1), ("o", -1)],
+}
+
+
+def counts(opened: Opened, queue: str) -> Counts:
+    names = {state: f"{letter}/{queue}" for state, letter in LETTERS.items()}
+    found = {
+        row["_id"]: row["n"]
+        for row in opened.tasks.aggregate(
+            [
+                {"$match": {"s": names["ready"]}},
+                {"$count": "n"},
+                {"$addFields": {"_id": "ready"}},
+                *[
+                    {
+                        "$unionWith": {
+                            "coll": opened.tasks.name,
+                            "pipeline": [
+                                {"$match": {"s": names[kind], "at": {"$exists": True}, **condition}},
+                                {"$count": "n"},
+                                {"$addFields": {"_id": label}},
+                            ],
+                        }
+                    }
+                    for label, kind, condition in _COUNTED
+                ],
+            ]
+        )
+    }
+    due = found.get("due", 0)
+    return Counts(found.get("later", 0), found.get("ready", 0) + due, found.get("running", 0), found.get("dead", 0))
+
+
+_COUNTED: list[tuple[str, State, Document]] = [
+    ("due", "scheduled", {"$expr": {"$lte": ["$at", "$$NOW"]}}),
+    ("later", "scheduled", {"$expr": {"$gt": ["$at", "$$NOW"]}}),
+    ("running", "running", {}),
+    ("dead", "dead", {}),
+]
+
+
+def peek(opened: Opened, queue: str, state: State, limit: int, offset: int) -> list[Entry]:
+    if state in ("ready", "scheduled"):
+        for _ in range(PROMOTIONS):
+            if not promote(opened.tasks, queue):
+                break
+    which: Document = {"s": f"{LETTERS[state]}/{queue}"}
+    if state != "ready":
+        which["at"] = {"$exists": True}
+    steps: list[Document] = [{"$match": which}, {"$sort": dict(_ORDERS[state])}, {"$skip": offset}, {"$limit": limit}]
+    return _entries(opened, steps) if limit > 0 else []
+
+
+def get(opened: Opened, queue: str, id: int) -> Entry | None:
+    which = {"q": queue, "id": Int64(id), "s": {"$not": {"$gte": "p/", "$lt": "p0"}}}
+    found = _entries(opened, [{"$match": which}])
+    return found[0] if found else None
+
+
+def _entries(opened: Opened, steps: list[Document]) -> list[Entry]:
+    left: Document = {"$cond": [{"$gt": ["$at", None]}, {"$subtract": ["$at", "$$NOW"]}, 0]}
+    rows = list(opened.tasks.aggregate([*steps, {"$addFields": {"left": left}}]))
+    renewed = leases.left(opened.leases, [ref_of(row) for row in rows if row["s"][0] == "h"])
+    return [_entry(row, renewed) for row in rows]
+
+
+def _entry(row: Document, renewed: Mapping[Any, float]) -> Entry:
+    state = STATES[row["s"][0]]
+    due = row["left"] / 1000
+    if state == "scheduled" and due <= 0:
+        state = "ready"
+    if state == "running":
+        due = renewed.get(ref_of(row), due)
+    return Entry(
+        message=Message.glimpse(int(row["id"]), bytes(row["h"]), bytes(row["b"])),
+        state=state,
+        attempt=row["a"],
+        delivery=row["d"],
+        worker=row.get("w", ""),
+        due=due if state in ("running", "scheduled") else 0.0,
+        reason=row.get("r", ""),
+    )
+
+
+def remove(opened: Opened, queue: str, id: int) -> bool:
+    states = [f"{letter}/{queue}" for letter in "lrd"]
+    return opened.tasks.delete_one({"q": queue, "id": Int64(id), "s": {"$in": states}}).deleted_count == 1
+
+
+def purge(opened: Opened, queue: str, states: Sequence[State]) -> int:
+    removed = 0
+    if "ready" in states:
+        due = {"s": "l/" + queue, "at": {"$exists": True}, "$expr": {"$lte": ["$at", "$$NOW"]}}
+        removed += opened.tasks.delete_many(due).deleted_count
+    for state in states:
+        which: Document = {"s": f"{LETTERS[state]}/{queue}"}
+        if state != "ready":
+            which["at"] = {"$exists": True}
+        if state == "scheduled":
+            which["$expr"] = {"$gt": ["$at", "$$NOW"]}
+        removed += opened.tasks.delete_many(which).deleted_count
+    return removed
+
+
+# -- workers ---------------------------------------------------------------------------------------------------
+
+
+def announce(opened: Opened, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
+    names = [f"{worker}/{queue}" for queue in queues]
+    if info is None:
+        opened.workers.delete_many({"_id": {"$in": names}})
+        return
+    until: Document = {"$add": ["$$NOW", round(ttl * 1000)]}
+    text = {"$literal": json.dumps(info)}
+    opened.workers.bulk_write(
+        [
+            UpdateOne(
+                {"_id": name},
+                [{"$set": {"q": {"$literal": queue}, "w": {"$literal": worker}, "info": text, "until": until}}],
+                upsert=True,
+            )
+            for name, queue in zip(names, queues, strict=True)
+        ],
+        ordered=False,
+    )
+
+
+def workers(opened: Opened, queue: str) -> list[WorkerInfo]:
+    rows = opened.workers.find({"q": queue, "$expr": {"$gt": ["$until", "$$NOW"]}}).sort("w", 1)
+    return [WorkerInfo(row["w"], json.loads(row["info"])) for row in rows]
