@@ -29,13 +29,24 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mongo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a database of this session's own, on the MongoDB in DELAYED_TEST_MONGODB_URL or one that is started."""
+    """The URL of a MongoDB of this session's own, or of the one in DELAYED_TEST_MONGODB_URL; it names no database."""
     given = os.environ.get("DELAYED_TEST_MONGODB_URL")
     if given:
-        yield given
+        yield given.rstrip("/")
         return
     with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
-        yield server.url
+        yield server.url_of("").rstrip("/")
+
+
+@pytest.fixture
+def mongo_database(mongo_url: str) -> Iterator[str]:
+    """The URL of a database of this test's own."""
+    import pymongo
+
+    name = f"delayed_{secrets.token_hex(6)}"
+    yield f"{mongo_url}/{name}"
+    with pymongo.MongoClient(mongo_url) as client:
+        client.drop_database(name)
 
 
 @pytest.fixture

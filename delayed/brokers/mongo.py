@@ -59,6 +59,7 @@ class MongoBroker(Broker):
                     row = opened.queues.find_one_and_update(
                         {"_id": queue}, step, {"counter": 1}, upsert=True, return_document=True
                     )
+                    assert row is not None  # it is upserted
                     return int(row["counter"]) - n + 1
         raise BrokerError(f"{self!r}: no counter for the queue {queue!r}")
 
@@ -170,8 +171,8 @@ class MongoBroker(Broker):
             if opened.transactions:
                 return []
         return [
-            f"{self._access.name} is a standalone mongod: there are no transactions, idle workers poll, and a lost disk "
-            "takes all tasks with it; start it with --replSet rs0 and call rs.initiate() once"
+            f"{self._access.name} is a standalone mongod: it has no transactions, idle workers poll it, and a lost "
+            "disk takes all tasks with it; start it with --replSet rs0 and call rs.initiate() once"
         ]
 
     def spec(self) -> str | None:

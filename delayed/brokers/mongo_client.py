@@ -29,7 +29,7 @@ DATABASE = "delayed"  # where the URL names none
 MIN_WIRE = 13  # MongoDB 5.0, the first that uses an index for a comparison with $$NOW
 LIMITS = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 3000, "socketTimeoutMS": 10000}
 
-DURABLE = WriteConcern(w="majority", j=True, wtimeout=10_000)
+DURABLE = WriteConcern(w="majority", j=True, wtimeout=8000)
 
 _FULL = {14031, 12501}  # OutOfDiskSpace, and the quota of hosted ones
 _AUTH = {13, 18, 8000}

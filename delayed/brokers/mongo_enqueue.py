@@ -15,8 +15,8 @@ The command ends at its first error. Wherever it is cut short, whoever comes nex
   session, and publishes it; and if no resend comes the sweeper does.
 - after 3: a resend fails in 2, and publishes what is no longer staged: nothing.
 
-A late first attempt that arrives after its resend fails in 2, too, and takes its own batch away. A server that loses the
-end of its journal, or a new primary that misses the last writes, has done a beginning of the three, in this order.
+A late first attempt that arrives after its resend fails in 2, too, and takes its own batch away. A server that loses
+the end of its journal, or a new primary that misses the last writes, has done a beginning of the three, in this order.
 """
 
 from __future__ import annotations

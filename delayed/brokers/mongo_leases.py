@@ -8,7 +8,7 @@ sweeper: each writes there first, on the condition that the other has not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pymongo import DeleteMany, UpdateOne
@@ -18,7 +18,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX
 from delayed.brokers.mongo_client import Opened
 from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, repair
-from delayed.brokers.mongo_tasks import AT_END, ref_of, token
+from delayed.brokers.mongo_tasks import AT_END, LET_GO, ref_of, token
 from delayed.message import Ref, Swept
 
 Document = dict[str, Any]
@@ -102,7 +102,7 @@ def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> bool:
     for _ in range(3):
         try:
             row = queues.find_one_and_update({"_id": queue}, steps, {"quiet": 1}, upsert=True, return_document=True)
-            return bool(row["quiet"])
+            return row is None or bool(row["quiet"])
         except DuplicateKeyError:  # two were the first
             continue
     return True
@@ -117,11 +117,10 @@ def _return(opened: Opened, rows: Sequence[Document], returned: int, dead: int) 
     )
     for found in list(renewed):
         del claims[found["_id"]]
-    for name in _mark(opened.leases, list(claims)):
-        kind = _end(opened.tasks, claims[name])
-        returned += kind == "returned"
-        dead += kind == "dead"
-    return returned, dead
+    lost = [claims[name] for name in _mark(opened.leases, list(claims))]
+    poison = [row for row in lost if row["d"] >= row["m"]]
+    again = [row for row in lost if row["d"] < row["m"]]
+    return returned + _end(opened.tasks, again, _back), dead + _end(opened.tasks, poison, _dead)
 
 
 def _mark(leases: Collection[Document], names: Sequence[str]) -> list[str]:
@@ -131,28 +130,26 @@ def _mark(leases: Collection[Document], names: Sequence[str]) -> list[str]:
     swept: Document = {"$or": [{"$eq": ["$swept", True]}, {"$lt": [{"$ifNull": ["$end", EPOCH]}, "$$NOW"]}]}
     mark: list[Document] = [{"$set": {"swept": swept}}, {"$set": {"end": {"$cond": ["$swept", "$$NOW", "$end"]}}}]
     leases.bulk_write([UpdateOne({"_id": name}, mark, upsert=True) for name in names], ordered=False)
-    return [row["_id"] for row in leases.find({"_id": {"$in": list(names)}, "swept": True}, {"_id": 1})]
+    swept_now = {row["_id"] for row in leases.find({"_id": {"$in": list(names)}, "swept": True}, {"_id": 1})}
+    return [name for name in names if name in swept_now]
 
 
-def _end(tasks: Collection[Document], row: Document) -> str:
-    """End one claim; what became of the task, "" if another was quicker."""
-    queue, away = row["q"], {"w": "", "n": ""}
-    change: Document
-    if row["d"] >= row["m"]:
-        reason = f"poison: delivered {row['d']} times, and its worker was lost again"
-        kind = "dead"
-        change = {
-            "$set": {"s": "d/" + queue, "r": reason},
-            "$unset": away,
-            "$currentDate": {"at": True, **AT_END},
-        }
-    else:
-        kind = "returned"
-        change = {"$set": {"s": "r/" + queue}, "$unset": {**away, "at": ""}}
-        if row["l"]:
-            change["$currentDate"] = AT_END
-    change["$inc"] = {"l": 1}
-    return kind if tasks.update_one(token(ref_of(row)), change).matched_count else ""
+def _end(tasks: Collection[Document], rows: Sequence[Document], change: Callable[[Document], Document]) -> int:
+    """End the claims that still hold; how many these were."""
+    if not rows:
+        return 0
+    return tasks.bulk_write([UpdateOne(token(ref_of(row)), change(row)) for row in rows]).matched_count
+
+
+def _back(row: Document) -> Document:
+    change: Document = {"$set": {"s": "r/" + row["q"]}, "$unset": {**LET_GO, "at": ""}, "$inc": {"l": 1}}
+    return change | ({"$currentDate": AT_END} if row["l"] else {})
+
+
+def _dead(row: Document) -> Document:
+    reason = f"poison: delivered {row['d']} times, and its worker was lost again"
+    now = {"at": True, **AT_END}
+    return {"$set": {"s": "d/" + row["q"], "r": reason}, "$unset": LET_GO, "$inc": {"l": 1}, "$currentDate": now}
 
 
 def _tidy(opened: Opened, queue: str) -> None:

@@ -24,7 +24,7 @@ Tasks = Collection[Document]
 PROMOTE_MAX = 500  # scheduled tasks that one look makes ready at most
 TRIES = 12  # looks for candidates in one claim, should others be quicker
 AT_END = {"o": {"$type": "timestamp"}}  # the place behind all others
-_LET_GO = {"w": "", "n": ""}
+LET_GO = {"w": "", "n": ""}
 _TOKEN = {"_id": 0, "q": 1, "id": 1, "d": 1, "n": 1}
 
 
@@ -243,13 +243,13 @@ def _step(settlement: Settlement) -> Any:
         return DeleteOne(which)
     if action == "dead":
         now = {"$currentDate": {"at": True, **AT_END}}
-        return UpdateOne(which, {"$set": {"s": "d/" + ref.queue, "r": reason}, "$unset": _LET_GO, **now})
+        return UpdateOne(which, {"$set": {"s": "d/" + ref.queue, "r": reason}, "$unset": LET_GO, **now})
     if delay > 0:
         later: Document = {"s": {"$literal": "l/" + ref.queue}, "at": {"$add": ["$$NOW", round(delay * 1000)]}}
         if action == "back":
             later["a"] = {"$subtract": ["$a", 1]}
-        return UpdateOne(which, [{"$set": later}, {"$unset": list(_LET_GO)}])
-    ready: Document = {"$set": {"s": "r/" + ref.queue}, "$unset": {**_LET_GO, "at": ""}}
+        return UpdateOne(which, [{"$set": later}, {"$unset": list(LET_GO)}])
+    ready: Document = {"$set": {"s": "r/" + ref.queue}, "$unset": {**LET_GO, "at": ""}}
     return UpdateOne(which, ready | ({"$inc": {"a": -1}} if action == "back" else {"$currentDate": AT_END}))
 
 

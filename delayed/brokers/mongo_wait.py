@@ -11,6 +11,7 @@ from typing import Any
 from pymongo.collection import Collection
 
 from delayed.brokers.mongo_client import MongoAccess
+from delayed.errors import BrokerUnavailable
 
 Document = dict[str, Any]
 
@@ -61,10 +62,10 @@ class MongoWait:
     def wait(self, queues: Sequence[str], timeout: float) -> None:
         deadline = time.monotonic() + timeout
         names = frozenset(queues)
-        closed = self._closed
         with self._changed:
+            closed = self._closed
             self._sleepers += 1
-            self._wanted |= names
+            self._wanted = names | self._wanted if self._sleepers > 1 else names
         try:
             with self._access.use() as opened:
                 streams = opened.transactions
@@ -83,18 +84,21 @@ class MongoWait:
                 floor = FLOOR if follows else poll
                 poll = min(poll * 2, POLL[1])
                 with self._changed:
-                    self._changed.wait_for(
-                        lambda: self._woken or self._closed != closed or self._rung != rung, min(left, due, floor)
-                    )
+                    self._sleep(min(left, due, floor), rung, closed)
                     if self._woken or self._closed != closed:
                         self._woken = 0
                         return
+        except BrokerUnavailable:
+            if self._closed == closed:
+                raise
         finally:
             with self._changed:
                 self._sleepers -= 1
-                if not self._sleepers:
-                    self._wanted = names
                 self._changed.notify_all()
+
+    def _sleep(self, seconds: float, rung: int, closed: int) -> None:
+        """Until something has happened since. The lock is held."""
+        self._changed.wait_for(lambda: self._woken or self._closed != closed or self._rung != rung, seconds)
 
     # -- the stream --------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/tasks.db"
     if request.param == "mongodb":
-        return str(request.getfixturevalue("mongo_url"))
+        return str(request.getfixturevalue("mongo_database"))
     return str(request.getfixturevalue("redis_url"))
 
 
