@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pymongo.collection import Collection
+from pymongo.read_concern import ReadConcern
 
 from delayed.brokers.mongo_client import MongoAccess
-from delayed.errors import BrokerUnavailable
+from delayed.errors import BrokerUnavailable, DelayedError
 
 Document = dict[str, Any]
 
@@ -122,7 +123,7 @@ class MongoWait:
             try:
                 with self._access.use() as opened:
                     self._stream(opened.tasks, wanted)
-            except Exception:  # it is only a hint: whatever it is, the sleepers look for themselves meanwhile
+            except DelayedError:  # it is only a hint: the sleepers look for themselves meanwhile
                 time.sleep(PAUSE)
             finally:
                 with self._changed:
@@ -142,7 +143,8 @@ class MongoWait:
             },
             {"$project": {"_id": 1}},
         ]
-        with tasks.watch(steps, max_await_time_ms=AWAIT, batch_size=1000) as stream:
+        followed = tasks.with_options(read_concern=ReadConcern("majority"))
+        with followed.watch(steps, max_await_time_ms=AWAIT, batch_size=1000) as stream:
             self._ring(wanted)  # what came before it was open
             while stream.alive:
                 with self._changed:
