@@ -28,7 +28,14 @@ LAYERS = [
     ["delayed.cli"],
     ["delayed.__main__"],
 ]
-DRIVERS = {"redis": "delayed.brokers", "sqlite3": "delayed.brokers", "click": "delayed.cli", "rich": "delayed.cli"}
+DRIVERS = {
+    "redis": "delayed.brokers",
+    "sqlite3": "delayed.brokers",
+    "pymongo": "delayed.brokers",
+    "bson": "delayed.brokers",
+    "click": "delayed.cli",
+    "rich": "delayed.cli",
+}
 
 
 def level(module: str) -> int:

@@ -84,11 +84,11 @@ class MongoBroker(Broker):
         with self._access.use() as opened:
             claiming = tasks.Claiming(opened.tasks, worker, seq, nonce, limit, lease)
             for queue in names:
-                if claiming.left <= 0:
+                if not claiming.wants_more:
                     break
                 looked = self._look_for_due(opened, queue, DUE_LOOK)
                 fresh = claiming.take(queue)
-                if fresh and claiming.left and not looked and self._look_for_due(opened, queue, 0.0):
+                if fresh and claiming.wants_more and not looked and self._look_for_due(opened, queue, 0.0):
                     fresh = claiming.take(queue)
                 if not fresh:
                     return tasks.held(opened.tasks, names, worker, nonce)

@@ -22,6 +22,7 @@ Document = dict[str, Any]
 Tasks = Collection[Document]
 
 PROMOTE_MAX = 500  # scheduled tasks that one look makes ready at most
+CLAIM_BYTES = 32 << 20  # bytes after which a claim takes no more tasks
 TRIES = 12  # looks for candidates in one claim, should others be quicker
 AT_END = {"o": {"$type": "timestamp"}}  # the place behind all others
 LET_GO = {"w": "", "n": ""}
@@ -63,30 +64,42 @@ class Claiming:
         self._nonce = nonce
         self._limit = limit
         self._lease = round(lease * 1000)
+        self._room = CLAIM_BYTES
         self._noted = False
         self.claims: list[Claim] = []
 
     @property
-    def left(self) -> int:
+    def wants_more(self) -> bool:
+        return self._left > 0 and self._room > 0
+
+    @property
+    def _left(self) -> int:
         return self._limit - len(self.claims)
 
     def take(self, queue: str) -> bool:
         """Take what is ready in one queue; False if this call has been made before."""
         for attempt in range(TRIES):
-            if not self.left:
+            if not self.wants_more:
                 break
             # Many who ask for the same few get in each other's way: who came too late looks further on.
             skip = random.randrange(attempt * self._limit * 2) if attempt > 1 else 0
-            rows = list(self._tasks.find({"s": "r/" + queue}).sort([("p", -1), ("o", 1)]).skip(skip).limit(self.left))
+            rows = self._candidates(queue, skip)
             if not rows and not skip:
                 break
             if rows and not self._take(queue, rows):
                 return False
         return True
 
-    def note(self) -> bool:
-        """Note the number of this call; False if it has been noted before."""
-        return self._noted or self._write([])[0]
+    def _candidates(self, queue: str, skip: int) -> list[Document]:
+        rows: list[Document] = []
+        found = self._tasks.find({"s": "r/" + queue}).sort([("p", -1), ("o", 1)]).skip(skip).limit(self._left)
+        with found:
+            for row in found:
+                rows.append(row)
+                self._room -= len(row["h"]) + len(row["b"])
+                if self._room < 0:
+                    break
+        return rows
 
     def _take(self, queue: str, rows: Sequence[Document]) -> bool:
         # `d` rises with every claim: with it in the condition, what was read is what is taken.

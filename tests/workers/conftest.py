@@ -107,9 +107,27 @@ class Bench:
         self.queue.broker.close()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+FIXTURES = {"redis": "redis_url", "mongodb": "mongo_database"}  # of the URLs
+# What a worker does hardly depends on the store: on these stores, run some tests only.
+SOME = {"mongodb": ("test_running", "test_deaths_of_guardians", "test_transactions")}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = []
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        some = SOME.get(params.get("bench", ""))
+        if some and (params.get("mode", "preforked") != "preforked" or item.path.stem not in some):
+            left_out.append(item)
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(params=["sqlite", "redis", "mongodb"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    url = f"sqlite:///{tmp_path}/tasks.db" if request.param == "sqlite" else request.getfixturevalue("redis_url")
+    fixture = FIXTURES.get(request.param)
+    url = request.getfixturevalue(fixture) if fixture else f"sqlite:///{tmp_path}/tasks.db"
     bench = Bench(url, tmp_path)
     yield bench
     bench.close()
