@@ -13,6 +13,7 @@ from pymongo.errors import DuplicateKeyError
 
 from delayed.brokers import mongo_leases as leases
 from delayed.brokers import mongo_look as look
+from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers import mongo_tasks as tasks
 from delayed.brokers.base import LEASE, Broker
 from delayed.brokers.mongo_client import MongoAccess, Opened
@@ -98,6 +99,7 @@ class MongoBroker(Broker):
 
     def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
         with self._access.use() as opened:
+            sessions.kill(opened, [settlement.ref for settlement in settlements if settlement.action != "done"])
             return tasks.settle(opened.tasks, settlements) if settlements else []
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:

@@ -13,6 +13,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
+from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers.base import Joined
 from delayed.brokers.mongo_client import DURABLE, MongoAccess, Opened, translate
 from delayed.brokers.mongo_enqueue import documents
@@ -113,6 +114,7 @@ def ending(access: MongoAccess, ref: Ref) -> Iterator[ClientSession]:
     with session:
         try:
             with _certain(access):
+                sessions.note(opened.leases, ref, session)
                 session.start_transaction(ReadConcern("snapshot"), DURABLE, ReadPreference.PRIMARY)
                 if tasks.find_one(token(ref), {"_id": 1}, session=session) is None:
                     raise _lost(ref)
@@ -126,10 +128,13 @@ def ending(access: MongoAccess, ref: Ref) -> Iterator[ClientSession]:
             _end_claim(access, opened, session, ref)
             _commit(access, session)
         except BaseException:
-            if session.in_transaction:
-                with contextlib.suppress(PyMongoError):
+            with contextlib.suppress(PyMongoError):
+                if session.in_transaction:
                     session.abort_transaction()
+                sessions.forget(opened.leases, ref, ended=False)
             raise
+        with contextlib.suppress(PyMongoError):
+            sessions.forget(opened.leases, ref, ended=True)
 
 
 def _lost(ref: Ref) -> TaskLost:

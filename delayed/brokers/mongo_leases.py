@@ -15,19 +15,16 @@ from pymongo import DeleteMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX
 from delayed.brokers.mongo_client import Opened
 from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, repair
-from delayed.brokers.mongo_tasks import AT_END, LET_GO, ref_of, token
+from delayed.brokers.mongo_tasks import AT_END, LET_GO, name_of, ref_of, token
 from delayed.message import Ref, Swept
 
 Document = dict[str, Any]
 
 CHUNK = 1000  # claims that are looked up at a time
-
-
-def name_of(ref: Ref) -> str:
-    return f"{ref.queue}/{ref.id}/{ref.delivery}/{ref.nonce:x}"
 
 
 def renew(leases: Collection[Document], refs: Sequence[Ref], lease: float) -> set[Ref]:
@@ -118,6 +115,7 @@ def _return(opened: Opened, rows: Sequence[Document], returned: int, dead: int) 
     for found in list(renewed):
         del claims[found["_id"]]
     lost = [claims[name] for name in _mark(opened.leases, list(claims))]
+    sessions.kill(opened, [ref_of(row) for row in lost])
     poison = [row for row in lost if row["d"] >= row["m"]]
     again = [row for row in lost if row["d"] < row["m"]]
     return returned + _end(opened.tasks, again, _back), dead + _end(opened.tasks, poison, _dead)

@@ -96,7 +96,7 @@ def _entry(row: Document, renewed: Mapping[Any, float]) -> Entry:
     if state == "scheduled" and due <= 0:
         state = "ready"
     if state == "running":
-        due = renewed.get(ref_of(row), due)
+        due = max(due, renewed.get(ref_of(row), due))
     return Entry(
         message=Message.glimpse(int(row["id"]), bytes(row["h"]), bytes(row["b"])),
         state=state,

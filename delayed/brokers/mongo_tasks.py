@@ -197,6 +197,11 @@ def ref_of(row: Mapping[str, Any]) -> Ref:
     return Ref(row["q"], int(row["id"]), row["d"], unsigned(row["n"]))
 
 
+def name_of(ref: Ref) -> str:
+    """The name of a claim in ``delayed_leases``."""
+    return f"{ref.queue}/{ref.id}/{ref.delivery}/{ref.nonce:x}"
+
+
 def signed(nonce: int) -> Int64:
     return Int64(nonce - (1 << 64) if nonce >= 1 << 63 else nonce)
 

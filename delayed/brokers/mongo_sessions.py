@@ -1,0 +1,56 @@
+"""The open transactions of tasks in MongoDB, which have to be ended by others when their process dies.
+
+The server does not notice that a client is gone: for a minute (transactionLifetimeLimitSeconds) the transaction goes on,
+and whoever writes what it has written is refused, the next run of the task first of all. So each is noted beside the
+lease of its claim, and who ends a claim whose run did not end its transaction kills its session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.write_concern import WriteConcern
+
+from delayed.brokers.mongo_client import Opened
+from delayed.brokers.mongo_tasks import name_of
+from delayed.message import Ref
+
+Document = dict[str, Any]
+
+_QUICK = WriteConcern(w=1)  # a note that is lost costs a minute
+
+
+def note(leases: Collection[Document], ref: Ref, session: ClientSession) -> None:
+    """Note that the claim has a transaction in this session."""
+    id = session.session_id["id"]
+    with contextlib.suppress(DuplicateKeyError):  # a renewal was the first to write here, or comes at the same time
+        leases.with_options(write_concern=_QUICK).update_one(
+            {"_id": name_of(ref)},
+            [{"$set": {"session": id, "end": {"$ifNull": ["$end", "$$NOW"]}}}],
+            upsert=True,
+        )
+
+
+def forget(leases: Collection[Document], ref: Ref, *, ended: bool) -> None:
+    """Note that the transaction is over, and maybe its claim."""
+    quick = leases.with_options(write_concern=_QUICK)
+    if ended:
+        quick.delete_one({"_id": name_of(ref)})
+    else:
+        quick.update_one({"_id": name_of(ref)}, {"$unset": {"session": ""}})
+
+
+def kill(opened: Opened, refs: Iterable[Ref]) -> None:
+    """Abort what the runs of these claims have left open."""
+    names = [name_of(ref) for ref in refs]
+    if names:
+        noted = opened.leases.find({"_id": {"$in": names}, "session": {"$exists": True}}, {"session": 1})
+        sessions = [{"id": row["session"]} for row in noted]
+        if sessions:
+            with contextlib.suppress(OperationFailure):  # then it takes a minute
+                opened.client.admin.command("killSessions", sessions)
