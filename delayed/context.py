@@ -170,6 +170,11 @@ current = Current()
 _brokers: dict[str, Broker] = {}
 
 
+def threads() -> tuple[str, ...]:
+    """What the names of the threads begin with that the transactions of tasks leave here for the next one."""
+    return tuple(start for broker in _brokers.values() for start in broker.threads)
+
+
 def broker_at(url: str | None) -> Broker:
     """This process's own connection to the store at `url`, kept for the next task."""
     if url is None:

@@ -59,6 +59,9 @@ class Broker(ABC):
     """
 
     scheme: ClassVar[str]
+    # What the names of the threads begin with that the driver keeps running: a process that has only those left over
+    # from a task's transaction can run the next task.
+    threads: ClassVar[tuple[str, ...]] = ()
 
     # -- producing ---------------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ class MongoBroker(Broker):
     """
 
     scheme: ClassVar[str] = "mongodb"
+    threads: ClassVar[tuple[str, ...]] = ("pymongo_", "delayed-mongo-")
 
     def __init__(self, conn: Any) -> None:
         self._access = MongoAccess(conn)

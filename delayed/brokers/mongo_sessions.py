@@ -1,6 +1,6 @@
 """The open transactions of tasks in MongoDB, which have to be ended by others when their process dies.
 
-The server does not notice that a client is gone: for a minute (transactionLifetimeLimitSeconds) the transaction goes on,
+The server does not notice that a client is gone: for a minute (transactionLifetimeLimitSeconds) its transaction stays,
 and whoever writes what it has written is refused, the next run of the task first of all. So each is noted beside the
 lease of its claim, and who ends a claim whose run did not end its transaction kills its session.
 """

@@ -284,9 +284,11 @@ class Child:
             except OSError:
                 return True
         threading = sys.modules.get("threading")
-        return (threading is not None and threading.active_count() > 1) or signal.getsignal(
-            signal.SIGTERM
-        ) is not self.sigterm_handler
+        if threading is not None and threading.active_count() > 1:
+            main, ours = threading.main_thread(), context.threads()
+            if not all(thread is main or thread.name.startswith(ours) for thread in threading.enumerate()):
+                return True
+        return signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
 
     def on_signal(self, number: int) -> None:
         """SIGTERM stops the task if its guardians asked for that; everything else does what it does to any process."""
