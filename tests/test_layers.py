@@ -28,7 +28,13 @@ LAYERS = [
     ["delayed.cli"],
     ["delayed.__main__"],
 ]
-DRIVERS = {"redis": "delayed.brokers", "sqlite3": "delayed.brokers", "click": "delayed.cli", "rich": "delayed.cli"}
+DRIVERS = {
+    "redis": "delayed.brokers",
+    "psycopg": "delayed.brokers",
+    "sqlite3": "delayed.brokers",
+    "click": "delayed.cli",
+    "rich": "delayed.cli",
+}
 
 
 def level(module: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from delayed.brokers import Broker, broker_for
 
-STORES = ("memory", "sqlite", "redis")
+STORES = ("memory", "sqlite", "redis", "postgres")
 
 
 @pytest.fixture(params=STORES)
@@ -20,7 +20,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"memory://{secrets.token_hex(8)}"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/tasks.db"
-    return str(request.getfixturevalue("redis_url"))
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_schema"))
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture
@@ -44,5 +46,5 @@ def broker(open_broker: Callable[[], Broker]) -> Broker:
 
 @pytest.fixture
 def queue() -> str:
-    """A name that no other test uses, for all tests share one Redis."""
+    """A name that no other test uses, for all tests share one server."""
     return f"q-{secrets.token_hex(6)}"
