@@ -12,7 +12,8 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
 # A store needs its driver; the embedded file needs nothing.
-DEMO_EXTRA := $(if $(filter redis% unix:%,$(DELAYED_URL)),-redis)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
+DEMO_EXTRA := $(if $(filter redis% unix:%,$(DELAYED_URL)),-redis)$(if $(filter postgres%,$(DELAYED_URL)),-postgres)
+DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 
 .DELETE_ON_ERROR:
 .PHONY: test lint types demo bench clean

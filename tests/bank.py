@@ -53,25 +53,29 @@ class Bank(ABC):
 class SQLBank(Bank):
     """In a database that speaks SQL."""
 
+    def __init__(self, url: str, name: str = "bank") -> None:
+        super().__init__(url, name)
+        self.table = name
+
     def move(self, conn: Any, number: int) -> None:
-        conn.execute(f"UPDATE {self.name} SET amount = amount - 1 WHERE account = 1")
-        conn.execute(f"INSERT INTO {self.name}_log VALUES ({number})")
-        conn.execute(f"UPDATE {self.name} SET amount = amount + 1 WHERE account = 2")
+        conn.execute(f"UPDATE {self.table} SET amount = amount - 1 WHERE account = 1")
+        conn.execute(f"INSERT INTO {self.table}_log VALUES ({number})")
+        conn.execute(f"UPDATE {self.table} SET amount = amount + 1 WHERE account = 2")
 
     def commit(self, conn: Any) -> None:
         conn.commit()
 
     def open(self) -> None:
         with self.transaction() as conn:
-            conn.execute(f"CREATE TABLE {self.name} (account int PRIMARY KEY, amount int)")
-            conn.execute(f"CREATE TABLE {self.name}_log (number int)")
-            conn.execute(f"INSERT INTO {self.name} VALUES (1, {START}), (2, {START})")
+            conn.execute(f"CREATE TABLE {self.table} (account int PRIMARY KEY, amount int)")
+            conn.execute(f"CREATE TABLE {self.table}_log (number int)")
+            conn.execute(f"INSERT INTO {self.table} VALUES (1, {START}), (2, {START})")
             conn.commit()
 
     def read(self) -> tuple[int, int, list[int]]:
         with self.transaction() as conn:
-            rows = conn.execute(f"SELECT amount FROM {self.name} ORDER BY account").fetchall()
-            log = conn.execute(f"SELECT number FROM {self.name}_log ORDER BY number").fetchall()
+            rows = conn.execute(f"SELECT amount FROM {self.table} ORDER BY account").fetchall()
+            log = conn.execute(f"SELECT number FROM {self.table}_log ORDER BY number").fetchall()
         (first,), (second,) = rows
         return first, second, [number for (number,) in log]
 
@@ -87,11 +91,16 @@ class SQLiteBank(SQLBank):
 
 
 class PostgresBank(SQLBank):
+    def __init__(self, url: str, name: str = "bank") -> None:
+        super().__init__(url, name)
+        self._base, _, schema = url.partition("?schema=")
+        self.table = f"{schema}.{name}" if schema else name  # beside the queues, to be gone with them
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Any]:
         import psycopg
 
-        with contextlib.closing(psycopg.connect(self.url)) as conn:
+        with contextlib.closing(psycopg.connect(self._base)) as conn:
             yield conn
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one real Redis server for the session, and queues in memory."""
+"""Fixtures of all tests: one real server of each kind for the session, and queues in memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from delayed import Queue
 from tests.servers.mongo import MongoServer
+from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 
 
@@ -25,6 +26,29 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server of this session's own, or of the one in DELAYED_TEST_POSTGRES_URL. As above."""
+    given = os.environ.get("DELAYED_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgres_schema(postgres_url: str) -> Iterator[str]:
+    """The URL of a schema that no other test uses; it is gone afterwards."""
+    import psycopg
+
+    name = f"test_{secrets.token_hex(6)}"
+    yield f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={name}"
+    with psycopg.connect(postgres_url, autocommit=True) as conn:
+        conn.execute("SET client_min_messages = error")
+        conn.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE'.encode())
 
 
 @pytest.fixture(scope="session")

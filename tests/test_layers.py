@@ -30,9 +30,10 @@ LAYERS = [
 ]
 DRIVERS = {
     "redis": "delayed.brokers",
-    "sqlite3": "delayed.brokers",
+    "psycopg": "delayed.brokers",
     "pymongo": "delayed.brokers",
     "bson": "delayed.brokers",
+    "sqlite3": "delayed.brokers",
     "click": "delayed.cli",
     "rich": "delayed.cli",
 }

@@ -21,21 +21,29 @@ _BY_SCHEME = {
     "redis": ("delayed.brokers.redis", "RedisBroker", "redis", "redis"),
     "rediss": ("delayed.brokers.redis", "RedisBroker", "redis", "redis"),
     "unix": ("delayed.brokers.redis", "RedisBroker", "redis", "redis"),
+    "postgresql": ("delayed.brokers.postgres", "PostgresBroker", "psycopg", "postgres"),
+    "postgres": ("delayed.brokers.postgres", "PostgresBroker", "psycopg", "postgres"),
     "mongodb": ("delayed.brokers.mongo", "MongoBroker", "pymongo", "mongo"),
     "mongodb+srv": ("delayed.brokers.mongo", "MongoBroker", "pymongo", "mongo"),
 }
 
 # The top-level package of a client's class -> scheme of the broker that takes such a client.
-_BY_CLIENT = {"redis": "redis", "sqlite3": "sqlite", "pymongo": "mongodb"}
+_BY_CLIENT = {
+    "redis": "redis",
+    "sqlite3": "sqlite",
+    "psycopg": "postgresql",
+    "psycopg_pool": "postgresql",
+    "pymongo": "mongodb",
+}
 
 
 def broker_for(conn: Any = None) -> Broker:
     """The broker for `conn`.
 
     Args:
-        conn: a URL (``redis://host:6379/0``, ``sqlite:///file.db``, ``memory://``), a client of one of the
-            stores, a :class:`Broker`, or None for the URL in ``DELAYED_URL``, and where that is not set, the file
-            ``delayed.db`` in the working folder.
+        conn: a URL (``redis://host:6379/0``, ``postgresql://user@host/database``, ``sqlite:///file.db``,
+            ``memory://``), a client of one of the stores, a :class:`Broker`, or None for the URL in ``DELAYED_URL``,
+            and where that is not set, the file ``delayed.db`` in the working folder.
 
     Raises:
         ConfigError: When no broker takes `conn`.

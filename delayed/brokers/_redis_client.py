@@ -15,10 +15,8 @@ is relied on after a fork.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -32,6 +30,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from delayed.brokers._forks import afresh_after_fork
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 
 SOCKET_TIMEOUT = 5.0  # seconds
@@ -57,6 +56,8 @@ _LATER_TYPES = (
 _parse_url: Any = redis.connection.parse_url
 _node: Any = ClusterNode
 _sentinel: Any = Sentinel
+
+_parents: list[Any] = []  # cluster clients of the parent's, kept because their end takes a lock that may be held
 
 _FULL = re.compile(r"\bOOM\b|command not allowed when used memory")
 _WRONG_TYPE = re.compile(r"\bWRONGTYPE\b|wrong kind of value")
@@ -276,27 +277,6 @@ _BORROW_ARGS: tuple[str, ...] = () if tuple(map(int, redis.__version__.split("."
 
 def _borrow(pool: Any) -> Any:
     return pool.get_connection(*_BORROW_ARGS)
-
-
-# -- forks -----------------------------------------------------------------------------------------------------
-
-_afresh: weakref.WeakSet[Any] = weakref.WeakSet()
-_parents: list[Any] = []  # cluster clients of the parent's, kept because their end takes a lock that may be held
-
-
-def afresh_after_fork(thing: Any) -> None:
-    """Have `thing.start_afresh()` called in every forked child, where a lock that a thread of the parent held at that
-    moment stays held for ever.
-    """
-    _afresh.add(thing)
-
-
-def _after_fork() -> None:
-    for thing in list(_afresh):
-        thing.start_afresh()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 # -- URLs ------------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from typing import Any
 
 import redis
 
-from delayed.brokers._redis_client import RedisClient, afresh_after_fork
+from delayed.brokers._forks import afresh_after_fork
+from delayed.brokers._redis_client import RedisClient
 from delayed.errors import BrokerUnavailable
 
 PATIENCE = 2.0  # seconds an answer may be late before its connection counts as dead: no FIN comes from a lost network

@@ -10,7 +10,7 @@ import pytest
 
 from delayed.brokers import Broker, broker_for
 
-STORES = ("memory", "sqlite", "redis", "mongodb")
+STORES = ("memory", "sqlite", "redis", "postgres", "mongodb")
 
 
 @pytest.fixture(params=STORES)
@@ -20,9 +20,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"memory://{secrets.token_hex(8)}"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/tasks.db"
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_schema"))
     if request.param == "mongodb":
         return str(request.getfixturevalue("mongo_database"))
-    return str(request.getfixturevalue("redis_url"))
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture
@@ -46,5 +48,5 @@ def broker(open_broker: Callable[[], Broker]) -> Broker:
 
 @pytest.fixture
 def queue() -> str:
-    """A name that no other test uses, for all tests share one Redis."""
+    """A name that no other test uses, for all tests share one server."""
     return f"q-{secrets.token_hex(6)}"

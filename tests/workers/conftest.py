@@ -107,27 +107,31 @@ class Bench:
         self.queue.broker.close()
 
 
-FIXTURES = {"redis": "redis_url", "mongodb": "mongo_database"}  # of the URLs
-# What a worker does hardly depends on the store: on these stores, run some tests only.
-SOME = {"mongodb": ("test_running", "test_deaths_of_guardians", "test_transactions")}
+# What a worker does hardly depends on the store: on the servers that are slow to set up only preforked ones are run, and
+# on the last that came only where the store matters most.
+SLOW = {"postgres", "mongodb"}
+ON_MONGODB = {"test_running", "test_deaths_of_guardians", "test_transactions"}
+URLS = {"redis": "redis_url", "postgres": "postgres_schema", "mongodb": "mongo_database"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = []
-    for item in items:
-        params = getattr(getattr(item, "callspec", None), "params", {})
-        some = SOME.get(params.get("bench", ""))
-        if some and (params.get("mode", "preforked") != "preforked" or item.path.stem not in some):
-            left_out.append(item)
-    if left_out:
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
+    left_out = [item for item in items if _left_out(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
-@pytest.fixture(params=["sqlite", "redis", "mongodb"])
+def _left_out(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    store, mode = [callspec.params.get(name) for name in ("bench", "mode")] if callspec else ("", "")
+    return (store in SLOW and mode == "forked") or (store == "mongodb" and item.path.stem not in ON_MONGODB)
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres", "mongodb"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    fixture = FIXTURES.get(request.param)
-    url = request.getfixturevalue(fixture) if fixture else f"sqlite:///{tmp_path}/tasks.db"
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/tasks.db"
+    else:
+        url = request.getfixturevalue(URLS[request.param])
     bench = Bench(url, tmp_path)
     yield bench
     bench.close()

@@ -18,7 +18,7 @@ from tests.bank import Bank, bank_at
 from tests.workers import transfers
 from tests.workers.conftest import Bench, children_of, fork_servers_of, wait_for
 
-TRANSACTIONAL = ["sqlite", "mongodb"]
+TRANSACTIONAL = ["sqlite", "postgres", "mongodb"]
 transactional = pytest.mark.parametrize("bench", TRANSACTIONAL, indirect=True)
 
 

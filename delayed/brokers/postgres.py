@@ -1,0 +1,296 @@
+"""The broker on PostgreSQL 13 or later.
+
+Everything that changes tasks is a function in the database, and so one round trip and one transaction: see
+``sql/postgres_1.sql`` for the tables and for what each function does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from delayed.brokers import postgres_look as look
+from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX, LEASE, PRODUCER_AGE, Broker
+from delayed.brokers.postgres_join import PostgresJoined, joinable, task_transaction
+from delayed.brokers.postgres_link import Link
+from delayed.brokers.postgres_wait import Waiter
+from delayed.errors import ConfigError
+from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+
+PURGE_CHUNK = 10_000  # rows that one transaction removes at most, so that others get their turn
+OLD_TRANSACTION = 3600  # seconds
+
+_RESERVE = "SELECT @.delayed_reserve(%s, %s)"
+_ENQUEUE = """
+    SELECT @.delayed_enqueue(
+        %(session)s::uuid, %(seq)s::bigint, %(queue)s::text, %(ids)b::bigint[], %(priorities)b::int[],
+        %(delays)b::float8[], %(most)b::int[], %(headers)b::bytea[], %(payloads)b::bytea[]
+    )
+"""
+_WORK = """
+    SELECT o_queue, o_id, o_delivery, o_attempt, o_priority, o_place, o_header, o_payload FROM @.delayed_work(
+        %(worker)s::text, %(queues_0)s::text[], %(ids_0)b::bigint[], %(deliveries_0)b::int[], %(nonces_0)b::bigint[],
+        %(queues_1)s::text[], %(ids_1)b::bigint[], %(deliveries_1)b::int[], %(nonces_1)b::bigint[],
+        %(actions)s::text[], %(delays)b::float8[], %(reasons)s::text[],
+        %(queues)s::text[], %(seq)s::bigint, %(nonce)s::bigint, %(room)s::int, %(lease)s::float8
+    )
+"""
+_RENEW = """
+    SELECT o_queue, o_id, o_delivery, o_nonce, o_attempt, o_header, o_payload FROM @.delayed_renew(
+        %(worker)s::text, %(queues)s::text[], %(queues_0)s::text[], %(ids_0)b::bigint[], %(deliveries_0)b::int[],
+        %(nonces_0)b::bigint[], %(lease)s::float8
+    )
+"""
+_SWEEP = """
+    SELECT returned, dead, waits FROM @.delayed_sweep(
+        %s::text, %s::float8, %s::int, %s::float8, %s::float8
+    )
+"""
+_SETTINGS = """
+    SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('autovacuum'),
+        coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::int
+    FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = current_database()
+"""
+
+
+class PostgresBroker(Broker):
+    """Tasks in tables of a PostgreSQL database; rows are gone when their tasks are done.
+
+    Args:
+        conn: ``postgresql://user@host/database``, a :class:`psycopg.Connection`, of which only the way to connect is
+            used, or a ``psycopg_pool.ConnectionPool``, which is used as long as the process is not forked. Options of
+            the URL, besides libpq's: ``schema=``, where the tables are (default: ``delayed``, made at the first use);
+            ``listen=no``, to poll instead of LISTEN.
+
+    Raises:
+        ConfigError: When the URL is wrong.
+    """
+
+    scheme: ClassVar[str] = "postgresql"
+
+    def __init__(self, conn: Any) -> None:
+        self._link = Link(conn)
+        self._waiter = Waiter(self._link)
+        self._sql = self._link.schema.sql
+
+    # -- producing ---------------------------------------------------------------------------------------------
+
+    def reserve_ids(self, queue: str, n: int) -> int:
+        return int(self._link.run(self._sql(_RESERVE), (_checked(queue), n))[0][0])
+
+    def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
+        self._link.run(*self._enqueue(session, seq, queue, messages))
+
+    def _enqueue(
+        self, session: str | None, seq: int, queue: str, messages: Sequence[Message]
+    ) -> tuple[bytes, dict[str, Any]]:
+        """The statement that stores messages, and its values."""
+        return self._sql(_ENQUEUE), {
+            "session": session,
+            "seq": seq,
+            "queue": _checked(queue),
+            "ids": [message.id for message in messages],
+            "priorities": [message.priority for message in messages],
+            "delays": [max(float(message.delay), 0.0) for message in messages],
+            "most": [message.max_deliveries for message in messages],
+            "headers": [message.header() for message in messages],
+            "payloads": [message.payload for message in messages],
+        }
+
+    def join(self, conn: Any) -> PostgresJoined:
+        return PostgresJoined(self._link, joinable(self._link, conn), self.reserve_ids, self._enqueue)
+
+    # -- working -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self, ref: Ref) -> Iterator[PostgresJoined]:
+        def joined(conn: Any) -> PostgresJoined:
+            return PostgresJoined(self._link, conn, self.reserve_ids, self._enqueue)
+
+        with task_transaction(self._link, ref, _signed(ref.nonce), joined) as found:
+            yield found
+
+    def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
+        return self.settle_and_claim(worker, (), queues, seq, nonce, limit, lease)[1]
+
+    def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+        return self.settle_and_claim(worker, settlements, (), 0, 0, 0, 0.0)[0]
+
+    def settle_and_claim(
+        self,
+        worker: str,
+        settlements: Sequence[Settlement],
+        queues: Sequence[str],
+        seq: int,
+        nonce: int,
+        limit: int,
+        lease: float,
+    ) -> tuple[list[bool], list[Claim]]:
+        places = [place for place, settlement in enumerate(settlements) if settlement.action == "done"]
+        others = [place for place, settlement in enumerate(settlements) if settlement.action != "done"]
+        values: dict[str, Any] = {
+            "worker": worker,
+            "queues": list(dict.fromkeys(queues)),
+            "seq": seq,
+            "nonce": _signed(nonce),
+            "room": limit,
+            "lease": lease,
+            "actions": [settlements[place].action for place in others],
+            "delays": [max(float(settlements[place].delay), 0.0) for place in others],
+            "reasons": [_text(settlements[place].reason) for place in others],
+        }
+        for number, part in enumerate((places, others)):
+            values.update(_tokens([settlements[place].ref for place in part], f"_{number}"))
+        first, *rows = self._link.run(self._sql(_WORK), values)
+        accepted = [False] * len(settlements)
+        for place, verdict in zip(places + others, first[-1], strict=True):
+            accepted[place] = verdict == 1
+        return accepted, _claims(rows, queues, nonce)
+
+    def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
+        values = {"worker": worker, "queues": list(queues), "lease": lease, **_tokens(refs, "_0")}
+        there: set[Ref] = set()
+        unknown = []
+        for queue, id, delivery, nonce, attempt, header, payload in self._link.run(self._sql(_RENEW), values):
+            token = nonce & 0xFFFFFFFFFFFFFFFF
+            if header is None:
+                there.add(Ref(queue, id, delivery, token))
+            else:
+                unknown.append(Claim(queue, id, delivery, token, attempt, header, payload))
+        held = [ref for ref in refs if ref in there]
+        return Renewal(held, [ref for ref in refs if ref not in there], unknown)
+
+    def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
+        return self.renew(worker, queues, (), 0.0).unknown
+
+    def wait(self, queues: Sequence[str], timeout: float) -> None:
+        self._waiter.sleep(queues, timeout)
+
+    def wake(self, queues: Sequence[str]) -> None:
+        self._waiter.wake()
+
+    # -- repairing ---------------------------------------------------------------------------------------------
+
+    def sweep(self, queue: str, lease: float = LEASE) -> Swept:
+        limits = (DEAD_LETTERS_MAX, DEAD_LETTERS_AGE, PRODUCER_AGE)
+        ((returned, dead, grace),) = self._link.run(self._sql(_SWEEP), (queue, lease, *limits))
+        return Swept(returned, dead, grace)
+
+    # -- looking and tidying -----------------------------------------------------------------------------------
+
+    def queues(self) -> list[str]:
+        return [name for (name,) in self._link.run(self._sql(look.QUEUES))]
+
+    def counts(self, queue: str) -> Counts:
+        return Counts(*self._link.run(self._sql(look.COUNTS), {"queue": queue})[0])
+
+    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
+        values = {"queue": queue, "limit": limit, "offset": offset, "top": limit + offset}
+        return [look.entry(row) for row in self._link.run(self._sql(look.peek(state)), values)]
+
+    def get(self, queue: str, id: int) -> Entry | None:
+        rows = self._link.run(self._sql(look.GET), {"queue": queue, "id": id})
+        return look.entry(rows[0]) if rows else None
+
+    def remove(self, queue: str, id: int) -> bool:
+        return self._link.change(self._sql(look.REMOVE), {"queue": queue, "id": id})[1] > 0
+
+    def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
+        if "running" in states:
+            raise ValueError("running tasks can't be purged: stop their workers, or wait until they have ended")
+        removed = 0
+        for statement in [statement for state in dict.fromkeys(states) for statement in look.purges(state)]:
+            chunk = PURGE_CHUNK
+            while chunk == PURGE_CHUNK:
+                chunk = self._link.change(self._sql(statement), {"queue": queue, "limit": PURGE_CHUNK})[1]
+                removed += chunk
+        return removed
+
+    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
+        values = {"worker": worker, "queues": list(queues), "ttl": ttl}
+        if info is None:
+            self._link.run(self._sql(look.GOODBYE), values)
+        else:
+            self._link.run(self._sql(look.ANNOUNCE), {**values, "info": json.dumps(info)})
+
+    def workers(self, queue: str) -> list[WorkerInfo]:
+        rows = self._link.run(self._sql(look.WORKERS), {"queue": queue})
+        return [WorkerInfo(worker, json.loads(info)) for worker, info in rows]
+
+    # -- itself ------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        ((fsync, commit, autovacuum, oldest),) = self._link.run(_SETTINGS.encode())
+        where = self._link.shown
+        warnings = []
+        if fsync == "off":
+            warnings.append(f"{where} does not sync its files: a power cut may destroy the database; set fsync to on")
+        if commit == "off":
+            warnings.append(
+                f"{where} commits without waiting for the disk: a crash of the server may lose the last tasks; "
+                "set synchronous_commit to on"
+            )
+        if autovacuum == "off":
+            warnings.append(
+                f"{where} never cleans its tables, and those of the queues grow with every task; set autovacuum to on"
+            )
+        if oldest > OLD_TRANSACTION:
+            warnings.append(
+                f"{where} has a transaction that is {oldest // 3600} hours old, and nothing that was deleted since can "
+                "be cleaned: queues get slow; find it in pg_stat_activity by xact_start, and end it"
+            )
+        return warnings
+
+    def spec(self) -> str | None:
+        return self._link.url
+
+    def migrate(self) -> None:
+        """Make the tables, or bring them up to date, as the first use does."""
+        self.check()
+
+    def script(self) -> str:
+        """The SQL that makes the tables from nothing, for those who run it themselves."""
+        return self._link.schema.script()
+
+    def close(self) -> None:
+        self._waiter.close()
+        self._link.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._link.shown!r})"
+
+
+def _tokens(refs: Sequence[Ref], suffix: str) -> dict[str, Any]:
+    return {
+        f"queues{suffix}": [ref.queue for ref in refs],
+        f"ids{suffix}": [ref.id for ref in refs],
+        f"deliveries{suffix}": [ref.delivery for ref in refs],
+        f"nonces{suffix}": [_signed(ref.nonce) for ref in refs],
+    }
+
+
+def _claims(rows: Sequence[tuple[Any, ...]], queues: Sequence[str], nonce: int) -> list[Claim]:
+    """The rows of a claim in the order in which they are to be served."""
+    turns = {queue: turn for turn, queue in enumerate(dict.fromkeys(queues))}
+    ordered = sorted(rows, key=lambda row: (turns[row[0]], -row[4], row[5], row[1]))
+    return [
+        Claim(queue, id, delivery, nonce, attempt, header, payload)
+        for queue, id, delivery, attempt, _, _, header, payload in ordered
+    ]
+
+
+def _checked(queue: str) -> str:
+    if "\0" in queue:
+        raise ConfigError(f"the queue name {queue!r} has a zero byte, which PostgreSQL can't store")
+    return queue
+
+
+def _text(text: str) -> str:
+    """As PostgreSQL can store it."""
+    return text.replace("\0", "\\0").encode("utf-8", "replace").decode("utf-8")
+
+
+def _signed(nonce: int) -> int:
+    return nonce - (1 << 64) if nonce >= 1 << 63 else nonce

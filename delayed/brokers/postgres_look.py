@@ -1,0 +1,89 @@
+"""Looking at the tasks in PostgreSQL, and removing them: statements, in which ``@.`` stands for the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from delayed.message import STATES, Entry, Message, State
+
+_NUMBER = "queue = (SELECT number FROM @.delayed_queue WHERE name = %(queue)s)"
+_READY = f"{_NUMBER} AND state = 1"
+_DUE = f"{_NUMBER} AND state = 0 AND at <= clock_timestamp()"  # ready too, but no claim has come by to say so
+_WHERE: Mapping[State, list[str]] = {
+    "scheduled": [f"{_NUMBER} AND state = 0 AND at > clock_timestamp()"],
+    "ready": [_READY, _DUE],
+    "running": [f"{_NUMBER} AND state = 2"],
+    "dead": [f"{_NUMBER} AND state = 3"],
+}
+_ORDER: Mapping[State, str] = {
+    "scheduled": "at, id",
+    "ready": "priority DESC, state DESC, turn, id",
+    "running": "priority DESC, place",
+    "dead": "at DESC, place DESC",
+}
+_COLUMNS = """
+    id, state, attempt, delivery, worker, reason, header, payload,
+    extract(epoch FROM CASE state WHEN 0 THEN at WHEN 2 THEN lease_end ELSE clock_timestamp() END
+        - clock_timestamp())::float8
+"""
+_READY_PART = (
+    "SELECT * FROM (SELECT *, {turn} AS turn FROM @.delayed_task WHERE {where} ORDER BY {order} LIMIT %(top)s) AS p"
+)
+
+COUNTS = "SELECT " + ", ".join(
+    "(" + " + ".join(f"(SELECT count(*) FROM @.delayed_task WHERE {where})" for where in _WHERE[state]) + ")::bigint"
+    for state in STATES
+)
+GET = f"SELECT {_COLUMNS} FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s"
+REMOVE = f"DELETE FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s AND state <> 2"
+QUEUES = "SELECT name FROM @.delayed_queue WHERE counter > 0 ORDER BY name"
+ANNOUNCE = """
+    INSERT INTO @.delayed_announcement
+    SELECT DISTINCT x, %(worker)s::text, %(info)s::text, clock_timestamp() + %(ttl)s::float8 * interval '1 second'
+    FROM unnest(%(queues)s::text[]) AS x ORDER BY x
+    ON CONFLICT (queue, worker) DO UPDATE SET info = excluded.info, until = excluded.until
+"""
+GOODBYE = "DELETE FROM @.delayed_announcement WHERE worker = %(worker)s AND queue = ANY (%(queues)s::text[])"
+WORKERS = """
+    SELECT worker, info FROM @.delayed_announcement
+    WHERE queue = %(queue)s AND until > clock_timestamp() ORDER BY worker
+"""
+
+
+def peek(state: State) -> str:
+    """The statement that lists one state; values: queue, limit, offset, and top, their sum."""
+    check(state)
+    if state == "ready":
+        ready = _READY_PART.format(turn="place", order="priority DESC, place", where=_READY)
+        due = _READY_PART.format(turn="(extract(epoch FROM at) * 1000000)::bigint", order="at", where=_DUE)
+        source = f"({ready} UNION ALL {due}) AS t"
+    else:
+        source = f"@.delayed_task WHERE {_WHERE[state][0]}"
+    return f"SELECT {_COLUMNS} FROM {source} ORDER BY {_ORDER[state]} LIMIT %(limit)s OFFSET %(offset)s"
+
+
+def purges(state: State) -> list[str]:
+    """The statements that remove up to `limit` tasks of one state each; all of them have to be run."""
+    check(state)
+    return [
+        f"DELETE FROM @.delayed_task WHERE ctid = ANY (ARRAY("
+        f"SELECT ctid FROM @.delayed_task WHERE {where} LIMIT %(limit)s FOR UPDATE SKIP LOCKED))"
+        for where in _WHERE[state]
+    ]
+
+
+def check(state: State) -> None:
+    """Raise ValueError when there is no such state."""
+    if state not in STATES:
+        raise ValueError(f"no state {state!r}; it can be {', '.join(STATES)}")
+
+
+def entry(row: tuple[Any, ...]) -> Entry:
+    """What a row of :func:`peek` or :data:`GET` says."""
+    id, number, attempt, delivery, worker, reason, header, payload, due = row
+    state: State = STATES[number]
+    if state == "scheduled" and due <= 0:
+        state = "ready"
+    left = due if state in ("scheduled", "running") else 0.0
+    return Entry(Message.glimpse(id, header, payload), state, attempt, delivery, worker, left, reason)
