@@ -17,7 +17,7 @@ import pytest
 import delayed
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("asyncio", "click", "cloudpickle", "msgpack", "redis", "rich", "sqlite3")
+HEAVY = ("asyncio", "click", "cloudpickle", "msgpack", "pymongo", "redis", "rich", "sqlite3")
 
 
 # -- the package ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -93,7 +94,25 @@ def check_session(access: MongoAccess, opened: Opened, conn: Any) -> ClientSessi
     check_transactions(access, opened)
     if not conn.in_transaction:
         raise ConfigError("the session is in no transaction: with session.start_transaction(): …")
+    client = conn.client
+    known = _same.setdefault(opened.client, weakref.WeakSet())
+    if client is not opened.client and client not in known:
+        theirs, ours = client.admin.command("hello"), opened.client.admin.command("hello")
+        if theirs.get("setName") != ours.get("setName") or not _members(theirs) & _members(ours):
+            raise ConfigError(
+                f"the queue is in {access.name}, and the session belongs to a client of another server: one "
+                "transaction can't hold both"
+            )
+        known.add(client)
     return conn
+
+
+# For the client of a broker, those that were found to belong to the same deployment.
+_same: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
+
+
+def _members(hello: Document) -> set[str]:
+    return set(hello.get("hosts", ())) or {"a cluster"}  # which a router does not name
 
 
 def check_transactions(access: MongoAccess, opened: Opened) -> None:

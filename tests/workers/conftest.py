@@ -108,7 +108,7 @@ class Bench:
 
 
 # What a worker does hardly depends on the store: on the servers that are slow to set up only preforked ones are run, and
-# on the last that came only where the store matters most.
+# on MongoDB only what depends on the store most.
 SLOW = {"postgres", "mongodb"}
 ON_MONGODB = {"test_running", "test_deaths_of_guardians", "test_transactions"}
 URLS = {"redis": "redis_url", "postgres": "postgres_schema", "mongodb": "mongo_database"}

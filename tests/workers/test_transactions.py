@@ -166,7 +166,7 @@ def test_a_task_whose_claim_is_lost_commits_nothing(bench: Bench, bank: Bank, mo
 
 @transactional
 def test_random_deaths_of_anybody_apply_each_transfer_once(bench: Bench, bank: Bank, mode: str) -> None:
-    total = 150 if mode == "forked" else 600
+    total = 150 if mode == "forked" or bench.url.startswith("mongodb") else 600  # there, who meets another fails
     seed = random.randrange(2**32)
     dice = random.Random(seed)
     for number in range(total):
