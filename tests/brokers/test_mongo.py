@@ -1,0 +1,680 @@
+"""What is special to MongoDB: its documents, its ways to fail, its kinds of clients and servers."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pymongo")
+
+import pymongo
+from bson import Timestamp
+from pymongo.errors import PyMongoError
+
+from delayed.brokers import broker_for
+from delayed.brokers.mongo import MongoBroker
+from delayed.errors import BrokerError, BrokerUnavailable, ConfigError, TaskLost, Unsupported
+from delayed.message import Claim, Message, Settlement
+from tests.servers.mongo import MongoServer, mongo_server
+
+QUEUE = "default"
+TEST_COMMANDS = ("--setParameter", "enableTestCommands=1")
+
+
+@pytest.fixture
+def broker(mongo_database: str) -> Iterator[MongoBroker]:
+    broker = MongoBroker(mongo_database)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def store(mongo_database: str) -> Iterator[Any]:
+    """The database by a plain client, to look behind the broker's back and to spoil things there."""
+    with pymongo.MongoClient(mongo_database) as client:
+        yield client.get_default_database()
+
+
+@pytest.fixture
+def server() -> Iterator[MongoServer]:
+    """One that may be killed."""
+    with mongo_server(*TEST_COMMANDS) as server:
+        yield server
+
+
+@pytest.fixture
+def own(server: MongoServer) -> Iterator[MongoBroker]:
+    """A broker on the server that may be killed."""
+    broker = MongoBroker(server.url)
+    broker.check()
+    yield broker
+    broker.close()
+
+
+@pytest.fixture(scope="module")
+def standalone() -> Iterator[MongoServer]:
+    with mongo_server(replica_set="") as server:
+        yield server
+
+
+class Producer:
+    """Enqueues as a producer does: ids reserved, one session, sequence numbers that rise."""
+
+    def __init__(self, broker: MongoBroker) -> None:
+        self.broker = broker
+        self.session = secrets.token_hex(16)
+        self.seq = 0
+        self.sent: list[Message] = []
+
+    def __call__(self, n: int = 1, payload: bytes = b"x", **options: Any) -> list[int]:
+        first = insist(lambda: self.broker.reserve_ids(QUEUE, n))
+        self.sent = [Message(id=first + i, func="mod:f", payload=payload, **options) for i in range(n)]
+        self.seq += 1
+        self.again()
+        return [message.id for message in self.sent]
+
+    def again(self) -> None:
+        insist(lambda: self.broker.enqueue(QUEUE, self.sent, self.session, self.seq))
+
+
+class Worker:
+    """Claims as a worker does: one id, sequence numbers that rise, a new nonce each."""
+
+    def __init__(self, broker: MongoBroker, name: str = "worker") -> None:
+        self.broker = broker
+        self.name = name
+        self.seq = 0
+
+    def claim(self, limit: int = 10, lease: float = 15.0) -> list[Claim]:
+        self.seq += 1
+        nonce = secrets.randbits(64)
+        return list(insist(lambda: self.broker.claim([QUEUE], self.name, self.seq, nonce, limit, lease)))
+
+    def done(self, claims: list[Claim]) -> list[bool]:
+        return self.broker.settle(self.name, [Settlement(claim.ref, "done") for claim in claims])
+
+
+def ids(claims: list[Claim]) -> list[int]:
+    return [claim.id for claim in claims]
+
+
+def eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """The first true answer of `condition`; fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def insist(call: Callable[[], Any], timeout: float = 20.0) -> Any:
+    """Send the same request until it is answered, as every caller of a broker does."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return call()
+        except BrokerUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def in_threads(n: int, body: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=body, args=(number,)) for number in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+# -- enqueueing --------------------------------------------------------------------------------------------------
+
+
+def unpublish(store: Any, *, committed: bool) -> None:
+    """Bring the last enqueue to where it is when its command is cut short before it publishes, or before it commits."""
+    (session,) = store.delayed_tasks.find({"_id": {"$regex": "^s/"}})
+    staged = {"s": session["batch"], "at": datetime.datetime(1970, 1, 1)}
+    origin = {"t": session["_id"].removeprefix("s/"), "c": session["seq"], "g": 0}
+    store.delayed_tasks.update_many({"q": QUEUE, "s": f"r/{QUEUE}"}, {"$set": {**staged, **origin}})
+    if not committed:
+        store.delayed_tasks.delete_one({"_id": session["_id"]})
+
+
+@pytest.mark.parametrize("repair", ["resend", "sweep"])
+def test_an_enqueue_that_was_cut_short_after_its_commit_is_finished(
+    broker: MongoBroker, store: Any, repair: str
+) -> None:
+    put, worker = Producer(broker), Worker(broker)
+    expected = put(3)
+    unpublish(store, committed=True)
+    assert broker.counts(QUEUE) == (0, 0, 0, 0)
+    assert worker.claim() == []
+
+    put.again() if repair == "resend" else broker.sweep(QUEUE)
+
+    claims = worker.claim()
+    assert ids(claims) == expected
+    assert all(worker.done(claims))
+    put.again()
+    broker.sweep(QUEUE)
+    assert broker.counts(QUEUE) == (0, 0, 0, 0)
+
+
+def test_an_enqueue_that_was_cut_short_before_its_commit_has_not_happened(broker: MongoBroker, store: Any) -> None:
+    put, worker = Producer(broker), Worker(broker)
+    expected = put(3)
+    unpublish(store, committed=False)
+    broker.sweep(QUEUE)
+    assert broker.counts(QUEUE) == (0, 0, 0, 0)
+    assert broker.get(QUEUE, expected[0]) is None
+
+    put.again()
+
+    assert ids(worker.claim()) == expected
+    store.delayed_tasks.update_many({"s": {"$regex": "^p/"}}, {"$set": {"o": Timestamp(1, 1)}})
+    broker.sweep(QUEUE)
+    assert store.delayed_tasks.count_documents({"s": {"$regex": "^p/"}}) == 0, "it is thrown away after an hour"
+    assert broker.counts(QUEUE) == (0, 0, 3, 0)
+
+
+@pytest.mark.parametrize("n", [1, 40])
+def test_attempts_at_the_same_time_store_once(broker: MongoBroker, store: Any, n: int) -> None:
+    put, worker = Producer(broker), Worker(broker)
+    for _ in range(5):
+        first = broker.reserve_ids(QUEUE, n)
+        messages = [Message(first + i, "mod:f", b"") for i in range(n)]
+        put.seq += 1
+        in_threads(4, lambda _: insist(lambda: broker.enqueue(QUEUE, messages, put.session, put.seq)))  # noqa: B023
+        claims = worker.claim(1000)
+        assert ids(claims) == list(range(first, first + n))
+        assert all(worker.done(claims))
+
+    assert store.delayed_tasks.count_documents({"q": QUEUE}) == 0
+
+
+def test_what_is_too_large_is_refused_and_nothing_is_stored(broker: MongoBroker) -> None:
+    put = Producer(broker)
+    first = broker.reserve_ids(QUEUE, 2)
+    messages = [Message(first, "mod:f", b""), Message(first + 1, "mod:large", b"x" * (16 << 20))]
+
+    with pytest.raises(BrokerError, match=r"mod:large with id \d+ takes 16777\d+ bytes.*nothing of this call"):
+        broker.enqueue(QUEUE, messages, put.session, 1)
+
+    assert broker.counts(QUEUE) == (0, 0, 0, 0)
+    broker.enqueue(QUEUE, [messages[0], messages[1]._replace(payload=b"x" * (16_700_000))], put.session, 1)
+    assert [len(claim.payload) for claim in Worker(broker).claim()] == [0, 16_700_000]
+
+
+def test_a_claim_of_large_tasks_stays_below_what_a_process_can_hold(broker: MongoBroker) -> None:
+    put, worker = Producer(broker), Worker(broker)
+    for _ in range(6):
+        put(payload=b"x" * 15_000_000)
+
+    assert len(worker.claim(6)) == 3
+    assert len(worker.claim(6)) == 3
+
+
+def test_finished_tasks_leave_nothing(broker: MongoBroker, store: Any) -> None:
+    put, worker = Producer(broker), Worker(broker)
+    for _ in range(3):
+        put(20)
+        assert all(worker.done(worker.claim(20)))
+
+    assert sorted(row["_id"][:2] for row in store.delayed_tasks.find()) == ["c/", "s/"]
+    assert store.delayed_leases.count_documents({}) == 0
+
+
+# -- claiming and leases -----------------------------------------------------------------------------------------
+
+
+def test_a_claim_looks_at_no_more_than_it_takes(broker: MongoBroker, store: Any) -> None:
+    put, worker = Producer(broker), Worker(broker)
+    put(3000, delay=1000.0)
+    put(3000)
+    assert len(worker.claim(1000)) == 1000
+    broker.settle("worker", [Settlement(claim.ref, "dead") for claim in worker.claim(1000)])
+    store.command("profile", 2)
+
+    assert len(worker.claim(5)) == 5
+    broker.wait([QUEUE], 0.1)
+    broker.sweep(QUEUE)
+
+    store.command("profile", 0)
+    looked = [
+        (row.get("keysExamined", 0), row["command"]) for row in store.system.profile.find({"command": {"$ne": 0}})
+    ]
+    assert looked
+    assert max(keys for keys, _ in looked) <= 20, max(looked, key=lambda row: row[0])
+
+
+def test_a_renewal_does_not_touch_the_task(broker: MongoBroker, store: Any) -> None:
+    Producer(broker)(2)
+    claims = Worker(broker).claim()
+    before = list(store.delayed_tasks.find({"q": QUEUE}))
+
+    assert broker.renew("worker", [QUEUE], [claim.ref for claim in claims], 100.0).lost == []
+
+    assert list(store.delayed_tasks.find({"q": QUEUE})) == before
+    assert [round(entry.due, -1) for entry in broker.peek(QUEUE, "running")] == [100.0, 100.0]
+
+
+def test_renewals_and_sweepers_agree_who_was_first(broker: MongoBroker) -> None:
+    """Of each claim whose lease ends in this moment: either it was renewed, or it was returned."""
+    put, worker = Producer(broker), Worker(broker)
+    for _ in range(10):
+        put(5)
+        claims = worker.claim(5, lease=0.02)
+        held: list[Any] = []
+        returned: list[int] = []
+        ends = time.monotonic() + 0.15
+
+        def renew(_: int, claims: Any = claims, held: Any = held, returned: Any = returned, ends: Any = ends) -> None:
+            if _:
+                while time.monotonic() < ends:
+                    returned.append(broker.sweep(QUEUE, 15.0).returned)
+            else:
+                time.sleep(0.015 + secrets.randbelow(15) / 1000)
+                held.extend(broker.renew("worker", [QUEUE], [claim.ref for claim in claims], 15.0).held)
+
+        in_threads(2, renew)
+
+        assert len(held) + sum(returned) == 5
+        assert broker.counts(QUEUE) == (0, sum(returned), len(held), 0)
+        broker.settle("worker", [Settlement(ref, "done") for ref in held])
+        assert all(worker.done(worker.claim(100)))
+
+
+# -- joining and transactions ------------------------------------------------------------------------------------
+
+
+def test_a_session_that_is_in_no_transaction_or_elsewhere_is_refused(
+    broker: MongoBroker, mongo_database: str, server: MongoServer
+) -> None:
+    with pymongo.MongoClient(mongo_database) as client, client.start_session() as session:
+        with pytest.raises(ConfigError, match="session.start_transaction"):
+            broker.join(session)
+        with pytest.raises(ConfigError, match="ClientSession, not of a .*MongoClient"):
+            broker.join(client)
+    with pymongo.MongoClient(server.url) as client, client.start_session() as session:
+        session.start_transaction()
+        with pytest.raises(ConfigError, match="another server"):
+            broker.join(session)
+
+
+def test_a_delay_in_a_transaction_counts_by_the_servers_clock(broker: MongoBroker, mongo_database: str) -> None:
+    with pymongo.MongoClient(mongo_database) as client, client.start_session() as session:
+        session.start_transaction()
+        joined = broker.join(session)
+        joined.enqueue(QUEUE, [Message(joined.reserve_ids(QUEUE, 1), "mod:f", b"", delay=50.0)])
+        session.commit_transaction()
+        with pytest.raises(BrokerError, match="is over"):
+            joined.enqueue(QUEUE, [Message(joined.reserve_ids(QUEUE, 1), "mod:f", b"")])
+
+    (entry,) = broker.peek(QUEUE, "scheduled")
+    assert 40 < entry.due <= 50
+
+
+def test_a_transaction_goes_on_beside_renewals_and_sweeps(broker: MongoBroker, store: Any) -> None:
+    Producer(broker)()
+    (claim,) = Worker(broker).claim(lease=0.05)
+    broker.renew("worker", [QUEUE], [claim.ref], 15.0)
+
+    with broker.transaction(claim.ref) as joined:
+        session = joined.connection
+        session.client[store.name].effects.insert_one({"x": 1}, session=session)
+        for _ in range(3):
+            assert broker.renew("worker", [QUEUE], [claim.ref], 15.0).held == [claim.ref]
+            assert broker.sweep(QUEUE).returned == 0
+            time.sleep(0.03)
+
+    assert store.effects.count_documents({}) == 1
+    assert broker.counts(QUEUE) == (0, 0, 0, 0)
+    assert store.delayed_leases.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("when", ["before", "inside"])
+def test_a_claim_that_was_lost_keeps_nothing(broker: MongoBroker, store: Any, when: str) -> None:
+    Producer(broker)()
+    (claim,) = Worker(broker).claim()
+    if when == "before":
+        broker.settle("worker", [Settlement(claim.ref, "back")])
+
+    with pytest.raises(TaskLost), broker.transaction(claim.ref) as joined:
+        session = joined.connection
+        session.client[store.name].effects.insert_one({"x": 1}, session=session)
+        store.delayed_tasks.update_one({"q": QUEUE}, {"$inc": {"d": 1}})  # as if it had gone to another
+
+    assert store.effects.count_documents({}) == 0
+
+
+def test_who_settles_the_claim_of_a_dead_run_ends_its_transaction(broker: MongoBroker, store: Any) -> None:
+    """A killed process can't say that its transaction is over; the server would wait for a minute."""
+    Producer(broker)()
+    worker = Worker(broker)
+    (claim,) = worker.claim()
+    store.effects.insert_one({"_id": 1, "x": 0})
+    left_open = broker.transaction(claim.ref)
+    session = left_open.__enter__().connection
+    session.client[store.name].effects.update_one({"_id": 1}, {"$inc": {"x": 1}}, session=session)
+
+    assert broker.settle("worker", [Settlement(claim.ref, "retry")]) == [True]
+
+    (again,) = worker.claim()
+    with broker.transaction(again.ref) as joined:
+        session = joined.connection
+        session.client[store.name].effects.update_one({"_id": 1}, {"$inc": {"x": 1}}, session=session)
+    assert store.effects.find_one() == {"_id": 1, "x": 1}
+    with pytest.raises((BrokerUnavailable, TaskLost)):
+        left_open.__exit__(None, None, None)
+    assert store.effects.find_one() == {"_id": 1, "x": 1}
+
+
+def test_a_commit_inside_is_noticed(broker: MongoBroker) -> None:
+    Producer(broker)()
+    (claim,) = Worker(broker).claim()
+
+    with pytest.raises(BrokerError, match="ended it early"), broker.transaction(claim.ref) as joined:
+        joined.connection.commit_transaction()
+
+    assert broker.counts(QUEUE) == (0, 0, 1, 0)
+
+
+def test_errors_of_the_tasks_own_writes_are_for_the_task(broker: MongoBroker, store: Any) -> None:
+    Producer(broker)()
+    (claim,) = Worker(broker).claim()
+    store.effects.insert_one({"_id": 1})
+
+    with pytest.raises(pymongo.errors.DuplicateKeyError), broker.transaction(claim.ref) as joined:
+        session = joined.connection
+        session.client[store.name].effects.insert_one({"_id": 1}, session=session)
+
+    assert broker.counts(QUEUE) == (0, 0, 1, 0)
+
+
+def test_a_commit_whose_answer_is_lost_is_looked_up(own: MongoBroker) -> None:
+    Producer(own)()
+    (claim,) = Worker(own).claim()
+    cut = {"failCommands": ["commitTransaction"], "closeConnection": True}
+
+    with own.transaction(claim.ref) as joined:
+        client = joined.connection.client
+        client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 5}, "data": cut})
+        client.shop.effects.insert_one({"x": 1}, session=joined.connection)
+
+    assert client.shop.effects.count_documents({}) == 1
+    assert own.counts(QUEUE) == (0, 0, 0, 0)
+
+
+def test_a_server_that_dies_in_a_transaction_keeps_nothing_of_it(own: MongoBroker, server: MongoServer) -> None:
+    Producer(own)()
+    (claim,) = Worker(own).claim()
+
+    with pytest.raises(BrokerUnavailable) as caught, own.transaction(claim.ref) as joined:
+        client = joined.connection.client
+        client.shop.effects.insert_one({"x": 1}, session=joined.connection)
+        server.kill()
+        server.start()
+    assert not caught.value.sent
+
+    assert insist(lambda: own.counts(QUEUE)) == (0, 0, 1, 0)
+    assert client.shop.effects.count_documents({}) == 0
+    with own.transaction(claim.ref):
+        pass
+    assert own.counts(QUEUE) == (0, 0, 0, 0)
+
+
+# -- outages -----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_server_that_comes_back_has_lost_and_doubled_nothing(own: MongoBroker, server: MongoServer) -> None:
+    put, worker = Producer(own), Worker(own)
+    enqueued: list[int] = []
+    done: list[int] = []
+    stop = threading.Event()
+
+    def produce(_: int) -> None:
+        while not stop.is_set():
+            enqueued.extend(put(1 + len(enqueued) % 30))
+
+    producer = threading.Thread(target=produce, args=(0,))
+    producer.start()
+    for _ in range(2):
+        n = len(enqueued)
+        eventually(lambda: len(enqueued) > n + 200)  # noqa: B023
+        server.kill()
+        server.start()
+    stop.set()
+    producer.join()
+
+    while claims := worker.claim(100):
+        done += ids(claims)
+        assert all(worker.done(claims))
+    assert sorted(done) == sorted(enqueued)
+
+
+def test_a_primary_that_steps_down_is_waited_for(own: MongoBroker, server: MongoServer) -> None:
+    put = Producer(own)
+    put()
+    with pymongo.MongoClient(server.url, directConnection=True) as client:
+        client.admin.command("replSetStepDown", 2, force=True)
+        secondary = MongoBroker(f"{server.url}?directConnection=true")
+        with pytest.raises(BrokerUnavailable, match="takes no writes"):
+            secondary.check()
+        secondary.close()
+    with pytest.raises(BrokerUnavailable):
+        own.enqueue(QUEUE, put.sent, put.session, 2)
+
+    put()
+
+    assert len(Worker(own).claim()) == 2
+
+
+def test_a_server_that_is_not_there_is_certainly_not_reached() -> None:
+    broker = MongoBroker("mongodb://127.0.0.1:9/delayed?serverSelectionTimeoutMS=300")
+    start = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:9") as caught:
+        broker.check()
+    assert not caught.value.sent
+    assert time.monotonic() - start < 3.0
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------
+
+
+def test_an_enqueue_wakes_a_sleeper_within_milliseconds(broker: MongoBroker, mongo_database: str) -> None:
+    sleeper, put, worker = MongoBroker(mongo_database), Producer(broker), Worker(broker)
+    took = []
+    for _ in range(8):
+        woken: list[float] = []
+        thread = threading.Thread(target=lambda: (sleeper.wait([QUEUE], 5.0), woken.append(time.monotonic())))  # noqa: B023
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        start = time.monotonic()
+        put()
+        thread.join()
+        took.append(woken[0] - start)
+        assert all(worker.done(worker.claim()))
+    sleeper.close()
+
+    assert sorted(took)[4] < 0.05, took  # polling would have been at one look in a second by then
+
+
+def test_what_comes_to_other_queues_does_not_end_a_wait(broker: MongoBroker) -> None:
+    put = Producer(broker)
+    thread = threading.Thread(target=broker.wait, args=(["another"], 0.6))
+    start = time.monotonic()
+    thread.start()
+    while thread.is_alive():
+        put()
+    assert time.monotonic() - start >= 0.6
+
+
+def test_nobody_follows_the_stream_when_nobody_sleeps(broker: MongoBroker) -> None:
+    broker.wait([QUEUE], 0.2)
+    assert any(thread.name.startswith("delayed-mongo") for thread in threading.enumerate())
+    eventually(lambda: not any(thread.name.startswith("delayed-mongo") for thread in threading.enumerate()))
+
+
+# -- servers and clients -----------------------------------------------------------------------------------------
+
+
+def test_a_standalone_does_all_but_transactions(standalone: MongoServer) -> None:
+    broker = MongoBroker(standalone.url)
+    put, worker = Producer(broker), Worker(broker)
+    expected = put(3)
+    put.again()
+    claims = worker.claim()
+    assert ids(claims) == expected
+    with pytest.raises(Unsupported, match="--replSet"), broker.transaction(claims[0].ref):
+        pass
+    with pymongo.MongoClient(standalone.url) as client, client.start_session() as session:
+        session.start_transaction()
+        with pytest.raises(Unsupported, match="--replSet"):
+            broker.join(session)
+    assert worker.done(claims) == [True] * 3
+    assert "--replSet" in broker.check()[0]
+
+    woken: list[float] = []
+    thread = threading.Thread(target=lambda: (broker.wait([QUEUE], 5.0), woken.append(time.monotonic())))
+    thread.start()
+    thread.join(0.1)
+    start = time.monotonic()
+    put()
+    thread.join()
+    assert woken[0] - start < 1.0
+    broker.close()
+
+
+@pytest.mark.parametrize("kind", ["client", "database"])
+def test_a_client_of_the_users_own(mongo_database: str, store: Any, kind: str) -> None:
+    with pymongo.MongoClient(mongo_database, tz_aware=True, w=1) as client:
+        broker = broker_for(client if kind == "client" else client[store.name])
+        assert isinstance(broker, MongoBroker)
+        assert broker.spec() is None
+        put, worker = Producer(broker), Worker(broker)
+        expected = put(2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            claims = Worker(broker, "forked").claim(1)
+            os._exit(0 if ids(claims) == expected[:1] and worker.done(claims) == [True] else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert ids(worker.claim()) == expected[1:]
+        broker.close()
+        assert store.name in client.list_database_names(), "it is not closed"
+
+
+def test_a_forked_child_leaves_the_parents_wait_alone(broker: MongoBroker) -> None:
+    woken: list[float] = []
+    thread = threading.Thread(target=lambda: (broker.wait([QUEUE], 5.0), woken.append(time.monotonic())))
+    thread.start()
+    thread.join(0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if not pid:
+        broker.wait([QUEUE], 0.2)
+        broker.close()
+        Producer(broker)()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    thread.join(10.0)
+    assert woken
+    assert len(Worker(broker).claim()) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("mongodb:///delayed", "names no host"),
+        ("mongodb://localhost/delayed?replicasett=rs0", "did you mean replicaset"),
+        ("mongodb://localhost/a.b", "name of a MongoDB database"),
+        ("mongodb://localhost:port/delayed", "wrong URL"),
+        ("mongodb://localhost/delayed?w=1&serverSelectionTimeoutMS=soon", "wrong URL"),
+        ("mongodbb://localhost/delayed", "did you mean mongodb://"),
+    ],
+)
+def test_a_url_that_is_wrong_is_refused_when_the_broker_is_made(url: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        broker_for(url)
+
+
+def test_passwords_are_shown_to_nobody() -> None:
+    broker = broker_for("mongodb://me:secret@127.0.0.1:9/tasks?serverSelectionTimeoutMS=100")
+    assert repr(broker) == "MongoBroker('mongodb://me:***@127.0.0.1:9/tasks?serverSelectionTimeoutMS=100')"
+    with pytest.raises(BrokerUnavailable) as caught:
+        broker.check()
+    assert "secret" not in str(caught.value)
+
+
+def test_who_may_not_write_is_told(tmp_path: Any) -> None:
+    with mongo_server("--auth", replica_set="") as server:
+        with pymongo.MongoClient(server.url) as client:
+            roles: list[Any] = ["root"]
+            client.admin.command("createUser", "root", pwd="root", roles=roles)
+        where = server.url.removeprefix("mongodb://")
+        with pymongo.MongoClient(f"mongodb://root:root@{where}?authSource=admin") as client:
+            client.delayed.command("createUser", "reader", pwd="r", roles=["read"])
+            client.delayed.command("createUser", "writer", pwd="w", roles=["readWrite"])
+        for user in ("writer:wrong", "reader:r"):
+            broker = MongoBroker(f"mongodb://{user}@{where}")
+            with pytest.raises(BrokerError, match="readWrite"):
+                broker.check()
+        broker = MongoBroker(f"mongodb://writer:w@{where}")
+        put, worker = Producer(broker), Worker(broker)
+        put()
+        assert all(worker.done(worker.claim()))
+        broker.close()
+
+
+def test_tables_of_a_later_version_are_left_alone(broker: MongoBroker, store: Any) -> None:
+    store.delayed_meta.insert_one({"_id": "schema", "version": 2})
+    with pytest.raises(ConfigError, match="upgrade delayed"):
+        broker.check()
+    assert store.list_collection_names() == ["delayed_meta"]
+
+
+def test_many_processes_make_the_tables_at_once(mongo_database: str) -> None:
+    brokers = [MongoBroker(mongo_database) for _ in range(6)]
+    failures: list[BaseException] = []
+
+    def open(number: int) -> None:
+        try:
+            Producer(brokers[number])()
+        except (BrokerError, ConfigError, PyMongoError) as error:
+            failures.append(error)
+
+    in_threads(6, open)
+
+    assert failures == []
+    assert brokers[0].counts(QUEUE).ready == 6
+    for broker in brokers:
+        broker.close()
+
+
+def test_a_worker_that_is_killed_by_force_leaves_its_claims_to_be_found(broker: MongoBroker) -> None:
+    expected = Producer(broker)(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if not pid:
+        Worker(broker, "victim").claim(3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+    assert ids(broker.held("victim", [QUEUE])) == expected
+    renewal = broker.renew("victim", [QUEUE], [], 15.0)
+    assert ids(renewal.unknown) == expected
