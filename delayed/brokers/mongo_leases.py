@@ -24,6 +24,7 @@ from delayed.message import Ref, Swept
 
 Document = dict[str, Any]
 
+TIDY_INTERVAL = 60_000  # milliseconds
 CHUNK = 1000  # claims that are looked up at a time
 
 
@@ -63,8 +64,10 @@ def left(leases: Collection[Document], refs: Iterable[Ref]) -> dict[Ref, float]:
 
 def sweep(opened: Opened, queue: str, lease: float) -> Swept:
     """See :meth:`Broker.sweep`."""
-    grace = _note_sweep(opened.queues, queue, round(lease * 1000))
-    _tidy(opened, queue)
+    grace, untidy = _note_sweep(opened.queues, queue, round(lease * 1000))
+    repair(opened.tasks)
+    if untidy:
+        _tidy(opened, queue)
     if grace:
         return Swept(0, 0, True)
     returned = dead = 0
@@ -82,8 +85,8 @@ def sweep(opened: Opened, queue: str, lease: float) -> Swept:
     return Swept(returned, dead, False)
 
 
-def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> bool:
-    """Note that the queue is swept now; whether nothing may be returned yet."""
+def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[bool, bool]:
+    """Note that the queue is swept now; whether nothing may be returned yet, and whether it is time to tidy it."""
     # A gap that follows a gap is the habit of a slow sweeper, which else would never return anything.
     gap: Document = {
         "$and": [
@@ -92,17 +95,20 @@ def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> bool:
             {"$gte": ["$swept", {"$ifNull": ["$grace", "$swept"]}]},
         ]
     }
+    untidy = {"$gt": [{"$subtract": ["$$NOW", {"$ifNull": ["$tidied", EPOCH]}]}, TIDY_INTERVAL]}
     steps: list[Document] = [
         {"$set": {"grace": {"$cond": [gap, {"$add": ["$$NOW", lease]}, {"$ifNull": ["$grace", "$$NOW"]}]}}},
-        {"$set": {"swept": "$$NOW", "quiet": {"$lt": ["$$NOW", "$grace"]}}},
+        {"$set": {"swept": "$$NOW", "quiet": {"$lt": ["$$NOW", "$grace"]}, "untidy": untidy}},
+        {"$set": {"tidied": {"$cond": ["$untidy", "$$NOW", "$tidied"]}}},
     ]
     for _ in range(3):
         try:
-            row = queues.find_one_and_update({"_id": queue}, steps, {"quiet": 1}, upsert=True, return_document=True)
-            return row is None or bool(row["quiet"])
+            row = queues.find_one_and_update({"_id": queue}, steps, upsert=True, return_document=True)
+            assert row is not None  # it is upserted
+            return row["quiet"], row["untidy"]
         except DuplicateKeyError:  # two were the first
             continue
-    return True
+    return True, False
 
 
 def _return(opened: Opened, rows: Sequence[Document], returned: int, dead: int) -> tuple[int, int]:
@@ -151,8 +157,7 @@ def _dead(row: Document) -> Document:
 
 
 def _tidy(opened: Opened, queue: str) -> None:
-    """Forget old dead letters, and finish what producers left half done."""
-    repair(opened.tasks)
+    """Forget old dead letters. To find the surplus ones all are counted."""
     dead = {"s": "d/" + queue, "at": {"$exists": True}}
     age = round(DEAD_LETTERS_AGE * 1000)
     old = {**dead, "$expr": {"$lt": ["$at", {"$subtract": ["$$NOW", age]}]}}

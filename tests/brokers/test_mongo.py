@@ -244,6 +244,7 @@ def test_a_claim_looks_at_no_more_than_it_takes(broker: MongoBroker, store: Any)
     put(3000)
     assert len(worker.claim(1000)) == 1000
     broker.settle("worker", [Settlement(claim.ref, "dead") for claim in worker.claim(1000)])
+    broker.sweep(QUEUE)  # it counts the dead letters, and not again for a minute
     store.command("profile", 2)
 
     assert len(worker.claim(5)) == 5
@@ -251,9 +252,7 @@ def test_a_claim_looks_at_no_more_than_it_takes(broker: MongoBroker, store: Any)
     broker.sweep(QUEUE)
 
     store.command("profile", 0)
-    looked = [
-        (row.get("keysExamined", 0), row["command"]) for row in store.system.profile.find({"command": {"$ne": 0}})
-    ]
+    looked = [(row.get("keysExamined", 0), row["command"]) for row in store.system.profile.find()]
     assert looked
     assert max(keys for keys, _ in looked) <= 20, max(looked, key=lambda row: row[0])
 
@@ -302,9 +301,9 @@ def test_a_session_that_is_in_no_transaction_or_elsewhere_is_refused(
     broker: MongoBroker, mongo_database: str, server: MongoServer
 ) -> None:
     with pymongo.MongoClient(mongo_database) as client, client.start_session() as session:
-        with pytest.raises(ConfigError, match="session.start_transaction"):
+        with pytest.raises(ConfigError, match=r"session\.start_transaction"):
             broker.join(session)
-        with pytest.raises(ConfigError, match="ClientSession, not of a .*MongoClient"):
+        with pytest.raises(ConfigError, match=r"ClientSession, not of a .*MongoClient"):
             broker.join(client)
     with pymongo.MongoClient(server.url) as client, client.start_session() as session:
         session.start_transaction()
@@ -472,8 +471,6 @@ def test_a_primary_that_steps_down_is_waited_for(own: MongoBroker, server: Mongo
         with pytest.raises(BrokerUnavailable, match="takes no writes"):
             secondary.check()
         secondary.close()
-    with pytest.raises(BrokerUnavailable):
-        own.enqueue(QUEUE, put.sent, put.session, 2)
 
     put()
 

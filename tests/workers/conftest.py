@@ -107,8 +107,8 @@ class Bench:
         self.queue.broker.close()
 
 
-# What a worker does hardly depends on the store: on the servers that are slow to set up only preforked ones are run, and
-# on MongoDB only what depends on the store most.
+# What a worker does hardly depends on the store: on the servers that are slow to set up only preforked ones are run,
+# and on MongoDB only what depends on the store most.
 SLOW = {"postgres", "mongodb"}
 ON_MONGODB = {"test_running", "test_deaths_of_guardians", "test_transactions"}
 URLS = {"redis": "redis_url", "postgres": "postgres_schema", "mongodb": "mongo_database"}
