@@ -133,10 +133,10 @@ def ending(access: MongoAccess, ref: Ref) -> Iterator[ClientSession]:
     with session:
         try:
             with _certain(access):
-                sessions.note(opened.leases, ref, session)
                 session.start_transaction(ReadConcern("snapshot"), DURABLE, ReadPreference.PRIMARY)
                 if tasks.find_one(token(ref), {"_id": 1}, session=session) is None:
                     raise _lost(ref)
+                sessions.note(opened.leases, ref, session)
             with _conflicts(access):
                 yield session
             if not session.in_transaction:

@@ -30,21 +30,30 @@ CHUNK = 1000  # claims that are looked up at a time
 
 def renew(leases: Collection[Document], refs: Sequence[Ref], lease: float) -> set[Ref]:
     """Renew the leases of these claims; those of them that no sweeper was quicker with."""
-    if not refs:
-        return set()
+    todo = {name_of(ref): ref for ref in refs}
+    swept: set[str] = set()
     end: Document = {"$add": ["$$NOW", round(lease * 1000)]}
-    steps: list[Any] = [
-        UpdateOne({"_id": name_of(ref), "swept": {"$ne": True}}, [{"$set": {"end": end}}], upsert=True) for ref in refs
-    ]
-    try:
-        leases.bulk_write(steps, ordered=False)
-    except BulkWriteError as error:
-        failures = error.details["writeErrors"]
-        if not failures or any(failure["code"] != DUPLICATE for failure in failures):
-            raise
-        swept = {failure["index"] for failure in failures}
-        return {ref for index, ref in enumerate(refs) if index not in swept}
-    return set(refs)
+    while todo:
+        names = list(todo)
+        steps: list[Any] = [
+            UpdateOne({"_id": name, "swept": {"$ne": True}}, [{"$set": {"end": end}}], upsert=True) for name in names
+        ]
+        try:
+            leases.bulk_write(steps, ordered=False)
+            break
+        except BulkWriteError as error:
+            failures = error.details["writeErrors"]
+            if not failures or any(failure["code"] != DUPLICATE for failure in failures):
+                raise
+        # Refused: the document was there and swept, or somebody else made it in that very moment.
+        refused = [names[failure["index"]] for failure in failures]
+        swept |= _swept(leases, refused)
+        todo = {name: todo[name] for name in refused if name not in swept}
+    return {ref for ref in refs if name_of(ref) not in swept}
+
+
+def _swept(leases: Collection[Document], names: Sequence[str]) -> set[str]:
+    return {row["_id"] for row in leases.find({"_id": {"$in": list(names)}, "swept": True}, {"_id": 1})}
 
 
 def left(leases: Collection[Document], refs: Iterable[Ref]) -> dict[Ref, float]:
@@ -134,8 +143,8 @@ def _mark(leases: Collection[Document], names: Sequence[str]) -> list[str]:
     swept: Document = {"$or": [{"$eq": ["$swept", True]}, {"$lt": [{"$ifNull": ["$end", EPOCH]}, "$$NOW"]}]}
     mark: list[Document] = [{"$set": {"swept": swept}}, {"$set": {"end": {"$cond": ["$swept", "$$NOW", "$end"]}}}]
     leases.bulk_write([UpdateOne({"_id": name}, mark, upsert=True) for name in names], ordered=False)
-    swept_now = {row["_id"] for row in leases.find({"_id": {"$in": list(names)}, "swept": True}, {"_id": 1})}
-    return [name for name in names if name in swept_now]
+    now = _swept(leases, names)
+    return [name for name in names if name in now]
 
 
 def _end(tasks: Collection[Document], rows: Sequence[Document], change: Callable[[Document], Document]) -> int:

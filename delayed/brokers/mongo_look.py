@@ -18,6 +18,9 @@ Document = dict[str, Any]
 
 LETTERS: Mapping[State, str] = {"scheduled": "l", "ready": "r", "running": "h", "dead": "d"}
 STATES: Mapping[str, State] = {letter: state for state, letter in LETTERS.items()}
+DUE: Document = {"$expr": {"$lte": ["$at", "$$NOW"]}}
+LATER: Document = {"$expr": {"$gt": ["$at", "$$NOW"]}}
+PURGE_CHUNK = 10_000  # tasks that are removed at a time
 PROMOTIONS = 20  # how often a look at a queue makes due tasks ready before it looks
 
 _ORDERS = {
@@ -58,8 +61,8 @@ def counts(opened: Opened, queue: str) -> Counts:
 
 
 _COUNTED: list[tuple[str, State, Document]] = [
-    ("due", "scheduled", {"$expr": {"$lte": ["$at", "$$NOW"]}}),
-    ("later", "scheduled", {"$expr": {"$gt": ["$at", "$$NOW"]}}),
+    ("due", "scheduled", DUE),
+    ("later", "scheduled", LATER),
     ("running", "running", {}),
     ("dead", "dead", {}),
 ]
@@ -114,17 +117,21 @@ def remove(opened: Opened, queue: str, id: int) -> bool:
 
 
 def purge(opened: Opened, queue: str, states: Sequence[State]) -> int:
-    removed = 0
+    wheres: list[Document] = []
     if "ready" in states:
-        due = {"s": "l/" + queue, "at": {"$exists": True}, "$expr": {"$lte": ["$at", "$$NOW"]}}
-        removed += opened.tasks.delete_many(due).deleted_count
-    for state in states:
-        which: Document = {"s": f"{LETTERS[state]}/{queue}"}
-        if state != "ready":
-            which["at"] = {"$exists": True}
-        if state == "scheduled":
-            which["$expr"] = {"$gt": ["$at", "$$NOW"]}
-        removed += opened.tasks.delete_many(which).deleted_count
+        wheres += [{"s": "r/" + queue}, {"s": "l/" + queue, "at": {"$exists": True}, **DUE}]
+    if "scheduled" in states:
+        wheres.append({"s": "l/" + queue, "at": {"$exists": True}, **LATER})
+    if "dead" in states:
+        wheres.append({"s": "d/" + queue, "at": {"$exists": True}})
+    return sum(_delete(opened, where) for where in wheres)
+
+
+def _delete(opened: Opened, where: Document) -> int:
+    """In chunks: one command that deletes millions takes longer than anybody waits for an answer."""
+    removed = 0
+    while found := [row["_id"] for row in opened.tasks.find(where, {"_id": 1}).limit(PURGE_CHUNK)]:
+        removed += opened.tasks.delete_many({"_id": {"$in": found}, "s": where["s"]}).deleted_count
     return removed
 
 

@@ -28,12 +28,12 @@ _QUICK = WriteConcern(w=1)  # a note that is lost costs a minute
 def note(leases: Collection[Document], ref: Ref, session: ClientSession) -> None:
     """Note that the claim has a transaction in this session."""
     id = session.session_id["id"]
-    with contextlib.suppress(DuplicateKeyError):  # a renewal was the first to write here, or comes at the same time
-        leases.with_options(write_concern=_QUICK).update_one(
-            {"_id": name_of(ref)},
-            [{"$set": {"session": id, "end": {"$ifNull": ["$end", "$$NOW"]}}}],
-            upsert=True,
-        )
+    quick = leases.with_options(write_concern=_QUICK)
+    step: list[Document] = [{"$set": {"session": id, "end": {"$ifNull": ["$end", "$$NOW"]}}}]
+    for _ in range(3):
+        with contextlib.suppress(DuplicateKeyError):  # a renewal made the document in that very moment
+            quick.update_one({"_id": name_of(ref)}, step, upsert=True)
+            return
 
 
 def forget(leases: Collection[Document], ref: Ref, *, ended: bool) -> None:

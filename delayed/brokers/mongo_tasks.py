@@ -230,6 +230,10 @@ def settle(tasks: Tasks, settlements: Sequence[Settlement]) -> list[bool]:
     if todo and _write(tasks, list(todo.values())) != len(todo):
         # Some were lost in this very moment. Where a task went tells whose it was.
         there = {ref for ref, settlement in todo.items() if _looks_settled(tasks, settlement)}
+    if len(there) < len(settlements):
+        # Whoever hears that his claim is over may take that for good: so this waits, as any write does that changes
+        # nothing, until what was found can't be rolled back any more.
+        tasks.delete_one({"_id": None})
     accepted = []
     for settlement in settlements:
         accepted.append(settlement.ref in there)

@@ -433,6 +433,21 @@ def test_a_server_that_dies_in_a_transaction_keeps_nothing_of_it(own: MongoBroke
     assert own.counts(QUEUE) == (0, 0, 0, 0)
 
 
+def test_a_transaction_that_takes_too_long_says_so() -> None:
+    with mongo_server("--setParameter", "transactionLifetimeLimitSeconds=1") as server:
+        broker = MongoBroker(server.url)
+        Producer(broker)()
+        (claim,) = Worker(broker).claim()
+        with (
+            pytest.raises(BrokerUnavailable, match="transactionLifetimeLimitSeconds"),
+            broker.transaction(claim.ref) as joined,
+        ):
+            time.sleep(2.5)
+            joined.connection.client.shop.effects.insert_one({"x": 1}, session=joined.connection)
+        assert broker.counts(QUEUE) == (0, 0, 1, 0)
+        broker.close()
+
+
 # -- outages -----------------------------------------------------------------------------------------------------
 
 
