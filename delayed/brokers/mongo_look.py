@@ -129,9 +129,11 @@ def purge(opened: Opened, queue: str, states: Sequence[State]) -> int:
 
 def _delete(opened: Opened, where: Document) -> int:
     """In chunks: one command that deletes millions takes longer than anybody waits for an answer."""
-    removed = 0
-    while found := [row["_id"] for row in opened.tasks.find(where, {"_id": 1}).limit(PURGE_CHUNK)]:
+    removed, seen = 0, PURGE_CHUNK
+    while seen == PURGE_CHUNK:
+        found = [row["_id"] for row in opened.tasks.find(where, {"_id": 1}).limit(PURGE_CHUNK)]
         removed += opened.tasks.delete_many({"_id": {"$in": found}, "s": where["s"]}).deleted_count
+        seen = len(found)
     return removed
 
 
