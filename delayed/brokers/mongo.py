@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import time
@@ -227,4 +228,12 @@ def _after_fork() -> None:
         broker.start_afresh()
 
 
+def _at_exit() -> None:
+    """The driver warns of every client that is still open then."""
+    for broker in list(_brokers):
+        with contextlib.suppress(Exception):
+            broker.close()
+
+
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
