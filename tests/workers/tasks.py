@@ -109,6 +109,11 @@ def stuck_in_c(ledger: str) -> None:
     collections.deque(itertools.repeat(0), maxlen=0)
 
 
+def begin_and_be_stuck(ledger: str) -> None:
+    note(ledger, "begin")
+    stuck_in_c(ledger)
+
+
 def stuck_stubborn(ledger: str) -> None:
     while True:
         try:
