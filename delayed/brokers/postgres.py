@@ -255,12 +255,7 @@ class PostgresBroker(Broker):
     def spec(self) -> str | None:
         return self._link.url
 
-    def migrate(self) -> None:
-        """Make the tables, or bring them up to date, as the first use does."""
-        self.check()
-
-    def script(self) -> str:
-        """The SQL that makes the tables from nothing, for those who run it themselves."""
+    def schema(self) -> str | None:
         return self._link.schema.script()
 
     def close(self) -> None:
