@@ -260,6 +260,66 @@ def test_where_notifications_are_forbidden_it_polls(open_broker: Callable[..., P
     assert woken() < 1.0
 
 
+class PoolingProxy:
+    """Shows its clients another number than the server's process, and passes no notifications on, as proxies do that
+    give each transaction any of their connections.
+    """
+
+    def __init__(self, port: int, notifies: bool) -> None:
+        self._target = port
+        self._notifies = notifies
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                threading.Thread(target=self._up, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._down, args=(server, client), daemon=True).start()
+
+    def _up(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError), client:
+            while data := client.recv(65536):
+                server.sendall(data)
+            server.shutdown(socket.SHUT_RDWR)
+
+    def _down(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError, EOFError), server, server.makefile("rb") as answers:
+            while head := answers.read(5):  # a letter, and the length of the rest
+                body = answers.read(int.from_bytes(head[1:], "big") - 4)
+                if head[:1] == b"K":
+                    body = b"\0\0\0\7" + body[4:]
+                if head[:1] != b"A" or self._notifies:
+                    client.sendall(head + body)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.mark.parametrize(("notifies", "bound"), [(False, 1.0), (True, 0.2)])
+def test_behind_a_proxy_it_finds_out_whether_notifications_arrive(
+    open_broker: Callable[..., PostgresBroker], store: str, admin: Any, notifies: bool, bound: float
+) -> None:
+    proxy = PoolingProxy(admin.info.port, notifies)
+    url = store.replace(f":{admin.info.port}/", f":{proxy.port}/")
+    broker = open_broker(with_option(url, "sslmode=disable&gssencmode=disable"))
+    try:
+        broker.check()
+        broker.wait([QUEUE], 1.5)  # the first one finds out, which may take a second
+        for _ in range(3):
+            woken = sleeping(broker)
+            put(open_broker())
+            assert woken() < bound
+            (claim,) = take(broker)
+            assert broker.settle("w", [Settlement(claim.ref, "done")]) == [True]
+    finally:
+        broker.close()
+        proxy.close()
+
+
 def test_a_wait_whose_connection_is_ended_begins_again(broker: PostgresBroker, store: str, admin: Any) -> None:
     broker.check()
     errors: list[BaseException] = []

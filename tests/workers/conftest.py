@@ -116,7 +116,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _parameters(item: pytest.Item) -> list[Any]:
     callspec = getattr(item, "callspec", None)
-    return [callspec.params.get(name) for name in ("mode", "bench")] if callspec else []
+    return [callspec.params.get(name) for name in ("mode", "bench", "server")] if callspec else []
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres"])
