@@ -87,6 +87,15 @@ def take(broker: PostgresBroker, limit: int = 1, worker: str = "w", lease: float
     return broker.claim([QUEUE], worker, time.monotonic_ns(), secrets.randbits(64), limit, lease)
 
 
+def patiently(call: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + BOUND
+    while True:
+        try:
+            return call()
+        except BrokerUnavailable:
+            assert time.monotonic() < deadline
+
+
 # -- the schema ----------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +230,7 @@ def test_a_claim_reads_no_more_rows_when_there_are_more(broker: PostgresBroker, 
 def sleeping(broker: PostgresBroker) -> Callable[[], float]:
     """Begin a wait in a thread, and return what tells how long after that call it has ended."""
     ended: list[float] = []
-    broker.check()
+    patiently(broker.check)
 
     def sleep() -> None:
         broker.wait([QUEUE], 20.0)
@@ -371,14 +380,6 @@ def test_sessions_that_are_ended_at_any_moment_lose_and_repeat_nothing(
         for number in range(total):
             delay(queue)(divmod)(number, 1)
 
-    def again(call: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + BOUND
-        while True:
-            try:
-                return call()
-            except BrokerUnavailable:
-                assert time.monotonic() < deadline
-
     done: list[int] = []
     killer, producer = threading.Thread(target=kill), threading.Thread(target=produce)
     killer.start()
@@ -389,17 +390,17 @@ def test_sessions_that_are_ended_at_any_moment_lose_and_repeat_nothing(
     while len(done) < total and time.monotonic() < deadline:
         seq += 1
         nonce = secrets.randbits(64)
-        claims = again(lambda seq=seq, nonce=nonce: worker.claim([QUEUE], "w", seq, nonce, 10, 60.0))
+        claims = patiently(lambda seq=seq, nonce=nonce: worker.claim([QUEUE], "w", seq, nonce, 10, 60.0))
         done += [claim.id for claim in claims]
         settlements = [Settlement(claim.ref, "done") for claim in claims]
-        again(lambda settlements=settlements: worker.settle("w", settlements))
+        patiently(lambda settlements=settlements: worker.settle("w", settlements))
     producer.join(BOUND)
     over.set()
     killer.join(BOUND)
 
     assert killed[0] > 20
     assert len(done) == len(set(done)) == total
-    assert again(lambda: worker.counts(QUEUE)) == (0, 0, 0, 0)
+    assert patiently(lambda: worker.counts(QUEUE)) == (0, 0, 0, 0)
 
 
 def test_wrong_names_and_passwords_are_told_at_once(open_broker: Callable[..., PostgresBroker], store: str) -> None:

@@ -1,4 +1,4 @@
--- Step 1 of the schema of the PostgreSQL broker. "@." stands for the schema's name.
+-- Step 1 of the schema of the PostgreSQL broker.
 --
 -- Everything that changes a task is one function, so that it is one round trip, one transaction, and has its plan kept
 -- by the server even where a proxy forbids prepared statements. Durations are seconds, instants clock_timestamp():
