@@ -20,7 +20,7 @@ import pytest
 from delayed.brokers import broker_for
 from delayed.cli.common import Size, duration, plural
 
-COMMANDS = ["worker", "sweeper", "status", "purge", "demo"]
+COMMANDS = ["worker", "sweeper", "status", "purge", "migrate", "demo"]
 
 APP = """
 import sys

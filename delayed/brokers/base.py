@@ -260,6 +260,13 @@ class Broker(ABC):
             BrokerUnavailable: When the store can't be reached.
         """
 
+    def schema(self) -> str | None:
+        """The SQL that makes its tables from nothing, for those who run it themselves; None if none has to be run.
+
+        Nobody has to: they are made at the first use, where the user may.
+        """
+        return None
+
     @abstractmethod
     def spec(self) -> str | None:
         """A URL that opens the same store in another process; None if there is none (memory, foreign clients)."""

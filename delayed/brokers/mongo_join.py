@@ -10,7 +10,7 @@ from typing import Any
 
 from pymongo import UpdateOne
 from pymongo.client_session import ClientSession
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
@@ -129,23 +129,25 @@ def ending(access: MongoAccess, ref: Ref) -> Iterator[ClientSession]:
     with access.use() as opened:
         check_transactions(access, opened)
         session = opened.client.start_session()
-    tasks = opened.tasks
     with session:
         try:
-            with _certain(access):
+            with _failing(access, opened, ref):
                 session.start_transaction(ReadConcern("snapshot"), DURABLE, ReadPreference.PRIMARY)
-                if tasks.find_one(token(ref), {"_id": 1}, session=session) is None:
+                if opened.tasks.find_one(token(ref), {"_id": 1}, session=session) is None:
                     raise _lost(ref)
                 sessions.note(opened.leases, ref, session)
-            with _conflicts(access):
+            with _failing(access, opened, ref, theirs=True):
                 yield session
             if not session.in_transaction:
                 raise BrokerError(
                     f"{access.name}: a commit or an abort inside current.transaction() has ended it early; what was "
                     "committed stays, and the task is not ended by it"
                 )
-            _end_claim(access, opened, session, ref)
-            _commit(access, session)
+            with _failing(access, opened, ref):
+                # The last write: who changes the task's document from here to the commit aborts it.
+                if not opened.tasks.delete_one(token(ref), session=session).deleted_count:
+                    raise _lost(ref)
+                _commit(access, session)
         except BaseException:
             with contextlib.suppress(PyMongoError):
                 if session.in_transaction:
@@ -160,20 +162,6 @@ def _lost(ref: Ref) -> TaskLost:
     return TaskLost(f"the claim of task {ref.id} does not hold any more; nothing of its transaction is kept")
 
 
-def _end_claim(access: MongoAccess, opened: Opened, session: ClientSession, ref: Ref) -> None:
-    """The last write of the transaction: who changes the task's document until the commit aborts it."""
-    with _certain(access):
-        try:
-            if opened.tasks.delete_one(token(ref), session=session).deleted_count:
-                return
-        except OperationFailure as error:
-            # Somebody has written the document since the transaction began: most likely it has gone to another.
-            if error.code == 112 and not holding(opened.tasks, [ref]):
-                raise _lost(ref) from error
-            raise
-        raise _lost(ref)
-
-
 def _commit(access: MongoAccess, session: ClientSession) -> None:
     deadline = time.monotonic() + COMMIT_TIMEOUT
     while True:
@@ -183,7 +171,7 @@ def _commit(access: MongoAccess, session: ClientSession) -> None:
         except PyMongoError as error:
             # With the same transaction number: the server answers what has become of it, and does nothing twice.
             if not error.has_error_label("UnknownTransactionCommitResult"):
-                raise _unavailable(access, error) from error
+                raise
             if time.monotonic() > deadline:
                 raise BrokerUnavailable(
                     f"{translate(access.name, error)}; the transaction may be committed or not"
@@ -192,23 +180,21 @@ def _commit(access: MongoAccess, session: ClientSession) -> None:
 
 
 @contextlib.contextmanager
-def _certain(access: MongoAccess) -> Iterator[None]:
-    """Errors of the driver in a transaction that is not committed."""
+def _failing(access: MongoAccess, opened: Opened, ref: Ref, *, theirs: bool = False) -> Iterator[None]:
+    """Errors of the driver in a transaction that is not committed. Those of the task's own writes (`theirs`) are for the
+    task, but for those that say: another time.
+    """
     try:
         yield
     except PyMongoError as error:
+        transient = error.has_error_label("TransientTransactionError")
+        if theirs and not transient:
+            raise
+        if transient:  # most often somebody has written the same; or the claim, and then it has gone to another
+            with contextlib.suppress(PyMongoError):
+                if not holding(opened.tasks, [ref]):
+                    raise _lost(ref) from error
         raise _unavailable(access, error) from error
-
-
-@contextlib.contextmanager
-def _conflicts(access: MongoAccess) -> Iterator[None]:
-    """Errors of the task's own writes are for the task, but for those that say: another time."""
-    try:
-        yield
-    except PyMongoError as error:
-        if error.has_error_label("TransientTransactionError"):
-            raise _unavailable(access, error) from error
-        raise
 
 
 def _unavailable(access: MongoAccess, error: PyMongoError) -> BrokerError | ConfigError:

@@ -38,10 +38,14 @@ _WORK = """
     )
 """
 _RENEW = """
-    SELECT o_queue, o_id, o_delivery, o_nonce, o_attempt, o_header, o_payload FROM @.delayed_renew(
+    SELECT o_queue, o_id, o_delivery, o_nonce FROM @.delayed_renew(
         %(worker)s::text, %(queues)s::text[], %(queues_0)s::text[], %(ids_0)b::bigint[], %(deliveries_0)b::int[],
         %(nonces_0)b::bigint[], %(lease)s::float8
     )
+"""
+_HELD = """
+    SELECT o_queue, o_id, o_delivery, o_nonce, o_attempt, o_header, o_payload
+    FROM @.delayed_held(%s::text, %s::text[])
 """
 _SWEEP = """
     SELECT returned, dead, waits FROM @.delayed_sweep(
@@ -128,8 +132,8 @@ class PostgresBroker(Broker):
         limit: int,
         lease: float,
     ) -> tuple[list[bool], list[Claim]]:
-        places = [place for place, settlement in enumerate(settlements) if settlement.action == "done"]
-        others = [place for place, settlement in enumerate(settlements) if settlement.action != "done"]
+        ended = [settlement for settlement in settlements if settlement.action == "done"]
+        others = [settlement for settlement in settlements if settlement.action != "done"]
         values: dict[str, Any] = {
             "worker": worker,
             "queues": list(dict.fromkeys(queues)),
@@ -137,33 +141,38 @@ class PostgresBroker(Broker):
             "nonce": _signed(nonce),
             "room": limit,
             "lease": lease,
-            "actions": [settlements[place].action for place in others],
-            "delays": [max(float(settlements[place].delay), 0.0) for place in others],
-            "reasons": [_text(settlements[place].reason) for place in others],
+            "actions": [settlement.action for settlement in others],
+            "delays": [max(float(settlement.delay), 0.0) for settlement in others],
+            "reasons": [_text(settlement.reason) for settlement in others],
         }
-        for number, part in enumerate((places, others)):
-            values.update(_tokens([settlements[place].ref for place in part], f"_{number}"))
-        first, *rows = self._link.run(self._sql(_WORK), values)
-        accepted = [False] * len(settlements)
-        for place, verdict in zip(places + others, first[-1], strict=True):
-            accepted[place] = verdict == 1
-        return accepted, _claims(rows, queues, nonce)
+        for number, part in enumerate((ended, others)):
+            values.update(_tokens([settlement.ref for settlement in part], f"_{number}"))
+        rows = self._link.run(self._sql(_WORK), values)
+        accepted: set[tuple[str, bytes]] = set()
+        for queue, id, _, _, _, _, tokens, _ in rows:
+            if id is None:
+                accepted.update((queue, token) for token in (tokens or b"").split(b","))
+        answers = [(ref.queue, b"%d/%d" % (ref.id, ref.delivery)) in accepted for ref, *_ in settlements]
+        return answers, _claims([row for row in rows if row[1] is not None], queues, nonce)
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
         values = {"worker": worker, "queues": list(queues), "lease": lease, **_tokens(refs, "_0")}
-        there: set[Ref] = set()
-        unknown = []
-        for queue, id, delivery, nonce, attempt, header, payload in self._link.run(self._sql(_RENEW), values):
-            token = nonce & 0xFFFFFFFFFFFFFFFF
-            if header is None:
-                there.add(Ref(queue, id, delivery, token))
-            else:
-                unknown.append(Claim(queue, id, delivery, token, attempt, header, payload))
+        rows = self._link.run(self._sql(_RENEW), values)
+        there = {Ref(queue, id, delivery, _unsigned(nonce)) for queue, id, delivery, nonce in rows}
+        known = set(refs)
+        unknown: list[Claim] = []
+        if not there <= known:
+            everywhere = list(dict.fromkeys([*queues, *[ref.queue for ref in refs]]))
+            unknown = [claim for claim in self.held(worker, everywhere) if claim.ref not in known]
         held = [ref for ref in refs if ref in there]
         return Renewal(held, [ref for ref in refs if ref not in there], unknown)
 
     def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
-        return self.renew(worker, queues, (), 0.0).unknown
+        rows = self._link.run(self._sql(_HELD), (worker, list(queues)))
+        return [
+            Claim(queue, id, delivery, _unsigned(nonce), attempt, header, payload)
+            for queue, id, delivery, nonce, attempt, header, payload in rows
+        ]
 
     def wait(self, queues: Sequence[str], timeout: float) -> None:
         self._waiter.sleep(queues, timeout)
@@ -246,12 +255,7 @@ class PostgresBroker(Broker):
     def spec(self) -> str | None:
         return self._link.url
 
-    def migrate(self) -> None:
-        """Make the tables, or bring them up to date, as the first use does."""
-        self.check()
-
-    def script(self) -> str:
-        """The SQL that makes the tables from nothing, for those who run it themselves."""
+    def schema(self) -> str | None:
         return self._link.schema.script()
 
     def close(self) -> None:
@@ -290,6 +294,10 @@ def _checked(queue: str) -> str:
 def _text(text: str) -> str:
     """As PostgreSQL can store it."""
     return text.replace("\0", "\\0").encode("utf-8", "replace").decode("utf-8")
+
+
+def _unsigned(nonce: int) -> int:
+    return nonce + (1 << 64) if nonce < 0 else nonce
 
 
 def _signed(nonce: int) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+import select
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -98,7 +99,7 @@ class Link:
             if conn.info.password:
                 parameters["password"] = conn.info.password
             url, options = _url_of(parameters), {}
-        elif callable(getattr(conn, "getconn", None)) and isinstance(getattr(conn, "kwargs", None), dict):
+        elif _is_pool(conn):
             self._pool = conn
             url, options = _url_of(_parameters_of(conn)), {}
         else:
@@ -146,14 +147,8 @@ class Link:
             with self._pooled() as conn:
                 yield conn
             return
-        with self._lock:
-            line = self._idle.pop() if self._idle else None
-            generation = self._generation
-        while line is not None and line.closed:
-            with self._lock:
-                line = self._idle.pop() if self._idle else None
-        if line is None:
-            line = self.connect(Line)
+        generation = self._generation
+        line = self._take_idle() or self.connect(Line)
         kept = False
         try:
             if not self._known:
@@ -172,6 +167,18 @@ class Link:
                     self._idle.append(line)
             if not kept:
                 _close(line)
+
+    def _take_idle(self) -> Line | None:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                line = self._idle.pop()
+            poll = select.poll()
+            poll.register(line.fileno(), select.POLLIN)
+            if not poll.poll(0):
+                return line
+            _close(line)  # a server that says something unasked says goodbye
 
     @contextlib.contextmanager
     def _pooled(self) -> Iterator[psycopg.Connection[Any]]:
@@ -255,6 +262,10 @@ class Link:
         for line in lines:
             _close(line)
 
+    def __del__(self) -> None:  # of a broker that nobody closed
+        for line in getattr(self, "_idle", ()):
+            _close(line)
+
 
 _parents: list[Any] = []  # what the parent connects with, kept because its end would say goodbye to the server
 
@@ -306,11 +317,21 @@ def _known_options() -> set[str]:
     return {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
 
 
+def _is_pool(conn: Any) -> bool:
+    try:
+        import psycopg_pool
+    except ImportError:
+        return False
+    return isinstance(conn, psycopg_pool.ConnectionPool)
+
+
 def _parameters_of(pool: Any) -> dict[str, Any]:
     """How a pool connects."""
     given, known = pool.conninfo, _known_options()
     given = given() if callable(given) else given
-    return conninfo.conninfo_to_dict(given) | {name: value for name, value in pool.kwargs.items() if name in known}
+    return conninfo.conninfo_to_dict(given) | {
+        name: value for name, value in (pool.kwargs or {}).items() if name in known
+    }
 
 
 def _url_of(parameters: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from delayed.errors import BrokerUnavailable, ConfigError, DelayedError
 OK, FAILED, USAGE = 0, 1, 2  # exit codes
 INTERRUPTED = 128 + signal.SIGINT
 
-_COMMANDS = ("worker", "sweeper", "status", "purge", "demo")
+_COMMANDS = ("worker", "sweeper", "status", "purge", "migrate", "demo")
 
 
 class Commands(click.Group):

@@ -191,7 +191,7 @@ class Child:
             info = (type(error), error, error.__traceback__ if error else None)
             if task is None:
                 task = self.known_of(frame, message)
-            _attach(task, found, begun, ended)
+            _attach(task, found, begun, ended, cpu)
             self.call_handler(self.config.error_handler, frame.serial, task, None, info)
         elif code == verdict.RETURNED and not self.config.one_shot:
             board.phase(seat, boards.IDLE, ended)
@@ -434,9 +434,9 @@ def log_error(config: Config, text: str, error: BaseException) -> None:
         logger.error("%s: %s", text, type(error).__qualname__)
 
 
-def _attach(task: Task, found: Verdict | None, begun: float, ended: float) -> None:
+def _attach(task: Task, found: Verdict | None, begun: float, ended: float, cpu: float) -> None:
     if found is not None:
-        task.verdict = found._replace(wall=ended - begun, timeout=task.timeout)
+        task.verdict = found._replace(wall=ended - begun, cpu=cpu, timeout=task.timeout)
 
 
 def _resident() -> int:

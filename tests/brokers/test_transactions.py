@@ -208,6 +208,34 @@ def test_a_claim_that_was_lost_before_commits_nothing(broker: Broker, queue: str
     assert broker.settle("v", [Settlement(again.ref, "done")]) == [True]
 
 
+@only(*[store for store in TRANSACTIONAL if store != "sqlite"])  # there nobody else can write meanwhile
+def test_a_claim_that_is_lost_meanwhile_commits_nothing(broker: Broker, queue: str, bank: Bank) -> None:
+    put(broker, queue)
+    claim = take(broker, queue)
+
+    with pytest.raises(TaskLost), broker.transaction(claim.ref) as joined:
+        bank.move(joined.connection, 1)
+        assert broker.settle("w", [Settlement(claim.ref, "back")]) == [True]
+
+    bank.check([])
+    assert ready(broker, queue) == 1
+
+
+@only(*[store for store in TRANSACTIONAL if store != "sqlite"])
+def test_a_renewal_neither_waits_for_a_transaction_nor_harms_it(broker: Broker, queue: str, bank: Bank) -> None:
+    put(broker, queue)
+    claim = take(broker, queue, lease=2.0)
+
+    with broker.transaction(claim.ref) as joined:
+        bank.move(joined.connection, 1)
+        start = time.monotonic()
+        assert broker.renew("w", [queue], [claim.ref], 30.0).held == [claim.ref]
+        assert time.monotonic() - start < 1.0
+        bank.move(joined.connection, 2)
+
+    bank.check([1, 2])
+
+
 @only(*TRANSACTIONAL)
 def test_transactions_of_several_tasks_run_beside_each_other(
     broker: Broker, open_broker: Callable[[], Broker], queue: str, bank: Bank

@@ -110,7 +110,7 @@ class Bench:
 # What a worker does hardly depends on the store: on the servers that are slow to set up only preforked ones are run,
 # and on MongoDB only what depends on the store most.
 SLOW = {"postgres", "mongodb"}
-ON_MONGODB = {"test_running", "test_deaths_of_guardians", "test_transactions"}
+ON_MONGODB = {"test_running", "test_deaths_of_guardians", "test_outages", "test_transactions"}
 URLS = {"redis": "redis_url", "postgres": "postgres_schema", "mongodb": "mongo_database"}
 
 
@@ -122,7 +122,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _left_out(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
-    store, mode = [callspec.params.get(name) for name in ("bench", "mode")] if callspec else ("", "")
+    bench, server, mode = [callspec.params.get(name) for name in ("bench", "server", "mode")] if callspec else [""] * 3
+    store = bench or server
     return (store in SLOW and mode == "forked") or (store == "mongodb" and item.path.stem not in ON_MONGODB)
 
 

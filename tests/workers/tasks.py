@@ -66,6 +66,14 @@ def fail(ledger: str, text: str) -> None:
     raise ValueError(text)
 
 
+def burn(ledger: str, seconds: float) -> None:
+    """Use the CPU for so long, then fail."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    raise ValueError("burnt")
+
+
 def register_exit(ledger: str) -> None:
     import atexit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +49,16 @@ def test_every_death_has_a_verdict_and_the_worker_goes_on(bench: Bench, mode: st
     assert len(errors) == len(DEATHS)
     assert "tidied" in bench.ledger.lines
     assert bench.queue.broker.counts(bench.queue.name) == (0, 0, 0, 0)
+
+
+def test_a_handler_is_told_what_was_used(bench: Bench, mode: str) -> None:
+    bench.put(tasks.burn, 0.3)
+    bench.burst(mode, error_handler=HANDLER)
+
+    (error,) = bench.ledger.find("error")
+    found = re.search(r"\(CPU ([\d.]+) s", error)
+    assert found is not None, error
+    assert float(found[1]) >= 0.3
 
 
 HARMLESS: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [

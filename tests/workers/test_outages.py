@@ -8,22 +8,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import redis
 
+from delayed.task import Task
+from tests.servers.mongo import MongoServer, mongo_server
+from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.redis import RedisServer, redis_server
 from tests.workers import tasks
 from tests.workers.conftest import Bench, alive, wait_for
 
+Server = RedisServer | PostgresServer | MongoServer
+SERVERS = {
+    "redis": lambda: redis_server(aof=True),
+    "postgres": lambda: postgres_server(durable=True),
+    "mongodb": mongo_server,
+}
+only_redis = pytest.mark.parametrize("server", ["redis"], indirect=True)
 
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with redis_server(aof=True) as server:
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with SERVERS[request.param]() as server:
         yield server
 
 
 @pytest.fixture
-def bench(server: RedisServer, tmp_path: Path) -> Iterator[Bench]:
+def bench(server: Server, tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(server.url, tmp_path)
     yield bench
     server.kill()  # before the workers are stopped: they then leave without it
@@ -41,7 +53,7 @@ def ran_once(bench: Bench, total: int) -> bool:
     return True
 
 
-def test_a_restart_of_the_store_is_a_pause(bench: Bench, server: RedisServer, mode: str) -> None:
+def test_a_restart_of_the_store_is_a_pause(bench: Bench, server: Server, mode: str) -> None:
     total = 200 if mode == "forked" else 1000
     for number in range(total):
         bench.put(tasks.mark, number)
@@ -57,9 +69,7 @@ def test_a_restart_of_the_store_is_a_pause(bench: Bench, server: RedisServer, mo
     assert worker.poll() is None
 
 
-def test_a_task_that_ends_while_the_store_is_away_is_settled_later(
-    bench: Bench, server: RedisServer, mode: str
-) -> None:
+def test_a_task_that_ends_while_the_store_is_away_is_settled_later(bench: Bench, server: Server, mode: str) -> None:
     bench.put(tasks.nap, "long", 0.5)
     bench.start(mode)
     wait_for(lambda: bench.ledger.find("begin"))
@@ -73,7 +83,7 @@ def test_a_task_that_ends_while_the_store_is_away_is_settled_later(
     assert len(bench.ledger.find("begin")) == 1
 
 
-def test_a_stand_in_waits_for_the_store(bench: Bench, server: RedisServer, mode: str) -> None:
+def test_a_stand_in_waits_for_the_store(bench: Bench, server: Server, mode: str) -> None:
     bench.put(tasks.nap, "long", 0.5)
     worker = bench.start(mode)
     wait_for(lambda: bench.ledger.find("begin"))
@@ -89,6 +99,25 @@ def test_a_stand_in_waits_for_the_store(bench: Bench, server: RedisServer, mode:
     assert len(bench.ledger.find("begin")) == 1
 
 
+@pytest.mark.parametrize("server", ["postgres"], indirect=True)
+def test_sessions_that_are_ended_go_unnoticed(bench: Bench, server: PostgresServer) -> None:
+    total = 3000
+    bench.queue.enqueue_many([Task.create(tasks.mark, (str(bench.ledger.path), number)) for number in range(total)])
+    bench.start("preforked")
+    with psycopg.connect(server.url, autocommit=True) as conn:
+        for part in (0.0, 0.1, 0.3, 0.5, 0.7):
+            wait_for(lambda part=part: len(bench.ledger.lines) > total * part)
+            ended = conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'delayed'"
+            ).fetchall()
+            assert ended
+
+    wait_for(bench.settled)
+
+    assert ran_once(bench, total)
+
+
+@only_redis
 def test_scripts_and_connections_that_vanish_go_unnoticed(bench: Bench, server: RedisServer) -> None:
     total = 1000
     for number in range(total):
@@ -108,7 +137,7 @@ def test_scripts_and_connections_that_vanish_go_unnoticed(bench: Bench, server: 
     assert ran_once(bench, total)
 
 
-def test_a_worker_can_be_stopped_while_the_store_is_away(bench: Bench, server: RedisServer) -> None:
+def test_a_worker_can_be_stopped_while_the_store_is_away(bench: Bench, server: Server) -> None:
     bench.put(tasks.mark, "x")
     worker = bench.start("preforked")
     wait_for(bench.settled)
@@ -119,6 +148,7 @@ def test_a_worker_can_be_stopped_while_the_store_is_away(bench: Bench, server: R
     assert worker.wait(20) == 0
 
 
+@only_redis
 def test_an_idle_worker_costs_next_to_nothing(bench: Bench, server: RedisServer) -> None:
     bench.put(tasks.mark, "x")
     worker = bench.start("preforked", lease=15.0)

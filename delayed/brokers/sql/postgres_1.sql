@@ -1,9 +1,13 @@
--- Step 1 of the schema of the PostgreSQL broker. "@." stands for the schema's name.
+-- Step 1 of the schema of the PostgreSQL broker.
 --
 -- Everything that changes a task is one function, so that it is one round trip, one transaction, and has its plan kept
 -- by the server even where a proxy forbids prepared statements. Durations are seconds, instants clock_timestamp():
--- now() would be as old as the transaction that a caller enqueues in. Functions name the state as a number, because
--- only then a partial index is used; and as a plan may be older than the rows, they never scan the table.
+-- now() would be as old as the transaction that a caller enqueues in.
+--
+-- A worker's plans are made when the table is empty, and there may be a million rows before they are made again. So no
+-- plan is left a choice. Functions neither scan the table nor sort what an index has in order; they join it with nothing,
+-- for either may come first; who looks by state names it as a number, because only then a partial index is used; and who
+-- looks by id writes `state + 0`, because only then none is.
 
 -- One row: the version of the schema, and a name of this store by which a connection to another is told.
 CREATE TABLE @.delayed_meta (
@@ -45,7 +49,7 @@ CREATE TABLE @.delayed_task (
     reason text NOT NULL DEFAULT '',
     header bytea NOT NULL,
     payload bytea NOT NULL,
-    PRIMARY KEY (queue, id)
+    PRIMARY KEY (id, queue)
 ) WITH (
     fillfactor = 100,
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
@@ -98,6 +102,22 @@ BEGIN
 END $body$;
 
 
+-- When a queue has something to claim, as far as is known now: -infinity if it has, NULL if nothing waits. A function,
+-- because the planner might read all rows of all queues at once to answer for several.
+CREATE FUNCTION @.delayed_next(a_queue text) RETURNS timestamptz LANGUAGE plpgsql AS $body$
+DECLARE
+    a_number int := (SELECT q.number FROM @.delayed_queue q WHERE q.name = a_queue);
+    first timestamptz;
+BEGIN
+    PERFORM FROM @.delayed_task t WHERE t.queue = a_number AND t.state = 1 LIMIT 1;
+    IF FOUND THEN
+        RETURN '-infinity';
+    END IF;
+    SELECT t.at INTO first FROM @.delayed_task t WHERE t.queue = a_number AND t.state = 0 ORDER BY t.at LIMIT 1;
+    RETURN first;
+END $body$;
+
+
 -- The first of n new ids. The row stays locked until the transaction ends, so it is called outside of those of others.
 CREATE FUNCTION @.delayed_reserve(a_queue text, n int) RETURNS bigint LANGUAGE plpgsql
 SET lock_timeout = '5s' AS $body$
@@ -122,7 +142,7 @@ CREATE FUNCTION @.delayed_enqueue(
     a_session uuid, a_seq bigint, a_queue text, ids bigint[], priorities int[], delays float8[],
     max_deliveries int[], headers bytea[], payloads bytea[]
 ) RETURNS void LANGUAGE plpgsql
-SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
+SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
 DECLARE
     a_number int;
     base bigint := nextval('@.delayed_place') << 20;
@@ -149,8 +169,8 @@ BEGIN
 END $body$;
 
 
--- A worker's turn: end claims, then take up to `room` tasks of the queues. The first row answers the settlements: in
--- its `payload` a byte 1 for each that was accepted, 0 for each that was not, `done` first. The others are claims.
+-- A worker's turn: end claims, then take up to `room` tasks of the queues. Rows without an id answer the settlements: the
+-- `header` has those of a queue that were accepted, as id/delivery with commas between. The other rows are claims.
 --
 -- ended_*: claims that are done. other_*: those that end otherwise, by `other_action`: retry, back, dead.
 CREATE FUNCTION @.delayed_work(
@@ -163,36 +183,42 @@ CREATE FUNCTION @.delayed_work(
     o_queue text, o_id bigint, o_delivery int, o_attempt int, o_priority int, o_place bigint,
     o_header bytea, o_payload bytea
 ) LANGUAGE plpgsql
-SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
+SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
 #variable_conflict use_column
 DECLARE
     now timestamptz := clock_timestamp();
     a_queue text;
     a_number int;
     base bigint;
+    rung text[] := '{}';
     fresh boolean := false;
     n int;
     s record;
 BEGIN
-    o_payload := '';
-    IF cardinality(ended_id) > 0 THEN
+    FOR a_queue, a_number IN
+        SELECT q.name, q.number FROM @.delayed_queue q WHERE q.name = ANY (ended_queue)
+    LOOP
         WITH gone AS (
-            DELETE FROM @.delayed_task t
-            USING unnest(ended_queue, ended_id, ended_delivery, ended_nonce) AS e (name, id, delivery, nonce)
-            JOIN @.delayed_queue q ON q.name = e.name
-            WHERE t.queue = q.number AND t.id = e.id
-                AND t.state = 2 AND t.delivery = e.delivery AND t.nonce = e.nonce
-            RETURNING e.name, t.id, t.delivery, t.nonce
+            DELETE FROM @.delayed_task t WHERE t.ctid = ANY (ARRAY(
+                SELECT (
+                    SELECT d.ctid FROM @.delayed_task d
+                    WHERE d.id = e.id AND d.queue = a_number
+                        AND d.state + 0 = 2 AND d.delivery = e.delivery AND d.nonce = e.nonce
+                    FOR UPDATE
+                )
+                FROM unnest(ended_queue, ended_id, ended_delivery, ended_nonce) AS e (name, id, delivery, nonce)
+                WHERE e.name = a_queue
+            ))
+            RETURNING t.id, t.delivery
         )
-        SELECT string_agg(CASE WHEN g.id IS NULL THEN '\x00' ELSE '\x01' END::bytea, '' ORDER BY e.turn)
-        INTO o_payload
-        FROM unnest(ended_queue, ended_id, ended_delivery, ended_nonce)
-            WITH ORDINALITY AS e (name, id, delivery, nonce, turn)
-        LEFT JOIN gone g USING (name, id, delivery, nonce);
-    END IF;
+        SELECT convert_to(string_agg(g.id || '/' || g.delivery, ','), 'UTF8') INTO o_header FROM gone g;
+        o_queue := a_queue;
+        RETURN NEXT;
+    END LOOP;
     FOR s IN
-        SELECT * FROM unnest(other_queue, other_id, other_delivery, other_nonce, other_action, other_delay,
+        SELECT o.*, q.number FROM unnest(other_queue, other_id, other_delivery, other_nonce, other_action, other_delay,
             other_reason) AS o (name, id, delivery, nonce, action, delay, reason)
+        JOIN @.delayed_queue q ON q.name = o.name
     LOOP
         UPDATE @.delayed_task t SET
             worker = '', nonce = 0, lease_end = '-infinity', reason = s.reason,
@@ -200,26 +226,24 @@ BEGIN
             at = clock_timestamp() + s.delay * interval '1 second',
             attempt = t.attempt - CASE WHEN s.action = 'back' THEN 1 ELSE 0 END,
             place = CASE WHEN s.action = 'back' THEN t.place ELSE nextval('@.delayed_place') << 20 END
-        FROM @.delayed_queue q
-        WHERE q.name = s.name AND t.queue = q.number AND t.id = s.id
-            AND t.state = 2 AND t.delivery = s.delivery AND t.nonce = s.nonce;
-        GET DIAGNOSTICS n = ROW_COUNT;
-        o_payload := o_payload || CASE WHEN n > 0 THEN '\x01' ELSE '\x00' END::bytea;
-        IF n > 0 AND s.action <> 'dead' AND s.name IS DISTINCT FROM a_queue THEN
-            a_queue := s.name;
-            PERFORM @.delayed_ring(a_queue, false);
+        WHERE t.id = s.id AND t.queue = s.number
+            AND t.state + 0 = 2 AND t.delivery = s.delivery AND t.nonce = s.nonce;
+        CONTINUE WHEN NOT FOUND;
+        o_queue := s.name;
+        o_header := convert_to(s.id || '/' || s.delivery, 'UTF8');
+        RETURN NEXT;
+        IF s.action <> 'dead' AND s.name <> ALL (rung) THEN
+            rung := rung || s.name;
+            PERFORM @.delayed_ring(s.name, false);
         END IF;
     END LOOP;
-    RETURN NEXT;
 
     IF room <= 0 THEN
         RETURN;
     END IF;
     -- A look first: what finds nothing writes nothing.
     IF NOT EXISTS (SELECT FROM @.delayed_claimer c WHERE c.worker = a_worker AND c.seq >= a_seq) THEN
-        PERFORM FROM unnest(queues) AS x (name) JOIN @.delayed_queue q ON q.name = x.name
-        WHERE EXISTS (SELECT FROM @.delayed_task t WHERE t.queue = q.number AND t.state = 1)
-            OR EXISTS (SELECT FROM @.delayed_task t WHERE t.queue = q.number AND t.state = 0 AND t.at <= now);
+        PERFORM FROM unnest(queues) AS x (name) WHERE @.delayed_next(x.name) <= now;
         IF NOT FOUND THEN
             RETURN;
         END IF;
@@ -228,11 +252,13 @@ BEGIN
         fresh := FOUND;
     END IF;
     IF NOT fresh THEN  -- it has been sent before: what that claim got and still holds
-        RETURN QUERY
-        SELECT x.name, t.id, t.delivery, t.attempt, t.priority::int, t.place, t.header, t.payload
-        FROM unnest(queues) AS x (name) JOIN @.delayed_queue q ON q.name = x.name
-        JOIN @.delayed_task t ON t.queue = q.number
-        WHERE t.state = 2 AND t.worker = a_worker AND t.nonce = a_nonce;
+        FOREACH a_queue IN ARRAY queues LOOP
+            SELECT q.number INTO a_number FROM @.delayed_queue q WHERE q.name = a_queue;
+            RETURN QUERY
+            SELECT a_queue, t.id, t.delivery, t.attempt, t.priority::int, t.place, t.header, t.payload
+            FROM @.delayed_task t
+            WHERE t.queue = a_number AND t.state = 2 AND t.worker = a_worker AND t.nonce = a_nonce;
+        END LOOP;
         RETURN;
     END IF;
     FOREACH a_queue IN ARRAY queues LOOP
@@ -263,43 +289,61 @@ BEGIN
 END $body$;
 
 
--- Renew these claims, and return all that the worker holds in the queues; what it did not name comes with its message.
--- Waits for nobody: a claim whose row is locked is being ended.
+-- Renew these claims, and return the tokens of all that the worker holds in the queues. Waits for nobody: a claim whose
+-- row is locked is being ended.
 CREATE FUNCTION @.delayed_renew(
     a_worker text, queues text[], names text[], ids bigint[], deliveries int[], nonces bigint[], lease float8
-) RETURNS TABLE (
-    o_queue text, o_id bigint, o_delivery int, o_nonce bigint, o_attempt int, o_header bytea, o_payload bytea
-) LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
-#variable_conflict use_column
+) RETURNS TABLE (o_queue text, o_id bigint, o_delivery int, o_nonce bigint) LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
+DECLARE
+    a_queue text;
+    a_number int;
 BEGIN
     IF cardinality(ids) > 0 THEN
         UPDATE @.delayed_task t SET lease_end = clock_timestamp() + lease * interval '1 second'
         WHERE t.ctid = ANY (ARRAY(
-            SELECT h.ctid FROM unnest(names, ids, deliveries, nonces) AS r (name, id, delivery, nonce)
-            JOIN @.delayed_queue q ON q.name = r.name
-            JOIN @.delayed_task h ON h.queue = q.number AND h.id = r.id
-            WHERE h.state = 2 AND h.delivery = r.delivery AND h.nonce = r.nonce AND h.worker = a_worker
-            FOR UPDATE OF h SKIP LOCKED
+            SELECT (
+                SELECT h.ctid FROM @.delayed_task h
+                WHERE h.id = r.id AND h.queue = (SELECT q.number FROM @.delayed_queue q WHERE q.name = r.name)
+                    AND h.state + 0 = 2 AND h.delivery = r.delivery AND h.nonce = r.nonce AND h.worker = a_worker
+                FOR UPDATE SKIP LOCKED
+            )
+            FROM unnest(names, ids, deliveries, nonces) AS r (name, id, delivery, nonce)
         ));
     END IF;
-    RETURN QUERY
-    SELECT q.name, t.id, t.delivery, t.nonce, t.attempt,
-        CASE WHEN r.id IS NULL THEN t.header END, CASE WHEN r.id IS NULL THEN t.payload END
-    FROM (SELECT DISTINCT unnest(queues || names) AS name) AS x
-    JOIN @.delayed_queue q ON q.name = x.name
-    JOIN @.delayed_task t ON t.queue = q.number
-    LEFT JOIN unnest(names, ids, deliveries, nonces) AS r (name, id, delivery, nonce)
-        ON r.name = q.name AND r.id = t.id AND r.delivery = t.delivery AND r.nonce = t.nonce
-    WHERE t.state = 2 AND t.worker = a_worker
-    ORDER BY t.priority DESC, t.place;
+    FOR a_queue, a_number IN
+        SELECT q.name, q.number FROM @.delayed_queue q WHERE q.name = ANY (queues || names)
+    LOOP
+        RETURN QUERY
+        SELECT a_queue, t.id, t.delivery, t.nonce FROM @.delayed_task t
+        WHERE t.queue = a_number AND t.state = 2 AND t.worker = a_worker;
+    END LOOP;
+END $body$;
+
+
+-- All that the worker holds in the queues.
+CREATE FUNCTION @.delayed_held(a_worker text, queues text[]) RETURNS TABLE (
+    o_queue text, o_id bigint, o_delivery int, o_nonce bigint, o_attempt int, o_header bytea, o_payload bytea
+) LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
+DECLARE
+    a_queue text;
+    a_number int;
+BEGIN
+    FOR a_queue, a_number IN
+        SELECT q.name, q.number FROM @.delayed_queue q WHERE q.name = ANY (queues)
+    LOOP
+        RETURN QUERY
+        SELECT a_queue, t.id, t.delivery, t.nonce, t.attempt, t.header, t.payload FROM @.delayed_task t
+        WHERE t.queue = a_number AND t.state = 2 AND t.worker = a_worker ORDER BY t.priority DESC, t.place;
+    END LOOP;
 END $body$;
 
 
 -- Note that somebody sleeps for these queues, for so many seconds; return the seconds until one has something to claim,
 -- as far as is known now: 0 if one has, infinity if nothing waits.
 CREATE FUNCTION @.delayed_sleep(queues text[], seconds float8) RETURNS float8 LANGUAGE plpgsql
-SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
+SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
 DECLARE
     now timestamptz := clock_timestamp();
     awake timestamptz := now + seconds * interval '1 second';
@@ -310,16 +354,12 @@ BEGIN
         ON CONFLICT (queue) DO UPDATE SET until = excluded.until
         WHERE s.until < excluded.until - interval '500 milliseconds';
     END IF;
-    PERFORM FROM unnest(queues) AS x (name) JOIN @.delayed_queue q ON q.name = x.name
-    WHERE EXISTS (SELECT FROM @.delayed_task t WHERE t.queue = q.number AND t.state = 1);
-    IF FOUND THEN
-        RETURN 0;
-    END IF;
-    SELECT min(due.at) INTO first FROM unnest(queues) AS x (name) JOIN @.delayed_queue q ON q.name = x.name
-    CROSS JOIN LATERAL (
-        SELECT t.at FROM @.delayed_task t WHERE t.queue = q.number AND t.state = 0 ORDER BY t.at LIMIT 1
-    ) AS due;
-    RETURN CASE WHEN first IS NULL THEN 'infinity' ELSE greatest(extract(epoch FROM first - clock_timestamp()), 0) END;
+    SELECT min(@.delayed_next(x.name)) INTO first FROM unnest(queues) AS x (name);
+    RETURN CASE
+        WHEN first IS NULL THEN 'infinity'
+        WHEN first <= clock_timestamp() THEN 0
+        ELSE extract(epoch FROM first - clock_timestamp())
+    END;
 END $body$;
 
 
@@ -329,7 +369,7 @@ CREATE FUNCTION @.delayed_sweep(
     a_queue text, lease float8, dead_most int, dead_age float8, unseen_age float8,
     OUT returned int, OUT dead int, OUT waits boolean
 ) LANGUAGE plpgsql
-SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
+SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
 #variable_conflict use_column
 DECLARE
     now timestamptz := clock_timestamp();
