@@ -27,7 +27,8 @@ Document = dict[str, Any]
 
 DATABASE = "delayed"  # where the URL names none
 MIN_WIRE = 13  # MongoDB 5.0, the first that uses an index for a comparison with $$NOW
-LIMITS = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 3000, "socketTimeoutMS": 10000}
+# Milliseconds; the URL may have others. Whoever calls sends again, so it is better to hear soon that nobody is there.
+LIMITS = {"serverSelectionTimeoutMS": 2000, "connectTimeoutMS": 3000, "socketTimeoutMS": 10000}
 
 DURABLE = WriteConcern(w="majority", j=True, wtimeout=8000)
 

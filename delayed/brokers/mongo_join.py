@@ -181,8 +181,8 @@ def _commit(access: MongoAccess, session: ClientSession) -> None:
 
 @contextlib.contextmanager
 def _failing(access: MongoAccess, opened: Opened, ref: Ref, *, theirs: bool = False) -> Iterator[None]:
-    """Errors of the driver in a transaction that is not committed. Those of the task's own writes (`theirs`) are for the
-    task, but for those that say: another time.
+    """Errors of the driver in a transaction that is not committed. Those of the task's own writes (`theirs`) are for
+    the task, but for those that say: another time.
     """
     try:
         yield
