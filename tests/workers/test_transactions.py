@@ -15,7 +15,7 @@ from delayed import TaskError, current
 from delayed.message import Settlement
 from delayed.retry import Retry
 from tests.bank import Bank, bank_at
-from tests.workers import transfers
+from tests.workers import tasks, transfers
 from tests.workers.conftest import Bench, children_of, fork_servers_of, wait_for
 
 TRANSACTIONAL = ["sqlite", "postgres", "mongodb"]
@@ -74,6 +74,18 @@ def test_a_transaction_ends_its_task(bench: Bench, bank: Bank, mode: str) -> Non
     assert bench.ledger.lines == ["begin 1", "end"]
     assert bench.settled()
     assert "refused" not in bench.log()
+
+
+@transactional
+def test_a_child_that_has_had_a_transaction_runs_the_next_task(bench: Bench, bank: Bank) -> None:
+    """Even where the driver keeps threads."""
+    bench.put(tasks.mark_pid)
+    put(bench, bank)
+    bench.put(tasks.mark_pid)
+    bench.burst()
+
+    before, _, _, after = bench.ledger.lines
+    assert before == after
 
 
 @transactional
