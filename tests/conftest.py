@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -29,13 +30,14 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """The URL of a PostgreSQL server of this session's own, or of the one in DELAYED_TEST_POSTGRES_URL. As above."""
     given = os.environ.get("DELAYED_TEST_POSTGRES_URL")
     if given:
         yield given
         return
-    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+    # Not in pytest's folder, which every session closes to the user that the server runs as.
+    with tempfile.TemporaryDirectory(prefix="delayed-postgres-") as folder, PostgresServer(folder) as server:
         yield server.url
 
 

@@ -7,6 +7,7 @@ Everything that changes tasks is a function in the database, and so one round tr
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -77,7 +78,7 @@ class PostgresBroker(Broker):
     def __init__(self, conn: Any) -> None:
         self._link = Link(conn)
         self._waiter = Waiter(self._link)
-        self._sql = self._link.schema.sql
+        self._sql = functools.cache(self._link.schema.sql)
 
     # -- producing ---------------------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ def task_transaction(
     look = link.schema.sql(f"SELECT pg_current_xact_id()::text FROM @.delayed_task WHERE {where}")
     end = link.schema.sql(f"DELETE FROM @.delayed_task WHERE {where}")
     lost = TaskLost(f"the claim of task {ref.id} does not hold any more; nothing of its transaction is kept")
-    with contextlib.closing(link.connect(psycopg.Connection)) as conn:
+    with link.lend() as conn:
         number = ""
         ended = False
         try:

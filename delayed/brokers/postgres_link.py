@@ -114,15 +114,16 @@ class Link:
         self.shown = _hide(self.url)
         self._lock = threading.Lock()
         self._idle: list[Line] = []
+        self._lent: list[psycopg.Connection[Any]] = []  # idle ones that are for others than us
         self._generation = 0  # one higher after each close
         self._known = False  # whether the schema has been seen to be there
         afresh_after_fork(self)
 
     def start_afresh(self) -> None:
         """See :func:`afresh_after_fork`."""
-        _parents.append((self._idle, self._pool))
+        _parents.append((self._idle, self._lent, self._pool))
         self._lock = threading.Lock()
-        self._idle = []
+        self._idle, self._lent = [], []
         self._pool = None
 
     # -- statements --------------------------------------------------------------------------------------------
@@ -194,6 +195,36 @@ class Link:
                 yield conn
                 stack.close()
 
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection as psycopg makes them, for somebody else's statements; it is kept for the next one if the block
+        ends well.
+        """
+        conn = None
+        with self._lock:
+            generation = self._generation
+            if self._lent:
+                conn = self._lent.pop()
+        if conn is not None:
+            try:
+                conn.execute("DISCARD ALL", prepare=False)  # what the last one has set
+                conn.row_factory, conn.cursor_factory = tuple_row, psycopg.Cursor
+            except psycopg.Error:
+                _close(conn)
+                conn = None
+        conn = conn or self.connect(psycopg.Connection)
+        kept = False
+        try:
+            yield conn
+            kept = not conn.closed and conn.info.transaction_status == pq.TransactionStatus.IDLE
+        finally:
+            with self._lock:
+                kept = kept and self._generation == generation and not self._lent
+                if kept:
+                    self._lent.append(conn)
+            if not kept:
+                _close(conn)
+
     def connect(self, kind: type[psycopg.Connection[Any]]) -> Any:
         """A new connection of our own, with autocommit, to a server that can be used."""
         try:
@@ -257,13 +288,14 @@ class Link:
     def close(self) -> None:
         """Close what is idle now, and what is in use once it is not."""
         with self._lock:
-            lines, self._idle = self._idle, []
+            lines = [*self._idle, *self._lent]
+            self._idle, self._lent = [], []
             self._generation += 1
         for line in lines:
             _close(line)
 
     def __del__(self) -> None:  # of a broker that nobody closed
-        for line in getattr(self, "_idle", ()):
+        for line in (*getattr(self, "_idle", ()), *getattr(self, "_lent", ())):
             _close(line)
 
 

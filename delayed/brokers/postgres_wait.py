@@ -37,7 +37,6 @@ class Sleeper:
         self._link = link
         self._line: Line | None = None
         self._look = link.schema.sql("SELECT @.delayed_sleep(%s::text[], %s::float8)")
-        self.leaving = False  # its broker was closed: its connection ends with the wait
         self._ear, self._bell = socket.socketpair()
         self._ear.setblocking(False)
         self._bell.setblocking(False)
@@ -206,7 +205,6 @@ class Waiter:
             asleep, self._asleep = self._asleep, set()
             self._rung = False
             for sleeper in asleep:
-                sleeper.leaving = True
                 sleeper.wake()  # its thread closes it
         for sleeper in idle:
             sleeper.close()

@@ -42,7 +42,7 @@ class PostgresServer:
     only, and its superuser `postgres` needs no password.
 
     Attributes:
-        folder: its data and its log.
+        folder: its data and its log. It runs as another user where this one is root, who has to reach it.
         settings: more settings, for example ``{"default_transaction_read_only": "on"}``.
         durable: whether it syncs its files.
     """
@@ -113,9 +113,6 @@ class PostgresServer:
 
     def _initialize(self, data: Path) -> None:
         self.folder.chmod(0o755)
-        for parent in self.folder.parents:  # pytest's folders are for their owner only
-            if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
         data.mkdir(mode=0o700)
         if self._user:
             os.chown(data, self._user["user"], self._user["group"])
