@@ -75,6 +75,7 @@ def sweep(opened: Opened, queue: str, lease: float) -> Swept:
     """See :meth:`Broker.sweep`."""
     grace, untidy = _note_sweep(opened.queues, queue, round(lease * 1000))
     repair(opened.tasks)
+    sessions.sweep(opened)
     if untidy:
         _tidy(opened, queue)
     if grace:

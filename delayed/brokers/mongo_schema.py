@@ -40,6 +40,7 @@ _SEEN = IndexModel(
     partialFilterExpression={"seen": {"$exists": True}},
 )
 _ENDED = IndexModel([("end", 1)], name="ended", expireAfterSeconds=int(PRODUCER_AGE))
+_OPEN = IndexModel([("session", 1)], name="open", partialFilterExpression={"session": {"$exists": True}})
 _GONE = IndexModel([("until", 1)], name="gone", expireAfterSeconds=0)
 _OF_QUEUE = IndexModel([("q", 1), ("w", 1)], name="of_queue")
 
@@ -59,7 +60,7 @@ def prepare(database: Database[dict[str, Any]], name: str) -> None:
     if version == SCHEMA:
         return
     database["delayed_tasks"].create_indexes([_READY, _TIMED, _HELD, _BY_ID, _SEEN])
-    database["delayed_leases"].create_indexes([_ENDED])
+    database["delayed_leases"].create_indexes([_ENDED, _OPEN])
     database["delayed_workers"].create_indexes([_GONE, _OF_QUEUE])
     try:
         database["delayed_queues"].find_one()

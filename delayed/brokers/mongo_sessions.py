@@ -8,7 +8,7 @@ lease of its claim, and who ends a claim whose run did not end its transaction k
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pymongo.client_session import ClientSession
@@ -17,11 +17,12 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from delayed.brokers.mongo_client import Opened
-from delayed.brokers.mongo_tasks import name_of
+from delayed.brokers.mongo_tasks import holding, name_of
 from delayed.message import Ref
 
 Document = dict[str, Any]
 
+SECOND_LOOK = 1000  # milliseconds
 _QUICK = WriteConcern(w=1)  # a note that is lost costs a minute
 
 
@@ -50,7 +51,40 @@ def kill(opened: Opened, refs: Iterable[Ref]) -> None:
     names = [name_of(ref) for ref in refs]
     if names:
         noted = opened.leases.find({"_id": {"$in": names}, "session": {"$exists": True}}, {"session": 1})
-        sessions = [{"id": row["session"]} for row in noted]
-        if sessions:
-            with contextlib.suppress(OperationFailure):  # then it takes a minute
-                opened.client.admin.command("killSessions", sessions)
+        _kill(opened, [row["session"] for row in noted])
+
+
+def sweep(opened: Opened) -> None:
+    """Abort what was left open by runs whose claims have ended without :func:`kill`, as that of a killed one which is
+    not tried again.
+
+    Who has just committed needs a moment to say so, and his session may serve another transaction by then: so only what
+    a second look still finds.
+    """
+    noted = list(opened.leases.find({"session": {"$exists": True}}, {"session": 1}))
+    if not noted:
+        return
+    refs = {row["_id"]: _ref(row["_id"]) for row in noted}
+    there = holding(opened.tasks, refs.values())
+    gone = [name for name, ref in refs.items() if ref not in there]
+    suspect = {"_id": {"$in": gone}, "suspect": {"$exists": True}}
+    late: Document = {"$expr": {"$lt": ["$suspect", {"$subtract": ["$$NOW", SECOND_LOOK]}]}}
+    found = list(opened.leases.find({**suspect, **late}, {"session": 1}))
+    if found:
+        _kill(opened, [row["session"] for row in found if "session" in row])
+        opened.leases.delete_many({"_id": {"$in": [row["_id"] for row in found]}})
+    opened.leases.update_many(
+        {"_id": {"$in": gone}, "session": {"$exists": True}, "suspect": {"$exists": False}},
+        {"$currentDate": {"suspect": True}},
+    )
+
+
+def _kill(opened: Opened, ids: Sequence[Any]) -> None:
+    if ids:
+        with contextlib.suppress(OperationFailure):  # then it takes a minute
+            opened.client.admin.command("killSessions", [{"id": id} for id in ids])
+
+
+def _ref(name: str) -> Ref:
+    queue, id, delivery, nonce = name.rsplit("/", 3)
+    return Ref(queue, int(id), int(delivery), int(nonce, 16))

@@ -379,6 +379,27 @@ def test_who_settles_the_claim_of_a_dead_run_ends_its_transaction(broker: MongoB
     assert store.effects.find_one() == {"_id": 1, "x": 1}
 
 
+def test_sweepers_end_the_transaction_of_a_dead_run_that_is_not_tried_again(broker: MongoBroker, store: Any) -> None:
+    Producer(broker)()
+    (claim,) = Worker(broker).claim()
+    store.effects.insert_one({"_id": 1, "x": 0})
+    left_open = broker.transaction(claim.ref)
+    session = left_open.__enter__().connection
+    session.client[store.name].effects.update_one({"_id": 1}, {"$inc": {"x": 1}}, session=session)
+    assert broker.settle("worker", [Settlement(claim.ref, "done")]) == [True]
+
+    def over() -> bool:
+        broker.sweep(QUEUE)
+        return store.delayed_leases.count_documents({"session": {"$exists": True}}) == 0
+
+    eventually(over)
+
+    store.effects.with_options(write_concern=pymongo.WriteConcern(w=1)).update_one({"_id": 1}, {"$inc": {"x": 5}})
+    assert store.effects.find_one() == {"_id": 1, "x": 5}
+    with pytest.raises((BrokerUnavailable, TaskLost)):
+        left_open.__exit__(None, None, None)
+
+
 def test_a_commit_inside_is_noticed(broker: MongoBroker) -> None:
     Producer(broker)()
     (claim,) = Worker(broker).claim()
