@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks import measures
 from benchmarks.tasks import nothing
 from delayed import Queue, Task
+from tests.servers.mongo import mongo_server
 from tests.servers.postgres import postgres_server
 from tests.servers.redis import redis_server
 
@@ -37,6 +38,12 @@ def redis() -> Iterator[str]:
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
     with postgres_server(durable=True, shared_buffers="256MB", autovacuum_naptime="60s") as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def mongodb() -> Iterator[str]:
+    with mongo_server() as server:
         yield server.url
 
 
@@ -60,7 +67,19 @@ def _postgres_trip(url: str) -> Callable[[], object]:
     return lambda: conn.execute("SELECT 1").fetchall()
 
 
-STORES = {"sqlite": (sqlite, _sqlite_trip), "redis": (redis, _redis_trip), "postgres": (postgres, _postgres_trip)}
+def _mongodb_trip(url: str) -> Callable[[], object]:
+    import pymongo
+
+    admin = pymongo.MongoClient(url).admin
+    return lambda: admin.command("ping")
+
+
+STORES = {
+    "sqlite": (sqlite, _sqlite_trip),
+    "redis": (redis, _redis_trip),
+    "postgres": (postgres, _postgres_trip),
+    "mongodb": (mongodb, _mongodb_trip),
+}
 
 
 def trips(trip: Callable[[], object], seconds: float = 0.5) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -90,6 +91,9 @@ class SQLiteJoined(Joined):
         deadline = time.monotonic() + COMMIT_WATCHED
         while not self._committed() and time.monotonic() < deadline:
             time.sleep(COMMIT_POLL)
+        # It counts as over when its COMMIT begins: who was woken now would find nothing. So wait for a turn to write.
+        with contextlib.suppress(BrokerError), self._file.write():
+            pass
         self._ring()
 
     def _ring(self) -> None:
