@@ -112,7 +112,7 @@ def test_every_block_of_python_in_the_readme_runs(tmp_path: Path) -> None:
     for block in blocks:
         reader.python(block)
 
-    assert len(blocks) == 3
+    assert len(blocks) == 4
 
 
 def test_the_tutorial_works_when_typed_in(tmp_path: Path) -> None:
