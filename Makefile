@@ -19,7 +19,7 @@ DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 .PHONY: test lint types demo bench clean
 
 test: lint types
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/python -m ruff check .

@@ -17,13 +17,14 @@ from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX, LEASE, PROD
 from delayed.brokers.postgres_join import PostgresJoined, joinable, task_transaction
 from delayed.brokers.postgres_link import Link
 from delayed.brokers.postgres_wait import Waiter
-from delayed.errors import ConfigError
+from delayed.errors import BrokerError, ConfigError
 from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
 
 PURGE_CHUNK = 10_000  # rows that one transaction removes at most, so that others get their turn
 OLD_TRANSACTION = 3600  # seconds
+ENQUEUE_MAX = 900_000_000  # bytes; the protocol's messages end at 1 GB
 
-_RESERVE = "SELECT @.delayed_reserve(%s, %s)"
+_RESERVE = "SELECT @.delayed_reserve(%s::text, %s::int)"
 _ENQUEUE = """
     SELECT @.delayed_enqueue(
         %(session)s::uuid, %(seq)s::bigint, %(queue)s::text, %(ids)b::bigint[], %(priorities)b::int[],
@@ -92,6 +93,13 @@ class PostgresBroker(Broker):
         self, session: str | None, seq: int, queue: str, messages: Sequence[Message]
     ) -> tuple[bytes, dict[str, Any]]:
         """The statement that stores messages, and its values."""
+        headers = [message.header() for message in messages]
+        size = sum(len(header) + len(message.payload) for header, message in zip(headers, messages, strict=True))
+        if size > ENQUEUE_MAX:
+            raise BrokerError(
+                f"{len(messages)} tasks of {size / 1e6:,.0f} MB are more than PostgreSQL takes at once "
+                f"({ENQUEUE_MAX / 1e6:,.0f} MB): enqueue fewer at a time, or keep the data elsewhere"
+            )
         return self._sql(_ENQUEUE), {
             "session": session,
             "seq": seq,
@@ -100,7 +108,7 @@ class PostgresBroker(Broker):
             "priorities": [message.priority for message in messages],
             "delays": [max(float(message.delay), 0.0) for message in messages],
             "most": [message.max_deliveries for message in messages],
-            "headers": [message.header() for message in messages],
+            "headers": headers,
             "payloads": [message.payload for message in messages],
         }
 
@@ -153,8 +161,15 @@ class PostgresBroker(Broker):
         for queue, id, _, _, _, _, tokens, _ in rows:
             if id is None:
                 accepted.update((queue, token) for token in (tokens or b"").split(b","))
-        answers = [(ref.queue, b"%d/%d" % (ref.id, ref.delivery)) in accepted for ref, *_ in settlements]
-        return answers, _claims([row for row in rows if row[1] is not None], queues, nonce)
+        answers = []
+        for ref, *_ in settlements:
+            token = (ref.queue, b"%d/%d/%d" % (ref.id, ref.delivery, _signed(ref.nonce)))
+            answers.append(token in accepted)
+            accepted.discard(token)  # a claim ends once
+        claims = _claims([row for row in rows if row[1] is not None], queues, nonce)
+        if limit > 0:
+            self._waiter.note_claim(len(claims))
+        return answers, claims
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
         values = {"worker": worker, "queues": list(queues), "lease": lease, **_tokens(refs, "_0")}
@@ -287,9 +302,12 @@ def _claims(rows: Sequence[tuple[Any, ...]], queues: Sequence[str], nonce: int) 
 
 
 def _checked(queue: str) -> str:
-    if "\0" in queue:
-        raise ConfigError(f"the queue name {queue!r} has a zero byte, which PostgreSQL can't store")
-    return queue
+    try:
+        if b"\0" not in queue.encode():
+            return queue
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(f"the queue name {queue!r} has characters that PostgreSQL can't store")
 
 
 def _text(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from delayed.brokers.base import Joined
 from delayed.brokers.postgres_link import Link
@@ -68,13 +69,20 @@ def joinable(link: Link, conn: Any) -> psycopg.Connection[Any]:
         raise ConfigError(
             f"tasks of {link.shown} can be enqueued in the transaction of a psycopg.Connection, not of a {name}{hint}"
         )
-    statement = link.schema.sql("SELECT store::text FROM @.delayed_meta")
-    ours = link.run(statement)
+    ((ours,),) = link.run(link.schema.sql("SELECT store::text FROM @.delayed_meta"))
+    cursor = psycopg.Cursor(found, row_factory=tuple_row)  # whatever the rows of its owner look like
     with link.errors():
-        there = link.schema.sql("SELECT to_regclass('@.delayed_meta') IS NOT NULL")
-        same = psycopg.Cursor(found).execute(there, prepare=False).fetchall() == [(True,)]
-        same = same and psycopg.Cursor(found).execute(statement, prepare=False).fetchall() == ours
-    if not same:
+        there = "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'delayed_meta'"
+        rows = cursor.execute(there, (link.schema.name,), prepare=False).fetchall()
+        if rows:
+            same = link.schema.sql("SELECT store = %s::text::uuid FROM @.delayed_meta")
+            rows = cursor.execute(same, (ours,), prepare=False).fetchall()
+            if not rows:
+                raise ConfigError(
+                    f"{link.shown}: this transaction began before the tables of the queues were made, and can't see "
+                    "them; begin another"
+                )
+    if rows != [(True,)]:
         raise ConfigError(
             f"the queue is in {link.shown}, and the connection is to another database ({found.info.dbname} on "
             f"{found.info.host or 'this host'}): one transaction can't hold both"
@@ -95,29 +103,37 @@ def task_transaction(
         "AND delivery = %(delivery)s AND nonce = %(nonce)s"
     )
     look = link.schema.sql(f"SELECT pg_current_xact_id()::text FROM @.delayed_task WHERE {where}")
-    end = link.schema.sql(f"DELETE FROM @.delayed_task WHERE {where}")
+    end = link.schema.sql(f"DELETE FROM @.delayed_task WHERE {where} AND pg_current_xact_id()::text = %(number)s")
     lost = TaskLost(f"the claim of task {ref.id} does not hold any more; nothing of its transaction is kept")
+    early = BrokerError(
+        f"{link.shown}: a COMMIT or ROLLBACK inside current.transaction() has ended it early; what was committed "
+        "stays, and the task is not ended by it"
+    )
     with link.lend() as conn:
         number = ""
         ended = False
         try:
             with conn.transaction():
                 with link.errors(sent=False):
-                    rows = psycopg.Cursor(conn).execute(look, token, prepare=False).fetchall()
+                    rows = psycopg.Cursor(conn, row_factory=tuple_row).execute(look, token, prepare=False).fetchall()
                 if not rows:
                     raise lost
                 ((number,),) = rows
+                conn.bounded = False
                 yield joined(conn)
+                conn.bounded = True
                 if conn.info.transaction_status == TransactionStatus.IDLE:
-                    raise BrokerError(
-                        f"{link.shown}: a COMMIT or ROLLBACK inside current.transaction() has ended it early; what was "
-                        "committed stays, and the task is not ended by it"
-                    )
+                    raise early
                 with link.errors(sent=False):
-                    if psycopg.Cursor(conn).execute(end, token, prepare=False).rowcount != 1:
-                        raise lost
+                    cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+                    if cursor.execute(end, {**token, "number": number}, prepare=False).rowcount != 1:
+                        same = cursor.execute("SELECT pg_current_xact_id()::text", prepare=False).fetchall() == rows
+                        raise lost if same else early
                 ended = True
+            if not ended:  # psycopg.Rollback, which goes no further
+                raise BrokerError(f"{link.shown}: rolled back by the block; the task is not ended")
         except psycopg.Error as error:
+            conn.bounded = True
             if not ended:  # the block's own
                 raise
             if error.sqlstate and not error.sqlstate.startswith(("08", "57")):  # a deferred constraint, for instance

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import psycopg
 from psycopg import conninfo, pq
@@ -51,19 +51,36 @@ _DEFAULTS = {
 # Connecting gives no codes, only words.
 _REFUSED = re.compile(
     r"authentication failed|no password supplied|does not exist|pg_hba\.conf|not permitted to log in|"
-    r"permission denied for database|certificate verify failed|server does not support SSL"
+    r"permission denied for database|certificate verify failed|server does not support SSL|"
+    r"invalid \w+ value|invalid port number|invalid integer value"
 )
 _FULL = "53100"  # the disk
 # Connection, resources, the operator, transactions that met, timeouts, read-only: later, with the same arguments.
-_LATER = ("08", "53", "57", "58", "40", "25006", "55P03", "55006")
+_LATER = ("08", "53", "57", "58", "40", "25006", "25P03", "55P03", "55006")
 _MISSING = ("42P01", "42883", "3F000")  # a table, a function, the schema
 
 
 class Line(psycopg.Connection[Any]):
-    """A connection that does not wait for ever: no FIN comes from a server that hangs."""
+    """A connection that does not wait for ever: no FIN comes from a server that hangs.
+
+    Attributes:
+        bounded: False while the statements are somebody else's, which may take their time.
+        altered: whether somebody has set what a later user of the connection would notice.
+    """
+
+    bounded = True
+    altered = False
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().wait(_bounded(gen), *args, **kwargs)
+        return super().wait(_bounded(gen) if self.bounded else gen, *args, **kwargs)
+
+    def add_notice_handler(self, callback: Any) -> None:
+        self.altered = True
+        super().add_notice_handler(callback)
+
+    def add_notify_handler(self, callback: Any) -> None:
+        self.altered = True
+        super().add_notify_handler(callback)
 
 
 def _bounded(gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
@@ -72,7 +89,9 @@ def _bounded(gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         wanted = next(gen)
         while True:
             ready = yield wanted
-            if not ready and time.monotonic() > deadline:  # psycopg asks ten times a second
+            if ready:
+                deadline = time.monotonic() + ANSWER_TIMEOUT
+            elif time.monotonic() > deadline:  # psycopg asks ten times a second
                 raise psycopg.OperationalError(f"no answer for {ANSWER_TIMEOUT:g} seconds")
             wanted = gen.send(ready)
     except StopIteration as end:
@@ -114,7 +133,7 @@ class Link:
         self.shown = _hide(self.url)
         self._lock = threading.Lock()
         self._idle: list[Line] = []
-        self._lent: list[psycopg.Connection[Any]] = []  # idle ones that are for others than us
+        self._lent: list[Line] = []  # idle ones that are for others than us
         self._generation = 0  # one higher after each close
         self._known = False  # whether the schema has been seen to be there
         afresh_after_fork(self)
@@ -149,7 +168,7 @@ class Link:
                 yield conn
             return
         generation = self._generation
-        line = self._take_idle() or self.connect(Line)
+        line = self._take_idle() or self.connect()
         kept = False
         try:
             if not self._known:
@@ -175,11 +194,9 @@ class Link:
                 if not self._idle:
                     return None
                 line = self._idle.pop()
-            poll = select.poll()
-            poll.register(line.fileno(), select.POLLIN)
-            if not poll.poll(0):
+            if _is_quiet(line):
                 return line
-            _close(line)  # a server that says something unasked says goodbye
+            _close(line)
 
     @contextlib.contextmanager
     def _pooled(self) -> Iterator[psycopg.Connection[Any]]:
@@ -189,46 +206,45 @@ class Link:
             except psycopg.Error as error:  # a PoolTimeout, a PoolClosed
                 raise BrokerUnavailable(f"{self.shown}: {error}", sent=False) from error
             if not self._known:
-                with contextlib.closing(self.connect(Line)) as line:
+                with contextlib.closing(self.connect()) as line:
                     self._prepare(line)
+            level, conn.isolation_level = conn.isolation_level, psycopg.IsolationLevel.READ_COMMITTED
+            stack.callback(setattr, conn, "isolation_level", level)
             with self.errors():  # of the commit
                 yield conn
-                stack.close()
+                conn.commit()
 
     @contextlib.contextmanager
-    def lend(self) -> Iterator[psycopg.Connection[Any]]:
-        """A connection as psycopg makes them, for somebody else's statements; it is kept for the next one if the block
-        ends well.
-        """
-        conn = None
+    def lend(self) -> Iterator[Line]:
+        """A connection for somebody else's transaction; it is kept for the next one if the block ends well."""
         with self._lock:
             generation = self._generation
-            if self._lent:
-                conn = self._lent.pop()
-        if conn is not None:
-            try:
-                conn.execute("DISCARD ALL", prepare=False)  # what the last one has set
-                conn.row_factory, conn.cursor_factory = tuple_row, psycopg.Cursor
-            except psycopg.Error:
-                _close(conn)
-                conn = None
-        conn = conn or self.connect(psycopg.Connection)
+            line = self._lent.pop() if self._lent else None
+        if line is not None and not _is_quiet(line):
+            _close(line)
+            line = None
+        line = line or self.connect()
         kept = False
         try:
-            yield conn
-            kept = not conn.closed and conn.info.transaction_status == pq.TransactionStatus.IDLE
+            yield line
+            if not line.closed and line.info.transaction_status == pq.TransactionStatus.IDLE and not line.altered:
+                with contextlib.suppress(psycopg.Error):
+                    line.execute("DISCARD ALL", prepare=False)  # settings, locks, temporary tables
+                    line.row_factory, line.cursor_factory = tuple_row, psycopg.Cursor
+                    line.prepare_threshold = None
+                    kept = True
         finally:
             with self._lock:
                 kept = kept and self._generation == generation and not self._lent
                 if kept:
-                    self._lent.append(conn)
+                    self._lent.append(line)
             if not kept:
-                _close(conn)
+                _close(line)
 
-    def connect(self, kind: type[psycopg.Connection[Any]]) -> Any:
+    def connect(self) -> Line:
         """A new connection of our own, with autocommit, to a server that can be used."""
         try:
-            conn = kind.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=tuple_row)
+            conn = Line.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=tuple_row)
         except psycopg.Error as error:
             text = f"{self.shown}: {_words(error)}"
             if _REFUSED.search(str(error)):
@@ -241,7 +257,13 @@ class Link:
                         f"{self.shown} is PostgreSQL {conn.info.server_version // 10000}; "
                         f"{MIN_SERVER // 10000} or later is needed: upgrade the server"
                     )
-                if conn.execute("SELECT pg_is_in_recovery()", prepare=False).fetchall() == [(True,)]:
+                ((replica, isolation),) = conn.execute(
+                    "SELECT pg_is_in_recovery(), current_setting('default_transaction_isolation')", prepare=False
+                ).fetchall()
+                conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # of transactions that psycopg begins
+                if isolation != "read committed":  # with which claims that meet would fail
+                    conn.execute("SET default_transaction_isolation = 'read committed'", prepare=False)
+                if replica:
                     raise BrokerUnavailable(
                         f"{self.shown} is a replica, which can only be read: connect to the primary (with several "
                         "hosts in the URL, target_session_attrs=read-write finds it)",
@@ -266,6 +288,8 @@ class Link:
         """
         try:
             yield
+        except UnicodeError as error:
+            raise BrokerError(f"{self.shown}: {error}: it can't be stored as text") from error
         except psycopg.Error as error:
             text = f"{self.shown}: {_words(error)}"
             code = error.sqlstate or ""
@@ -302,6 +326,15 @@ class Link:
 _parents: list[Any] = []  # what the parent connects with, kept because its end would say goodbye to the server
 
 
+def _is_quiet(line: Line) -> bool:
+    """Whether the server has said nothing unasked, which would be goodbye."""
+    if line.closed:
+        return False
+    poll = select.poll()
+    poll.register(line.fileno(), select.POLLIN)
+    return not poll.poll(0)
+
+
 def _close(conn: psycopg.Connection[Any]) -> None:
     with contextlib.suppress(psycopg.Error):
         conn.close()
@@ -318,12 +351,23 @@ def _words(error: psycopg.Error) -> str:
 
 def _split(url: str) -> tuple[str, dict[str, str]]:
     """The URL that libpq gets, and the options that are ours."""
-    base, _, query = url.partition("?")
-    pairs = parse_qsl(query, keep_blank_values=True)
-    options = {name: value for name, value in pairs if name in OWN_OPTIONS}
+    if "://" not in url:
+        raise ConfigError("that is no URL; write postgresql://user:password@host:5432/database")
+    base, pairs = _parts(url)
+    options = {unquote(name): unquote(value) for name, value in pairs if name in OWN_OPTIONS}
     if options.get("listen", "yes") not in ("yes", "no"):
         raise ConfigError(f"listen={options['listen']}: it can be 'yes' (the default) or 'no', which is to poll")
-    return _with(base, [pair for pair in pairs if pair[0] not in OWN_OPTIONS]), options
+    rest = "&".join(f"{name}={value}" for name, value in pairs if name not in OWN_OPTIONS)
+    return base + (f"?{rest}" if rest else ""), options
+
+
+def _parts(url: str) -> tuple[str, list[tuple[str, str]]]:
+    """What stands before the question mark, and the options behind it, as they are written."""
+    start = url.rfind("@") + 1  # a password may have a question mark
+    head, tail = url[:start], url[start:]
+    base, _, query = tail.partition("?")
+    pairs = [(name, value) for name, _, value in (part.partition("=") for part in query.split("&") if part)]
+    return head + base, pairs
 
 
 def _checked(url: str) -> str:
@@ -333,15 +377,18 @@ def _checked(url: str) -> str:
         ConfigError: When the URL is wrong.
     """
     known = _known_options()
-    for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True):
+    for name, _ in _parts(url)[1]:
         if name not in known:
             near = difflib.get_close_matches(name, [*OWN_OPTIONS, *known], 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UnknownOption(f"postgresql:// has no option {name!r}{hint}")
     try:
         given = conninfo.conninfo_to_dict(url)
-    except psycopg.Error as error:
-        raise ConfigError(f"{_hide(url)} is not a URL that PostgreSQL can use: {_words(error)}") from None
+    except psycopg.Error:  # whose words may have the password
+        raise ConfigError(
+            f"{_hide(url)} is not a URL that PostgreSQL can use; in a user or password, write %25 for %, %3A for :, "
+            "%2F for /, %3F for ? and %40 for @"
+        ) from None
     return conninfo.make_conninfo("", **{**_DEFAULTS, **given})
 
 
@@ -379,11 +426,9 @@ def _with(url: str, pairs: Sequence[tuple[str, str]]) -> str:
 
 def _hide(url: str) -> str:
     """The URL without its password."""
-    base, _, query = url.partition("?")
+    base, pairs = _parts(url)
     scheme, _, rest = base.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, place = authority.rpartition("@")
+    user, at, place = rest.rpartition("@")
     name, colon, _ = user.partition(":")
-    shown = f"{scheme}://{name}{':***' if colon else ''}{at}{place}{slash}{path}"
-    pairs = [(k, "***" if "password" in k else v) for k, v in parse_qsl(query, keep_blank_values=True)]
-    return shown + ("?" + urlencode(pairs, quote_via=quote, safe="*/") if pairs else "")
+    query = "&".join(f"{name}={'***' if 'password' in name else value}" for name, value in pairs)
+    return f"{scheme}://{name}{':***' if colon else ''}{at}{place}" + (f"?{query}" if query else "")

@@ -7,11 +7,12 @@ from typing import Any
 
 from delayed.message import STATES, Entry, Message, State
 
+# With clock_timestamp(), which differs from row to row, no index would be of use for a time.
 _NUMBER = "queue = (SELECT number FROM @.delayed_queue WHERE name = %(queue)s)"
 _READY = f"{_NUMBER} AND state = 1"
-_DUE = f"{_NUMBER} AND state = 0 AND at <= clock_timestamp()"  # ready too, but no claim has come by to say so
+_DUE = f"{_NUMBER} AND state = 0 AND at <= statement_timestamp()"  # ready too, but no claim has come by to say so
 _WHERE: Mapping[State, list[str]] = {
-    "scheduled": [f"{_NUMBER} AND state = 0 AND at > clock_timestamp()"],
+    "scheduled": [f"{_NUMBER} AND state = 0 AND at > statement_timestamp()"],
     "ready": [_READY, _DUE],
     "running": [f"{_NUMBER} AND state = 2"],
     "dead": [f"{_NUMBER} AND state = 3"],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
+import re
 from typing import Any
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from delayed.errors import BrokerError, ConfigError
 
@@ -23,21 +26,26 @@ class Schema:
     """
 
     def __init__(self, name: str) -> None:
-        if not name or "\0" in name or len(name.encode()) > 63:
-            raise ConfigError(f"schema={name!r}: a name in PostgreSQL has 1 to 63 bytes")
+        if not re.fullmatch(r"[\w-]+", name) or len(name.encode("utf-8", "replace")) > 63:
+            raise ConfigError(f"schema={name!r}: use 1 to 63 letters, digits, - and _")
         self.name = name
-        self.channel = f"delayed {name}".encode()[:63].decode("utf-8", "ignore")
+        self.channel = f"delayed {name}"
+        if len(self.channel.encode()) > 63:
+            self.channel = "delayed " + hashlib.sha256(name.encode()).hexdigest()[:40]
 
     def sql(self, text: str) -> bytes:
         """A statement, in which ``@.`` stands for the schema."""
-        channel = self.channel.replace("'", "''")
-        return text.replace("@channel", channel).replace("@.", f"{quoted(self.name)}.").encode()
+        return text.replace("@channel", self.channel).replace("@.", f"{quoted(self.name)}.").encode()
 
     def script(self, version: int = 0) -> str:
         """What brings a schema of `version` (0: none yet) up to date, in SQL that can be run by hand."""
         parts = [f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK});"]
         if not version:
-            parts.append(f"CREATE SCHEMA IF NOT EXISTS {quoted(self.name)};")
+            # CREATE SCHEMA IF NOT EXISTS asks first whether the user may make one, and then whether there is one.
+            parts.append(
+                f"DO $do$ BEGIN IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{self.name}') THEN "
+                f"CREATE SCHEMA {quoted(self.name)}; END IF; END $do$;"
+            )
         parts += [self.sql(_step(number)).decode() for number in range(version + 1, VERSION + 1)]
         parts.append(self._note(version))
         return "\n\n".join(["BEGIN;", *parts, "COMMIT;"]) + "\n"
@@ -53,7 +61,7 @@ class Schema:
         Raises:
             ConfigError: When it is newer than this library knows.
         """
-        cursor = psycopg.Cursor(conn)
+        cursor = psycopg.Cursor(conn, row_factory=tuple_row)
         # From the table, because to_regclass() may say what was true before we waited for the lock.
         there = "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'delayed_meta'"
         if not cursor.execute(there, [self.name], prepare=False).fetchall():
@@ -80,7 +88,7 @@ class Schema:
         if version == VERSION:
             return 0
         with conn.transaction():
-            cursor = psycopg.Cursor(conn)
+            cursor = psycopg.Cursor(conn, row_factory=tuple_row)
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ADVISORY_LOCK], prepare=False)
             version = self.version(conn)  # another process may have been quicker
             if version < VERSION:

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from delayed.brokers._forks import afresh_after_fork
 from delayed.brokers.base import WAIT_TIMEOUT
@@ -26,6 +28,8 @@ from delayed.errors import BrokerError, BrokerUnavailable
 
 SECOND_LOOK = 0.05  # seconds after the first
 POLL = (0.001, 0.25)  # seconds between looks where there are no notifications: at first, and at most
+REST = (0.005, 0.25)  # seconds to rest when what seems to be there can't be claimed: at first, and at most
+PROBE_AGAIN = 300.0  # seconds after which notifications that did not arrive are tried again
 PROBE_TIMEOUT = 1.0  # seconds in which a notification of our own has to arrive
 SLEEP_NOTE = 2 * WAIT_TIMEOUT  # seconds that a note of being asleep holds; it is renewed by every look
 
@@ -40,23 +44,37 @@ class Sleeper:
         self._ear, self._bell = socket.socketpair()
         self._ear.setblocking(False)
         self._bell.setblocking(False)
+        self._rung: set[bytes] = set()  # the queues that notifications have named
+        self._parting = False  # whether the answer to UNLISTEN has not been read yet
+        self._polls_until = 0.0
 
     def wake(self) -> None:
         with contextlib.suppress(OSError):  # full: it rings already; closed: it is awake
             self._bell.send(b"!")
 
-    def sleep(self, queues: Sequence[str], timeout: float) -> None:
-        """Sleep until one of the queues may have something to claim, for `timeout` seconds at most, or until woken."""
+    def sleep(self, queues: Sequence[str], timeout: float, misses: int) -> None:
+        """Sleep until one of the queues may have something to claim, for `timeout` seconds at most, or until woken.
+
+        Args:
+            misses: claims in a row that found nothing. If something seems to be there nevertheless, it is locked by
+                somebody: then rest.
+        """
         names = {queue[:1000].encode() for queue in queues}
         listening = self._listens()
         deadline = time.monotonic() + timeout
         pause, slowest = (SECOND_LOOK, WAIT_TIMEOUT) if listening else POLL
-        while True:
-            due = self._seconds_until_due(queues, listening)
-            left = min(due, deadline - time.monotonic())
-            if left <= 0 or self._rest(names, min(left, pause)) or time.monotonic() >= deadline:
-                return
-            pause = slowest if listening else min(pause * 2, slowest)
+        try:
+            while True:
+                self._rung.clear()
+                due = self._seconds_until_due(queues, listening)
+                left = min(due, deadline - time.monotonic())
+                if due <= 0 and misses > 1:
+                    self._rest(set(), min(REST[0] * 2 ** min(misses - 2, 10), REST[1], deadline - time.monotonic()))
+                if left <= 0 or self._rest(names, min(left, pause)) or time.monotonic() >= deadline:
+                    break
+                pause = slowest if listening else min(pause * 2, slowest)
+        finally:
+            self._part()
 
     def _seconds_until_due(self, queues: Sequence[str], listening: bool) -> float:
         if not listening:
@@ -64,7 +82,7 @@ class Sleeper:
         assert self._line is not None
         try:
             with self._link.errors():
-                cursor = psycopg.Cursor(self._line)
+                cursor = psycopg.Cursor(self._line, row_factory=tuple_row)
                 cursor.execute(self._look, (list(queues), SLEEP_NOTE), prepare=False)
                 return float(cursor.fetchall()[0][0])
         except BrokerError:
@@ -76,7 +94,7 @@ class Sleeper:
         poll = select.poll()  # not select(2), which fails at the 1,024th open file
         poll.register(self._ear, select.POLLIN)
         if self._line is not None:
-            if self._heard(names):  # came with the answer of the look
+            if self._heard(names):
                 return True
             poll.register(self._line.fileno(), select.POLLIN)
         end = time.monotonic() + seconds
@@ -91,48 +109,88 @@ class Sleeper:
         pgconn = self._line.pgconn
         try:
             pgconn.consume_input()
-            found = False
             while notify := pgconn.notifies():
-                found = found or notify.extra in names
-            return found
+                self._rung.add(notify.extra)
         except psycopg.Error as error:
             self._hang_up()
             raise BrokerUnavailable(f"{self._link.shown}: {error}") from error
+        return not self._rung.isdisjoint(names)
+
+    def _note(self, notify: psycopg.Notify) -> None:
+        """What came with the answer to a statement."""
+        self._rung.add(notify.payload.encode())
+
+    def _part(self) -> None:
+        """Listen no more until the next wait: what nobody reads fills the server's queue, and keeps it from cleaning
+        up. The answer is read at the next wait, so that this one ends at once.
+        """
+        if self._line is None:
+            return
+        try:
+            self._line.pgconn.send_query(b"UNLISTEN *")
+            self._line.pgconn.flush()
+            self._parting = True
+        except psycopg.Error:
+            self._hang_up()
+
+    def _parted(self) -> bool:
+        """Read the answer of UNLISTEN; False if the connection is lost."""
+        assert self._line is not None
+        if not self._parting:
+            return True
+        self._parting = False
+        pgconn = self._line.pgconn
+        poll = select.poll()
+        poll.register(self._line.fileno(), select.POLLIN)
+        deadline = time.monotonic() + PROBE_TIMEOUT
+        with contextlib.suppress(psycopg.Error):
+            while pgconn.is_busy():
+                if not poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+                    return False
+                pgconn.consume_input()
+            while pgconn.get_result() is not None:
+                pass
+            return pgconn.transaction_status == TransactionStatus.IDLE
+        return False
 
     # -- the connection ----------------------------------------------------------------------------------------
 
     def _listens(self) -> bool:
-        """Have a connection that listens, if that works here."""
-        if not self._link.listens:
+        """Have a connection that can listen, if that works here."""
+        if not self._link.listens or time.monotonic() < self._polls_until:
             return False
-        if self._line is not None and not self._line.closed:
-            return True
+        if self._line is not None:
+            if not self._line.closed and self._parted():
+                return True
+            self._hang_up()
         with self._link.connection():  # makes the schema, if it has to be made
             pass
-        line: Line = self._link.connect(Line)
+        line = self._line = self._link.connect()
         try:
             with self._link.errors():
-                line.execute(f"LISTEN {quoted(self._link.schema.channel)}".encode())
+                line.add_notify_handler(self._note)
                 ((pid,),) = line.execute("SELECT pg_backend_pid()", prepare=False).fetchall()
-            self._line = line
             # A proxy shows another number than the server's own process. Some pass notifications on, others do not.
-            self._link.listens = pid == line.info.backend_pid or self._probe()
+            works = pid == line.info.backend_pid or self._probe(line)
         except BaseException:
-            self._line = line
             self._hang_up()
             raise
-        if not self._link.listens:
+        if not works:
+            self._polls_until = time.monotonic() + PROBE_AGAIN
             self._hang_up()
-        return self._link.listens
+        return works
 
-    def _probe(self) -> bool:
+    def _probe(self, line: Line) -> bool:
         """Whether a notification that is sent from another connection arrives."""
+        with self._link.errors():
+            line.execute(f"LISTEN {quoted(self._link.schema.channel)}".encode(), prepare=False)
         word = f"probe {os.urandom(8).hex()}"
         self._link.run(b"SELECT pg_notify(%s, %s)", (self._link.schema.channel, word))
         return self._rest({word.encode()}, PROBE_TIMEOUT)
 
     def _hang_up(self) -> None:
         line, self._line = self._line, None
+        self._parting = False
         if line is not None:
             with contextlib.suppress(psycopg.Error):
                 line.close()
@@ -161,6 +219,7 @@ class Waiter:
         self._idle: list[Sleeper] = []
         self._asleep: set[Sleeper] = set()
         self._rung = False  # woken while nobody slept: the next one does not begin
+        self._misses = 0
         afresh_after_fork(self)
 
     def start_afresh(self) -> None:
@@ -180,7 +239,7 @@ class Waiter:
             sleeper = self._idle.pop() if self._idle else Sleeper(self._link)
             self._asleep.add(sleeper)
         try:
-            sleeper.sleep(queues, timeout)
+            sleeper.sleep(queues, timeout, self._misses)
         finally:
             with self._lock:
                 kept = sleeper in self._asleep  # else close() was called meanwhile
@@ -190,6 +249,10 @@ class Waiter:
                     self._idle.append(sleeper)
             if not kept:
                 sleeper.close()
+
+    def note_claim(self, found: int) -> None:
+        """A claim that may take anything has found so many."""
+        self._misses = 0 if found else self._misses + 1
 
     def wake(self) -> None:
         """End the waits that are under way, or the next one if none is."""

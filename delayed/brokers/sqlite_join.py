@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import threading
@@ -20,6 +19,7 @@ from delayed.message import Message
 
 COMMIT_WATCHED = 10.0  # seconds that a commit is waited for to ring the bell; later ones are seen by polling
 COMMIT_POLL = 0.002  # seconds between two looks
+COMMIT_TAKES = (0.0, 0.004, 0.03, 0.2)  # seconds between the rings for one commit, which may take a moment
 
 
 class SQLiteJoined(Joined):
@@ -91,10 +91,11 @@ class SQLiteJoined(Joined):
         deadline = time.monotonic() + COMMIT_WATCHED
         while not self._committed() and time.monotonic() < deadline:
             time.sleep(COMMIT_POLL)
-        # It counts as over when its COMMIT begins: who was woken now would find nothing. So wait for a turn to write.
-        with contextlib.suppress(BrokerError), self._file.write():
-            pass
-        self._ring()
+        # It counts as over when its COMMIT begins, and who is woken now may find nothing. Looking is no answer: at the
+        # end of the program the file is closed, whatever this thread does with it.
+        for pause in COMMIT_TAKES:
+            time.sleep(pause)
+            self._ring()
 
     def _ring(self) -> None:
         for number in self._rung:

@@ -16,7 +16,11 @@ def driver_connection(conn: Any) -> Any:
     if package == "sqlalchemy":
         if hasattr(conn, "get_bind"):  # Session: its connection of now, in its transaction
             conn = conn.connection()
-        if hasattr(conn, "in_transaction") and not conn.in_transaction():
+        if hasattr(conn, "driver_connection"):  # what an engine's raw_connection() gives
+            return conn.driver_connection
+        if not hasattr(conn, "in_transaction"):  # an Engine, a sessionmaker: no connection
+            return conn
+        if not conn.in_transaction():
             conn.begin()
         return conn.connection.driver_connection
     if package == "django" or hasattr(conn, "ensure_connection"):  # a DatabaseWrapper, or the proxy for the default one

@@ -170,7 +170,7 @@ END $body$;
 
 
 -- A worker's turn: end claims, then take up to `room` tasks of the queues. Rows without an id answer the settlements: the
--- `header` has those of a queue that were accepted, as id/delivery with commas between. The other rows are claims.
+-- `header` has those of a queue that were accepted, as id/delivery/nonce with commas between. The other rows are claims.
 --
 -- ended_*: claims that are done. other_*: those that end otherwise, by `other_action`: retry, back, dead.
 CREATE FUNCTION @.delayed_work(
@@ -191,27 +191,30 @@ DECLARE
     a_number int;
     base bigint;
     rung text[] := '{}';
-    fresh boolean := false;
+    tids tid[];
+    sent boolean;
     n int;
     s record;
 BEGIN
     FOR a_queue, a_number IN
         SELECT q.name, q.number FROM @.delayed_queue q WHERE q.name = ANY (ended_queue)
     LOOP
+        -- Locked in a statement of its own: if a renewal was there first, only a later one sees the row as it is now.
+        tids := ARRAY(
+            SELECT (
+                SELECT d.ctid FROM @.delayed_task d
+                WHERE d.id = e.id AND d.queue = a_number
+                    AND d.state + 0 = 2 AND d.delivery = e.delivery AND d.nonce = e.nonce
+                FOR UPDATE
+            )
+            FROM unnest(ended_queue, ended_id, ended_delivery, ended_nonce) AS e (name, id, delivery, nonce)
+            WHERE e.name = a_queue
+        );
         WITH gone AS (
-            DELETE FROM @.delayed_task t WHERE t.ctid = ANY (ARRAY(
-                SELECT (
-                    SELECT d.ctid FROM @.delayed_task d
-                    WHERE d.id = e.id AND d.queue = a_number
-                        AND d.state + 0 = 2 AND d.delivery = e.delivery AND d.nonce = e.nonce
-                    FOR UPDATE
-                )
-                FROM unnest(ended_queue, ended_id, ended_delivery, ended_nonce) AS e (name, id, delivery, nonce)
-                WHERE e.name = a_queue
-            ))
-            RETURNING t.id, t.delivery
+            DELETE FROM @.delayed_task t WHERE t.ctid = ANY (tids) RETURNING t.id, t.delivery, t.nonce
         )
-        SELECT convert_to(string_agg(g.id || '/' || g.delivery, ','), 'UTF8') INTO o_header FROM gone g;
+        SELECT convert_to(string_agg(format('%s/%s/%s', g.id, g.delivery, g.nonce), ','), 'UTF8')
+        INTO o_header FROM gone g;
         o_queue := a_queue;
         RETURN NEXT;
     END LOOP;
@@ -230,7 +233,7 @@ BEGIN
             AND t.state + 0 = 2 AND t.delivery = s.delivery AND t.nonce = s.nonce;
         CONTINUE WHEN NOT FOUND;
         o_queue := s.name;
-        o_header := convert_to(s.id || '/' || s.delivery, 'UTF8');
+        o_header := convert_to(format('%s/%s/%s', s.id, s.delivery, s.nonce), 'UTF8');
         RETURN NEXT;
         IF s.action <> 'dead' AND s.name <> ALL (rung) THEN
             rung := rung || s.name;
@@ -241,17 +244,24 @@ BEGIN
     IF room <= 0 THEN
         RETURN;
     END IF;
-    -- A look first: what finds nothing writes nothing.
-    IF NOT EXISTS (SELECT FROM @.delayed_claimer c WHERE c.worker = a_worker AND c.seq >= a_seq) THEN
+    -- A look first: what finds nothing writes nothing. But it may have been this very claim, sent before and committed
+    -- just now, that left nothing.
+    sent := EXISTS (SELECT FROM @.delayed_claimer c WHERE c.worker = a_worker AND c.seq >= a_seq);
+    IF NOT sent THEN
         PERFORM FROM unnest(queues) AS x (name) WHERE @.delayed_next(x.name) <= now;
         IF NOT FOUND THEN
-            RETURN;
+            sent := EXISTS (SELECT FROM @.delayed_claimer c WHERE c.worker = a_worker AND c.seq >= a_seq);
+            IF NOT sent THEN
+                RETURN;
+            END IF;
         END IF;
+    END IF;
+    IF NOT sent THEN
         INSERT INTO @.delayed_claimer AS c VALUES (a_worker, a_seq, now)
         ON CONFLICT (worker) DO UPDATE SET seq = excluded.seq, seen = excluded.seen WHERE c.seq < excluded.seq;
-        fresh := FOUND;
+        sent := NOT FOUND;
     END IF;
-    IF NOT fresh THEN  -- it has been sent before: what that claim got and still holds
+    IF sent THEN  -- it has been sent before: what that claim got and still holds
         FOREACH a_queue IN ARRAY queues LOOP
             SELECT q.number INTO a_number FROM @.delayed_queue q WHERE q.name = a_queue;
             RETURN QUERY
@@ -340,7 +350,7 @@ BEGIN
 END $body$;
 
 
--- Note that somebody sleeps for these queues, for so many seconds; return the seconds until one has something to claim,
+-- Note that somebody sleeps for these queues, for so many seconds, and listen; return the seconds until one has something to claim,
 -- as far as is known now: 0 if one has, infinity if nothing waits.
 CREATE FUNCTION @.delayed_sleep(queues text[], seconds float8) RETURNS float8 LANGUAGE plpgsql
 SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
@@ -350,6 +360,7 @@ DECLARE
     first timestamptz;
 BEGIN
     IF seconds > 0 THEN
+        EXECUTE format('LISTEN %I', '@channel');
         INSERT INTO @.delayed_sleeper AS s SELECT DISTINCT x.name, awake FROM unnest(queues) AS x (name) ORDER BY 1
         ON CONFLICT (queue) DO UPDATE SET until = excluded.until
         WHERE s.until < excluded.until - interval '500 milliseconds';
@@ -428,7 +439,7 @@ BEGIN
                 WHERE t.ctid = ANY (ARRAY(
                     SELECT l.ctid FROM @.delayed_task l
                     WHERE l.queue = q.number AND l.state = 2 AND l.worker = holder AND l.lease_end < now
-                    ORDER BY l.lease_end LIMIT 10000 FOR UPDATE SKIP LOCKED
+                    ORDER BY l.lease_end LIMIT 10000 - returned - dead FOR UPDATE SKIP LOCKED
                 ))
                 RETURNING state
             )
@@ -447,14 +458,27 @@ BEGIN
         DELETE FROM @.delayed_task t WHERE t.ctid = ANY (ARRAY(
             SELECT d.ctid FROM @.delayed_task d
             WHERE d.queue = q.number AND d.state = 3 AND d.at < now - dead_age * interval '1 second'
-        )) AND t.state = 3;
+            ORDER BY d.at LIMIT 10000 FOR UPDATE SKIP LOCKED
+        ));
         DELETE FROM @.delayed_task t WHERE t.ctid = ANY (ARRAY(
             SELECT d.ctid FROM @.delayed_task d WHERE d.queue = q.number AND d.state = 3
-            ORDER BY d.at DESC OFFSET dead_most
+            ORDER BY d.at DESC OFFSET dead_most LIMIT 10000
         )) AND t.state = 3;
-        DELETE FROM @.delayed_producer p WHERE p.seen < now - unseen_age * interval '1 second';
-        DELETE FROM @.delayed_claimer c WHERE c.seen < now - unseen_age * interval '1 second';
-        DELETE FROM @.delayed_sleeper s WHERE s.until < now - unseen_age * interval '1 second';
-        DELETE FROM @.delayed_announcement a WHERE a.until < now;
+        -- Sweepers of other queues do the same: nobody waits for a row.
+        DELETE FROM @.delayed_producer p WHERE p.ctid = ANY (ARRAY(
+            SELECT o.ctid FROM @.delayed_producer o WHERE o.seen < now - unseen_age * interval '1 second'
+            FOR UPDATE SKIP LOCKED
+        ));
+        DELETE FROM @.delayed_claimer c WHERE c.ctid = ANY (ARRAY(
+            SELECT o.ctid FROM @.delayed_claimer o WHERE o.seen < now - unseen_age * interval '1 second'
+            FOR UPDATE SKIP LOCKED
+        ));
+        DELETE FROM @.delayed_sleeper s WHERE s.ctid = ANY (ARRAY(
+            SELECT o.ctid FROM @.delayed_sleeper o WHERE o.until < now - unseen_age * interval '1 second'
+            FOR UPDATE SKIP LOCKED
+        ));
+        DELETE FROM @.delayed_announcement a WHERE a.ctid = ANY (ARRAY(
+            SELECT o.ctid FROM @.delayed_announcement o WHERE o.until < now FOR UPDATE SKIP LOCKED
+        ));
     END IF;
 END $body$;
