@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from delayed.queue import Queue
     from delayed.retry import Retry
+    from delayed.supervisor import Supervisor
     from delayed.sweeper import Sweeper
     from delayed.task import Task
     from delayed.worker import ForkedWorker, PreforkedWorker
@@ -53,6 +54,7 @@ __all__ = [
     "Queue",
     "Retry",
     "SignatureMismatch",
+    "Supervisor",
     "Sweeper",
     "Task",
     "TaskError",
@@ -72,6 +74,7 @@ _PLACES = {
     "delay": ("Delayed", "DelayedFunction", "TaskHandle", "delayed"),
     "queue": ("Queue",),
     "retry": ("Retry",),
+    "supervisor": ("Supervisor",),
     "sweeper": ("Sweeper",),
     "task": ("Task",),
     "worker": ("ForkedWorker", "PreforkedWorker"),

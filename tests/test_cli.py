@@ -499,3 +499,12 @@ def test_plurals() -> None:
         "1 process",
         "1,200 processes",
     ]
+
+
+def test_workers_are_kept_alive_under_one_command(terminal: Terminal) -> None:
+    terminal.python("import app; [app.send.delay(str(n)) for n in range(5)]")
+    done = terminal.run("worker", "app", "--workers", "2", "--burst", "--mode", "preforked")
+
+    assert done.returncode == 0, done.stderr
+    assert sorted(said(done)) == [f"sent {n}" for n in range(5)]
+    assert "starts 2 workers" in done.stderr

@@ -22,6 +22,7 @@ LAYERS = [
     ["delayed.queue"],
     ["delayed.delay", "delayed.sweeper"],
     ["delayed.worker"],
+    ["delayed.supervisor"],
     ["delayed.demo.evidence", "delayed.demo.tasks"],
     ["delayed.cli.common", "delayed.cli.discover"],
     ["delayed.demo"],

@@ -19,6 +19,7 @@ from delayed.errors import ConfigError
 from delayed.logger import logger
 from delayed.queue import Queue
 from delayed.serializers import SERIALIZERS
+from delayed.supervisor import Supervisor
 from delayed.worker import ForkedWorker, PreforkedWorker
 
 WORKERS = {"forked": ForkedWorker, "preforked": PreforkedWorker}
@@ -31,11 +32,12 @@ Examples:
   delayed worker shop.tasks --queue mails    only one of its queues
   delayed worker --queue mails --queue rest  by name: mails first, rest when there are none
   delayed worker app --mode preforked --processes 8 --preload app
+  delayed worker app --workers 4             four of them, started again when they die
   delayed worker app --burst                 leave when nothing is left to do
 \b
 Signals:
   TERM, INT  take nothing more, let what runs finish within --shutdown-timeout; a second one: at once
-  HUP        finish what runs, then stop
+  HUP        finish what runs, then stop; with --workers: renew them one after another, without a gap
 """,
 )
 @click.argument("module", required=False)
@@ -60,6 +62,12 @@ Signals:
     type=click.IntRange(min=1),
     metavar="N",
     help="How many tasks run at once. [default: one for each core]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep N such workers alive: what dies is started again. [default: one, and nobody who looks after it]",
 )
 @click.option("--burst", is_flag=True, help="Leave when the queues are empty.")
 @click.option("--no-sweep", is_flag=True, help="Leave the return of lost tasks to `delayed sweeper`.")
@@ -100,6 +108,7 @@ def worker(
     mode: str,
     serializer: str | None,
     processes: int | None,
+    workers: int | None,
     burst: bool,
     no_sweep: bool,
     max_tasks: int | None,
@@ -143,7 +152,7 @@ def worker(
     logger.info("delayed %s on Python %s, pid %d", version("delayed"), platform.python_version(), os.getpid())
     for warning in warnings:
         logger.warning("%s", warning)
-    WORKERS[mode](
+    worker = WORKERS[mode](
         queues=queues,
         processes=processes or _cores(),
         kill_timeout=kill_timeout,
@@ -155,7 +164,10 @@ def worker(
         burst=burst,
         preload=preload,
         sweep=not no_sweep,
-    ).run()
+    )
+    if workers:
+        return Supervisor(worker, workers).run()
+    worker.run()
     return None
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from delayed.brokers.base import LEASE, Broker
 from delayed.errors import ConfigError, NotEnqueueable
-from delayed.functions import path_of
-from delayed.logger import JsonFormatter, logger
+from delayed.functions import path_of, resolve
+from delayed.logger import JsonFormatter, logger, setup_logger
 from delayed.worker.config import Config
 from delayed.worker.courier import Courier, Held
 from delayed.worker.monitor import Monitor
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from delayed.queue import Queue
 
 Handler = Callable[..., Any]
+
+_OPTIONS = (
+    "processes", "kill_timeout", "success_handler", "error_handler", "max_tasks", "max_memory", "shutdown_timeout",
+    "burst", "preload", "sweep", "lease",
+)  # fmt: skip
 
 
 class Worker:
@@ -104,9 +109,36 @@ class Worker:
         self.preload = list(preload)
         self.sweep = sweep
         self.id = ""
+        # For a supervisor: a descriptor that all processes of this worker shall hold, and who wants to know its id.
+        self.presence = -1
+        self.told: Callable[[str], None] | None = None
         self._monitor: Monitor | None = None
         self._stop_early = False
         self._lock = threading.Lock()
+
+    def settings(self) -> dict[str, Any]:
+        """Plain data from which :meth:`from_settings` makes the same worker in another process.
+
+        Raises:
+            ConfigError: When another process can't open its store.
+        """
+        return {
+            "kind": path_of(type(self)),
+            "queues": [queue.spec() for queue in self.queues],
+            "options": {name: getattr(self, name) for name in _OPTIONS},
+            "log_level": logger.getEffectiveLevel(),
+            "log_json": _logs_json(),
+        }
+
+    @staticmethod
+    def from_settings(settings: Mapping[str, Any]) -> Worker:
+        """The worker of :meth:`settings`, in a process whose logger is set up the same way."""
+        from delayed.queue import Queue
+
+        setup_logger(settings["log_level"], as_json=settings["log_json"])
+        kind: Any = resolve(settings["kind"])
+        worker: Worker = kind(queues=[Queue.from_spec(spec) for spec in settings["queues"]], **settings["options"])
+        return worker
 
     def run(self) -> None:
         """Work until :meth:`stop` or a signal; in burst mode, until the queues are empty. May be called again.
@@ -135,6 +167,8 @@ class Worker:
         handlers = self._install_signals(monitor)
         try:
             logger.info("worker %s starts: %s", self.id, self._describe(), extra={"action": "worker_started"})
+            if self.told is not None:
+                self.told(self.id)
             monitor.run()
             logger.info("worker %s has stopped", self.id, extra={"action": "worker_stopped"})
         finally:
@@ -159,7 +193,6 @@ class Worker:
         return f"{self.mode}, {self.processes} at once, queues {names} on {self.broker!r}"
 
     def _make_monitor(self) -> Monitor:
-        as_json = any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers)
         config = Config(
             worker=self.id,
             url=self.broker.spec(),
@@ -178,7 +211,8 @@ class Worker:
             error_handler=self.error_handler,
             preload=self.preload,
             log_level=logger.getEffectiveLevel(),
-            log_json=as_json,
+            log_json=_logs_json(),
+            presence=self.presence,
         )
 
         def make_courier(
@@ -219,6 +253,10 @@ class Worker:
 
         handlers = {signal.SIGTERM: leave, signal.SIGINT: leave, signal.SIGHUP: finish}
         return {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+
+def _logs_json() -> bool:
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers)
 
 
 N = TypeVar("N", int, float)

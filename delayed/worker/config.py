@@ -30,6 +30,8 @@ class Config(NamedTuple):
         log_level: of the logger "delayed".
         log_json: whether to log as JSON.
         path: sys.path of the monitor.
+        presence: a descriptor that all processes of the worker hold, so that its end tells a supervisor that they are
+            gone; -1: none.
     """
 
     worker: str
@@ -52,6 +54,7 @@ class Config(NamedTuple):
     log_level: int = 20
     log_json: bool = False
     path: Sequence[str] = ()
+    presence: int = -1
 
     def dump(self) -> bytes:
         return json.dumps(self._asdict()).encode()

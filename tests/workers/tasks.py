@@ -122,6 +122,15 @@ def begin_and_be_stuck(ledger: str) -> None:
     stuck_in_c(ledger)
 
 
+def kill_everybody(ledger: str) -> None:
+    """Kill the guardians, and with them this process."""
+    with open(f"/proc/{os.getppid()}/stat") as file:
+        monitor = int(file.read().rpartition(")")[2].split()[1])
+    for pid in (monitor, os.getppid()):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(30)
+
+
 def stuck_stubborn(ledger: str) -> None:
     while True:
         try:
