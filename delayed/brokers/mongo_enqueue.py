@@ -31,10 +31,11 @@ from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo import InsertOne, UpdateMany, UpdateOne
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from delayed.brokers.base import PRODUCER_AGE
 from delayed.errors import BrokerError, BrokerUnavailable
+from delayed.logger import logger
 from delayed.message import Message
 
 Document = dict[str, Any]
@@ -44,13 +45,14 @@ MAX_DOCUMENT = 16 << 20
 ROOM = 1 << 14  # bytes of a document that are kept for what is not the message
 SMALL = 16  # messages that go in the one command; more are inserted before, which takes less time for each
 EPOCH = datetime.datetime(1970, 1, 1)
+MAX_DELAY = 100 * 365 * 86_400_000  # milliseconds; much later the driver has no dates, and then the server has none
 
 # Whether a task is scheduled is written in it, so that a sweeper can publish what it has not staged.
 PUBLISH: list[Document] = [
     {
         "$set": {
             "s": {"$concat": [{"$cond": [{"$gt": ["$g", 0]}, "l/", "r/"]}, "$q"]},
-            "at": {"$cond": [{"$gt": ["$g", 0]}, {"$add": ["$$NOW", "$g"]}, "$$REMOVE"]},
+            "at": {"$cond": [{"$gt": ["$g", 0]}, {"$add": ["$$NOW", {"$min": ["$g", MAX_DELAY]}]}, "$$REMOVE"]},
         }
     },
     {"$unset": ["g", "t", "c"]},
@@ -85,12 +87,17 @@ def documents(queue: str, messages: Sequence[Message]) -> list[Document]:
                 "a": 0,
                 "m": message.max_deliveries,
                 "l": 0,
-                "g": round(message.delay * 1000) if message.delay > 0 else 0,
+                "g": milliseconds(message.delay),
                 "h": header,
                 "b": message.payload,
             }
         )
     return found
+
+
+def milliseconds(delay: float) -> int:
+    """A delay in seconds as it is stored: 0 for none, and at most 100 years."""
+    return round(min(delay * 1000, MAX_DELAY)) if delay > 0 else 0
 
 
 def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
@@ -132,7 +139,10 @@ def _publish(batch: str) -> UpdateMany:
 
 
 def repair(tasks: Collection[Document]) -> None:
-    """Publish the batches that were committed and not published, and throw away those that never will be."""
+    """Publish the batches that were committed and not published, and throw away those that never will be.
+
+    What the server refuses for one batch must not keep the others waiting, nor the sweep.
+    """
     for row in tasks.aggregate(
         [
             {"$match": {"s": {"$gte": "p/", "$lt": "p0"}, "at": EPOCH}},
@@ -140,8 +150,15 @@ def repair(tasks: Collection[Document]) -> None:
             {"$addFields": {"now": "$$NOW"}},
         ]
     ):
-        found = tasks.find_one({"_id": "s/" + row["session"]})
-        if found is not None and found.get("batch") == row["_id"]:
-            tasks.update_many({"s": row["_id"], "at": EPOCH}, PUBLISH)
-        elif (row["now"] - EPOCH).total_seconds() - row["first"].time > PRODUCER_AGE:
-            tasks.delete_many({"s": row["_id"], "at": EPOCH})
+        try:
+            _repair(tasks, row)
+        except OperationFailure as error:
+            logger.warning("A batch of tasks of the session %s is not published yet: %s", row["session"], error)
+
+
+def _repair(tasks: Collection[Document], row: Document) -> None:
+    found = tasks.find_one({"_id": "s/" + row["session"]})
+    if found is not None and found.get("batch") == row["_id"]:
+        tasks.update_many({"s": row["_id"], "at": EPOCH}, PUBLISH)
+    elif (row["now"] - EPOCH).total_seconds() - row["first"].time > PRODUCER_AGE:
+        tasks.delete_many({"s": row["_id"], "at": EPOCH})

@@ -74,12 +74,15 @@ def left(leases: Collection[Document], refs: Iterable[Ref]) -> dict[Ref, float]:
 def sweep(opened: Opened, queue: str, lease: float) -> Swept:
     """See :meth:`Broker.sweep`."""
     grace, untidy = _note_sweep(opened.queues, queue, round(lease * 1000))
-    repair(opened.tasks)
+    swept = Swept(0, 0, True) if grace else _return_lost(opened, queue)
     sessions.sweep(opened)
     if untidy:
         _tidy(opened, queue)
-    if grace:
-        return Swept(0, 0, True)
+    repair(opened.tasks)
+    return swept
+
+
+def _return_lost(opened: Opened, queue: str) -> Swept:
     returned = dead = 0
     lost = opened.tasks.find(
         {"s": "h/" + queue, "at": {"$exists": True}, "$expr": {"$lt": ["$at", "$$NOW"]}},

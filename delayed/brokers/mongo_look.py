@@ -88,7 +88,7 @@ def get(opened: Opened, queue: str, id: int) -> Entry | None:
 
 def _entries(opened: Opened, steps: list[Document]) -> list[Entry]:
     left: Document = {"$cond": [{"$gt": ["$at", None]}, {"$subtract": ["$at", "$$NOW"]}, 0]}
-    rows = list(opened.tasks.aggregate([*steps, {"$addFields": {"left": left}}]))
+    rows = list(opened.tasks.aggregate([*steps, {"$addFields": {"left": left}}, {"$unset": "at"}]))
     renewed = leases.left(opened.leases, [ref_of(row) for row in rows if row["s"][0] == "h"])
     return [_entry(row, renewed) for row in rows]
 

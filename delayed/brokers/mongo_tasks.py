@@ -15,7 +15,7 @@ from pymongo import DeleteOne, UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
-from delayed.brokers.mongo_enqueue import DUPLICATE
+from delayed.brokers.mongo_enqueue import DUPLICATE, milliseconds
 from delayed.message import Claim, Ref, Settlement
 
 Document = dict[str, Any]
@@ -267,7 +267,7 @@ def _step(settlement: Settlement) -> Any:
         now = {"$currentDate": {"at": True, **AT_END}}
         return UpdateOne(which, {"$set": {"s": "d/" + ref.queue, "r": reason}, "$unset": LET_GO, **now})
     if delay > 0:
-        later: Document = {"s": {"$literal": "l/" + ref.queue}, "at": {"$add": ["$$NOW", round(delay * 1000)]}}
+        later: Document = {"s": {"$literal": "l/" + ref.queue}, "at": {"$add": ["$$NOW", milliseconds(delay)]}}
         if action == "back":
             later["a"] = {"$subtract": ["$a", 1]}
         return UpdateOne(which, [{"$set": later}, {"$unset": list(LET_GO)}])

@@ -6,6 +6,7 @@ import datetime
 import os
 import secrets
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -201,6 +202,32 @@ def test_attempts_at_the_same_time_store_once(broker: MongoBroker, store: Any, n
         assert all(worker.done(claims))
 
     assert store.delayed_tasks.count_documents({"q": QUEUE}) == 0
+
+
+@pytest.mark.parametrize("delay", [float(sys.maxsize // 1000), 1e16, 1e12])
+def test_a_delay_beyond_all_dates_is_a_long_one(broker: MongoBroker, delay: float) -> None:
+    put, worker = Producer(broker), Worker(broker)
+    (now,) = put()
+    (later,) = put(delay=delay)
+    (claim,) = worker.claim()
+    assert broker.settle("worker", [Settlement(claim.ref, "retry", delay)]) == [True]
+    for entry in [*broker.peek(QUEUE, "scheduled"), broker.get(QUEUE, now), broker.get(QUEUE, later)]:
+        assert entry is not None
+        assert entry.due > 99 * 365 * 86400
+    assert broker.counts(QUEUE) == (2, 0, 0, 0)
+    broker.wait([QUEUE], 0.01)
+
+
+def test_a_batch_that_the_server_refuses_keeps_no_sweeper_from_the_others(broker: MongoBroker, store: Any) -> None:
+    put, worker = Producer(broker), Worker(broker)
+    expected = put(2)
+    assert broker.sweep(QUEUE, 3600.0) == (0, 0, False)
+    worker.claim(1, lease=0.01)
+    unpublish(store, committed=True)
+    broken = {"q": 5, "s": "p/0", "at": datetime.datetime(1970, 1, 1), "t": "x", "c": 1, "g": 0, "o": Timestamp(1, 1)}
+    store.delayed_tasks.insert_many([broken, {"_id": "s/x", "seq": 1, "batch": "p/0"}])
+    assert eventually(lambda: broker.sweep(QUEUE, 3600.0).returned) == 1
+    assert ids(worker.claim()) == expected
 
 
 def test_what_is_too_large_is_refused_and_nothing_is_stored(broker: MongoBroker) -> None:
