@@ -1,7 +1,8 @@
 """Storing messages in MongoDB: all or none, and once however often they are sent, without a transaction.
 
 A transaction would take two or three round trips, does not exist on a standalone, and one whose client is cut off keeps
-its documents locked for a minute. Instead, one command does for each attempt, in this order:
+its documents locked for a minute. Instead, one command (or two, if there are many tasks: the second once the first is
+replicated) does for each attempt, in this order:
 
 1. *stage* the tasks, under a new random batch name, in a state in which nobody looks for them;
 2. *commit*: raise the number of the producer's session and note the batch there, if the number is lower. This is one
@@ -44,6 +45,7 @@ DUPLICATE = 11000
 MAX_DOCUMENT = 16 << 20
 ROOM = 1 << 14  # bytes of a document that are kept for what is not the message
 SMALL = 16  # messages that go in the one command; more are inserted before, which takes less time for each
+SMALL_BYTES = 8 << 20  # which they have at most, for the driver makes several commands of what is larger
 EPOCH = datetime.datetime(1970, 1, 1)
 MAX_DELAY = 100 * 365 * 86_400_000  # milliseconds; much later the driver has no dates, and then the server has none
 
@@ -111,15 +113,20 @@ def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message]
         {"$set": {"seq": seq, "batch": batch}, "$currentDate": {"seen": True}},
         upsert=True,
     )
-    steps: list[Any] = [_upsert(row) if len(rows) <= SMALL else InsertOne(row) for row in rows]
-    steps += [commit, _publish(batch)]
+    steps: list[Any] = [_upsert(row) for row in rows]
+    if len(rows) > SMALL or sum(len(row["h"]) + len(row["b"]) for row in rows) > SMALL_BYTES:
+        # A call of its own: the driver goes on with the next command of a call after one that was not replicated in
+        # time, and then a new primary could have the commit without the tasks.
+        tasks.bulk_write([InsertOne(row) for row in rows], ordered=True)
+        steps = []
+    staged = len(steps)
     try:
-        tasks.bulk_write(steps, ordered=True)
+        tasks.bulk_write([*steps, commit, _publish(batch)], ordered=True)
     except BulkWriteError as error:
         failure = (error.details["writeErrors"] or [{}])[0]
-        if failure.get("index", 0) > len(rows):
+        if failure.get("index", 0) > staged:
             raise BrokerUnavailable(f"enqueued, but not published yet: {failure.get('errmsg')}") from error
-        if failure.get("code") != DUPLICATE or failure.get("index") != len(rows):
+        if failure.get("code") != DUPLICATE or failure.get("index") != staged:
             raise
         found = tasks.find_one({"_id": "s/" + session})
         if found is not None and found["seq"] == seq:

@@ -189,6 +189,23 @@ def test_an_enqueue_that_was_cut_short_before_its_commit_has_not_happened(broker
     assert broker.counts(QUEUE) == (0, 0, 3, 0)
 
 
+@pytest.mark.parametrize("n", [3, 40])
+def test_nothing_is_committed_before_its_tasks_are_replicated(own: MongoBroker, server: MongoServer, n: int) -> None:
+    first = own.reserve_ids(QUEUE, n)
+    own.enqueue(QUEUE, [Message(first, "mod:f", b"")], "other", 1)  # the queue is noted
+    messages = [Message(first + i, "mod:f", b"x" * (n == 3 and 4 << 20)) for i in range(n)]
+    with pymongo.MongoClient(server.url) as client:
+        answer = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
+        failing = {"failCommands": ["insert"], **answer}
+        client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": failing})
+        with pytest.raises(BrokerUnavailable):
+            own.enqueue(QUEUE, messages, "session", 1)
+        assert client.delayed.delayed_tasks.count_documents({"_id": "s/session"}) == 0
+        client.delayed.delayed_tasks.delete_many({"s": {"$regex": "^p/"}})  # as a new primary does that has not them
+    own.enqueue(QUEUE, messages, "session", 1)
+    assert own.counts(QUEUE).ready == 1 + n
+
+
 @pytest.mark.parametrize("n", [1, 40])
 def test_attempts_at_the_same_time_store_once(broker: MongoBroker, store: Any, n: int) -> None:
     put, worker = Producer(broker), Worker(broker)
