@@ -7,7 +7,8 @@ replicated) does for each attempt, in this order:
 1. *stage* the tasks, under a new random batch name, in a state in which nobody looks for them;
 2. *commit*: raise the number of the producer's session and note the batch there, if the number is lower. This is one
    document, and so the moment at which all of them are enqueued;
-3. *publish* the batch: its tasks become ready, or scheduled by the clock of now.
+3. *publish* the batch: its tasks become ready, or scheduled by the clock of now;
+4. note when the session was *seen*. It is forgotten an hour after that, and so never while something is to be done.
 
 The command ends at its first error. Wherever it is cut short, whoever comes next sees what to do:
 
@@ -17,7 +18,7 @@ The command ends at its first error. Wherever it is cut short, whoever comes nex
 - after 3: a resend fails in 2, and publishes what is no longer staged: nothing.
 
 A late first attempt that arrives after its resend fails in 2, too, and takes its own batch away. A server that loses
-the end of its journal, or a new primary that misses the last writes, has done a beginning of the three, in this order.
+the end of its journal, or a new primary that misses the last writes, has done a beginning of these, in this order.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message]
         row |= {"s": batch, "at": EPOCH, "t": session, "c": seq}
     commit = UpdateOne(
         {"_id": "s/" + session, "seq": {"$lt": seq}},
-        {"$set": {"seq": seq, "batch": batch}, "$currentDate": {"seen": True}},
+        {"$set": {"seq": seq, "batch": batch}, "$unset": {"seen": ""}},
         upsert=True,
     )
     steps: list[Any] = [_upsert(row) for row in rows]
@@ -121,7 +122,7 @@ def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message]
         steps = []
     staged = len(steps)
     try:
-        tasks.bulk_write([*steps, commit, _publish(batch)], ordered=True)
+        tasks.bulk_write([*steps, commit, *_finish(session, batch)], ordered=True)
     except BulkWriteError as error:
         failure = (error.details["writeErrors"] or [{}])[0]
         if failure.get("index", 0) > staged:
@@ -130,7 +131,7 @@ def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message]
             raise
         found = tasks.find_one({"_id": "s/" + session})
         if found is not None and found["seq"] == seq:
-            tasks.bulk_write([_publish(found["batch"])])
+            tasks.bulk_write(_finish(session, found["batch"]), ordered=True)
         tasks.delete_many({"s": batch, "at": EPOCH})
 
 
@@ -141,8 +142,11 @@ def _upsert(row: Document) -> UpdateOne:
     )
 
 
-def _publish(batch: str) -> UpdateMany:
-    return UpdateMany({"s": batch, "at": EPOCH}, PUBLISH)
+def _finish(session: str, batch: str) -> list[Any]:
+    return [
+        UpdateMany({"s": batch, "at": EPOCH}, PUBLISH),
+        UpdateOne({"_id": "s/" + session, "batch": batch}, {"$currentDate": {"seen": True}}),
+    ]
 
 
 def repair(tasks: Collection[Document]) -> None:
@@ -157,15 +161,22 @@ def repair(tasks: Collection[Document]) -> None:
             {"$addFields": {"now": "$$NOW"}},
         ]
     ):
-        try:
-            _repair(tasks, row)
-        except OperationFailure as error:
-            logger.warning("A batch of tasks of the session %s is not published yet: %s", row["session"], error)
+        found = tasks.find_one({"_id": "s/" + row["session"]})
+        if found is not None and found.get("batch") == row["_id"]:
+            _repair(tasks, row["session"], row["_id"])
+        elif (row["now"] - EPOCH).total_seconds() - row["first"].time > PRODUCER_AGE:
+            tasks.delete_many({"s": row["_id"], "at": EPOCH})
 
 
-def _repair(tasks: Collection[Document], row: Document) -> None:
-    found = tasks.find_one({"_id": "s/" + row["session"]})
-    if found is not None and found.get("batch") == row["_id"]:
-        tasks.update_many({"s": row["_id"], "at": EPOCH}, PUBLISH)
-    elif (row["now"] - EPOCH).total_seconds() - row["first"].time > PRODUCER_AGE:
-        tasks.delete_many({"s": row["_id"], "at": EPOCH})
+def tidy(tasks: Collection[Document]) -> None:
+    """Let the sessions be forgotten with time whose last batch was published, and that not noted."""
+    unnoted = {"_id": {"$gte": "s/", "$lt": "s0"}, "batch": {"$exists": True}, "seen": {"$exists": False}}
+    for row in list(tasks.find(unnoted, {"batch": 1})):
+        _repair(tasks, row["_id"].removeprefix("s/"), row["batch"])
+
+
+def _repair(tasks: Collection[Document], session: str, batch: str) -> None:
+    try:
+        tasks.bulk_write(_finish(session, batch), ordered=True)
+    except OperationFailure as error:
+        logger.warning("A batch of tasks of the session %s is not published yet: %s", session, error)

@@ -18,7 +18,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX
 from delayed.brokers.mongo_client import Opened
-from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, repair
+from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, repair, tidy
 from delayed.brokers.mongo_tasks import AT_END, LET_GO, name_of, ref_of, token
 from delayed.message import Ref, Swept
 
@@ -78,6 +78,7 @@ def sweep(opened: Opened, queue: str, lease: float) -> Swept:
     sessions.sweep(opened)
     if untidy:
         _tidy(opened, queue)
+        tidy(opened.tasks)
     repair(opened.tasks)
     return swept
 

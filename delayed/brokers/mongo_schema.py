@@ -11,7 +11,8 @@
 timestamp of the server's logical clock, which it never gives twice: the order of arrival.
 
 Beside them, because one command changes them together with tasks, are the sessions of producers (``s/…``) and the
-numbers of claimers (``c/…``). Only those have a field `seen`, and so only those are forgotten with time.
+numbers of claimers (``c/…``). Only those have a field `seen`, and so only those are forgotten with time: a session has
+it once its last batch is published.
 """
 
 from __future__ import annotations

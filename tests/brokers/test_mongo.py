@@ -148,6 +148,7 @@ def unpublish(store: Any, *, committed: bool) -> None:
     staged = {"s": session["batch"], "at": datetime.datetime(1970, 1, 1)}
     origin = {"t": session["_id"].removeprefix("s/"), "c": session["seq"], "g": 0}
     store.delayed_tasks.update_many({"q": QUEUE, "s": f"r/{QUEUE}"}, {"$set": {**staged, **origin}})
+    store.delayed_tasks.update_one({"_id": session["_id"]}, {"$unset": {"seen": ""}})
     if not committed:
         store.delayed_tasks.delete_one({"_id": session["_id"]})
 
@@ -187,6 +188,39 @@ def test_an_enqueue_that_was_cut_short_before_its_commit_has_not_happened(broker
     broker.sweep(QUEUE)
     assert store.delayed_tasks.count_documents({"s": {"$regex": "^p/"}}) == 0, "it is thrown away after an hour"
     assert broker.counts(QUEUE) == (0, 0, 3, 0)
+
+
+@pytest.mark.parametrize("repair", ["resend", "sweep"])
+@pytest.mark.parametrize("n", [2, 40])
+def test_a_session_is_not_forgotten_before_its_tasks_are_published(
+    broker: MongoBroker, store: Any, n: int, repair: str
+) -> None:
+    put = Producer(broker)
+    put()
+    refused = {"s": {"$ne": f"r/{QUEUE}"}}
+    store.command("collMod", "delayed_tasks", validator=refused)
+    put.seq += 1
+    messages = [Message(broker.reserve_ids(QUEUE, 1), "mod:f", b"") for _ in range(n)]
+    with pytest.raises(BrokerUnavailable, match="not published yet"):
+        broker.enqueue(QUEUE, messages, put.session, put.seq)
+    broker.sweep(QUEUE)
+    session = {"_id": "s/" + put.session}
+    assert "seen" not in store.delayed_tasks.find_one(session), "what the server forgets sessions by"
+    store.command("collMod", "delayed_tasks", validator={})
+
+    broker.enqueue(QUEUE, messages, put.session, put.seq) if repair == "resend" else broker.sweep(QUEUE)
+
+    assert broker.counts(QUEUE).ready == 1 + n
+    assert "seen" in store.delayed_tasks.find_one(session)
+
+
+def test_a_session_is_forgotten_even_if_it_was_cut_short_after_it_had_published(
+    broker: MongoBroker, store: Any
+) -> None:
+    Producer(broker)()
+    store.delayed_tasks.update_many({}, {"$unset": {"seen": ""}})
+    broker.sweep(QUEUE)
+    assert store.delayed_tasks.count_documents({"seen": {"$exists": True}}) == 1
 
 
 @pytest.mark.parametrize("n", [3, 40])
