@@ -67,7 +67,10 @@ def broker_for(conn: Any = None) -> Broker:
 
 
 def _scheme_of(url: str) -> str:
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:  # of what follows it: that is for the broker to tell, which knows what is a password
+        scheme = url.partition(":")[0].lower()
     if not scheme:
         raise ConfigError(f"{url!r} is not a URL; for a SQLite file write 'sqlite:///{url}'")
     if scheme not in _BY_SCHEME:

@@ -1,14 +1,12 @@
-"""The way to a MongoDB: the URL, a client for each process, the collections, and what the driver's errors mean."""
+"""The way to a MongoDB: a client for each process, the collections, and what the driver's errors mean."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import pymongo
 from bson.codec_options import CodecOptions
@@ -17,15 +15,14 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
-from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from delayed.brokers.mongo_schema import prepare
-from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError, UnknownOption
+from delayed.brokers.mongo_url import DATABASE, Parsed, parse
+from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 
 Document = dict[str, Any]
 
-DATABASE = "delayed"  # where the URL names none
 MIN_WIRE = 13  # MongoDB 5.0, the first that uses an index for a comparison with $$NOW
 # Milliseconds; the URL may have others. Whoever calls sends again, so it is better to hear soon that nobody is there.
 LIMITS = {"serverSelectionTimeoutMS": 2000, "connectTimeoutMS": 3000, "socketTimeoutMS": 10000}
@@ -80,6 +77,7 @@ class MongoAccess:
         self._given: pymongo.MongoClient[Document] | None = None
         self._given_pid = os.getpid()
         self.url: str | None = None
+        self._parsed: Parsed | None = None
         if isinstance(conn, Database):
             self._given, self.database = conn.client, conn.name
         elif isinstance(conn, pymongo.MongoClient):
@@ -87,7 +85,8 @@ class MongoAccess:
             self.database = conn.get_default_database(DATABASE).name
         elif isinstance(conn, str):
             self.url = conn
-            self.database = _database_of(conn)
+            self._parsed = parse(conn)
+            self.database = self._parsed.database
         else:
             kind = type(conn)
             raise ConfigError(
@@ -98,12 +97,9 @@ class MongoAccess:
 
     def _name(self) -> str:
         """The store, without its password."""
-        if self.url is None:
-            return f"{type(self._given).__name__} for {self.database!r}"
-        parts = urlsplit(self.url)
-        user, at, hosts = parts.netloc.rpartition("@")
-        netloc = f"{user.partition(':')[0]}{':***' if ':' in user else ''}{at}{hosts}"
-        return urlunsplit((parts.scheme, netloc, parts.path, parts.query, ""))
+        if self._parsed is not None:
+            return self._parsed.shown
+        return f"{type(self._given).__name__} for {self.database!r}"
 
     def start_afresh(self) -> None:
         """What a fork inherited belongs to its parent."""
@@ -140,11 +136,15 @@ class MongoAccess:
 
     def _client(self) -> pymongo.MongoClient[Document]:
         if self.url is not None:
-            given = {name.lower() for name, _ in parse_qsl(urlsplit(self.url).query, keep_blank_values=True)}
+            assert self._parsed is not None
+            given = self._parsed.options
             limits: dict[str, Any] = {name: value for name, value in LIMITS.items() if name.lower() not in given}
             if "appname" not in given:
                 limits["appname"] = "delayed"
-            return pymongo.MongoClient(self.url, **limits)
+            try:
+                return pymongo.MongoClient(self.url, **limits)
+            except ValueError as error:
+                raise ConfigError(f"{self.name}: the driver takes no such URL") from error
         assert self._given is not None
         if os.getpid() == self._given_pid:
             return self._given
@@ -190,38 +190,6 @@ class MongoAccess:
             _abandoned.append(opened.client)
         elif opened.client is not self._given:
             opened.client.close()
-
-
-# -- URLs ------------------------------------------------------------------------------------------------------
-
-
-def _database_of(url: str) -> str:
-    parts = urlsplit(url)
-    if not parts.netloc:
-        raise ConfigError(f"{url!r} names no host; write mongodb://localhost:27017/delayed")
-    _check_options(url)
-    name = unquote(parts.path.lstrip("/"))
-    if len(name) > 63 or any(letter in name for letter in '/\\. "$*<>:|?\0'):
-        raise ConfigError(f"{name!r} can't be the name of a MongoDB database; write mongodb://host:port/name")
-    return name or DATABASE
-
-
-def _check_options(url: str) -> None:
-    """The driver only warns of options that it does not know; a wrong one should not be found out in production."""
-    from pymongo.common import VALIDATORS
-
-    parts = urlsplit(url)
-    known = sorted(VALIDATORS)
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
-        if name.lower() not in VALIDATORS:
-            near = difflib.get_close_matches(name.lower(), known, 1)
-            hint = f"did you mean {near[0]}?" if near else "see the connection string options of MongoDB"
-            raise UnknownOption(f"{parts.scheme}:// has no option {name!r}; {hint}")
-    if parts.scheme == "mongodb":  # to look at the other scheme takes the DNS
-        try:
-            parse_uri(url, validate=True, warn=False)
-        except (driver.PyMongoError, ValueError) as error:
-            raise ConfigError(f"a wrong URL for MongoDB: {error}") from error
 
 
 # -- errors ----------------------------------------------------------------------------------------------------

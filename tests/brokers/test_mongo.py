@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -729,6 +730,57 @@ def test_passwords_are_shown_to_nobody() -> None:
     with pytest.raises(BrokerUnavailable) as caught:
         broker.check()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb:user:hunter2@h/db",
+        "mongodb:///user:hunter2@h/db",
+        "mongodb://u:hunter2/hunter2@h/db",
+        "mongodb://u:hunter2?hunter2@h/db",
+        "mongodb://u:1?hunter2@h/db",
+        "mongodb://u:1?hunter2&@h/db",
+        "mongodb://u:hunter2:hunter2@h/db",
+        "mongodb://u:hunter2@hunter2@h/db",
+        "mongodb://u:hunter2%@h/db",
+        "mongodb://u:hunter2%40/hunter2@h/db",
+        "mongodb://u@h/hunter2@h/db",
+        "mongodb+srv://u:hunter2/hunter2@h/db",
+        "mongodb+srv://u:hunter2@h:1/db",
+        "mongodb+srv://u:hunter2@h/db?maxPoolSize=abc",
+        "mongodb://h/db?authMechanismProperties=hunter2",
+        "mongodb://u:hunter2@a,b/db?directConnection=true",
+    ],
+)
+def test_errors_of_a_wrong_url_show_no_password(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        broker_for(url)
+    assert "hunter2" not in "".join(traceback.format_exception_only(caught.value))
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "database"),
+    [
+        ("mongodb://u:hunter2#hunter2@h/db", "mongodb://u:***@h/db", "db"),
+        ("mongodb://u:hunter2[@h/db", "mongodb://u:***@h/db", "db"),
+        ("mongodb://h/?tls=true&tlsCertificateKeyFilePassword=hunter2", None, "delayed"),
+        (
+            "mongodb://h/db?authMechanismProperties=AWS_SESSION_TOKEN:hunter2",
+            "mongodb://h/db?authMechanismProperties=***",
+            "db",
+        ),
+        ("mongodb://h1:1,h2:2,[::1]:3/db?replicaSet=a", "mongodb://h1:1,h2:2,[::1]:3/db?replicaSet=a", "db"),
+        ("mongodb://%2Ftmp%2Fmongodb-27017.sock/db", "mongodb://%2Ftmp%2Fmongodb-27017.sock/db", "db"),
+        ("mongodb+srv://u:hunter2@a.example.com/db?srvMaxHosts=2", None, "db"),
+    ],
+)
+def test_a_url_is_read_as_the_driver_reads_it(url: str, shown: str | None, database: str) -> None:
+    broker = broker_for(url)
+    assert repr(broker) == f"MongoBroker({shown or url.replace('hunter2', '***')!r})"
+    assert isinstance(broker, MongoBroker)
+    assert broker._access.database == database
 
 
 def test_who_may_not_write_is_told(tmp_path: Any) -> None:
