@@ -135,10 +135,11 @@ def ending(access: MongoAccess, ref: Ref) -> Iterator[ClientSession]:
                 session.start_transaction(ReadConcern("snapshot"), DURABLE, ReadPreference.PRIMARY)
                 if opened.tasks.find_one(token(ref), {"_id": 1}, session=session) is None:
                     raise _lost(ref)
+                number = sessions.number(session)
                 sessions.note(opened.leases, ref, session)
             with _failing(access, opened, ref, theirs=True):
                 yield session
-            if not session.in_transaction:
+            if not session.in_transaction or sessions.number(session) != number:
                 raise BrokerError(
                     f"{access.name}: a commit or an abort inside current.transaction() has ended it early; what was "
                     "committed stays, and the task is not ended by it"

@@ -46,6 +46,24 @@ def forget(leases: Collection[Document], ref: Ref, *, ended: bool) -> None:
         quick.update_one({"_id": name_of(ref)}, {"$unset": {"session": ""}})
 
 
+def number(session: ClientSession) -> int:
+    """Of its transaction; each has another. The session has to have sent something, and the driver only knows it
+    inside.
+    """
+    return int(getattr(_inner(session), "transaction_id", 0))
+
+
+def discard(session: ClientSession) -> None:
+    """Have the driver give it to nobody else when it ends: whoever finds a note of it may kill it."""
+    inner = _inner(session)
+    if inner is not None:
+        inner.mark_dirty()
+
+
+def _inner(session: ClientSession) -> Any:
+    return getattr(session, "_server_session", None)
+
+
 def kill(opened: Opened, refs: Iterable[Ref]) -> None:
     """Abort what the runs of these claims have left open."""
     names = [name_of(ref) for ref in refs]

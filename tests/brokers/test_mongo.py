@@ -479,14 +479,22 @@ def test_sweepers_end_the_transaction_of_a_dead_run_that_is_not_tried_again(brok
         left_open.__exit__(None, None, None)
 
 
-def test_a_commit_inside_is_noticed(broker: MongoBroker) -> None:
+@pytest.mark.parametrize("after", ["nothing", "another transaction"])
+def test_a_commit_inside_is_noticed(broker: MongoBroker, store: Any, after: str) -> None:
     Producer(broker)()
+    store.create_collection("effects")
     (claim,) = Worker(broker).claim()
 
     with pytest.raises(BrokerError, match="ended it early"), broker.transaction(claim.ref) as joined:
-        joined.connection.commit_transaction()
+        session = joined.connection
+        effects = session.client[store.name].effects
+        session.commit_transaction()
+        if after == "another transaction":
+            session.start_transaction()
+            effects.insert_one({}, session=session)
 
     assert broker.counts(QUEUE) == (0, 0, 1, 0)
+    assert store.effects.count_documents({}) == 0
 
 
 def test_errors_of_the_tasks_own_writes_are_for_the_task(broker: MongoBroker, store: Any) -> None:
