@@ -153,10 +153,19 @@ def ending(access: MongoAccess, ref: Ref) -> Iterator[ClientSession]:
             with contextlib.suppress(PyMongoError):
                 if session.in_transaction:
                     session.abort_transaction()
-                sessions.forget(opened.leases, ref, ended=False)
+            _forget(opened, ref, session, ended=False)
             raise
-        with contextlib.suppress(PyMongoError):
-            sessions.forget(opened.leases, ref, ended=True)
+        _forget(opened, ref, session, ended=True)
+
+
+def _forget(opened: Opened, ref: Ref, session: ClientSession, *, ended: bool) -> None:
+    try:
+        sessions.forget(opened.leases, ref, ended=ended)
+    except PyMongoError:
+        sessions.discard(session)
+    except BaseException:
+        sessions.discard(session)
+        raise
 
 
 def _lost(ref: Ref) -> TaskLost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import secrets
@@ -477,6 +478,25 @@ def test_sweepers_end_the_transaction_of_a_dead_run_that_is_not_tried_again(brok
     assert store.effects.find_one() == {"_id": 1, "x": 5}
     with pytest.raises((BrokerUnavailable, TaskLost)):
         left_open.__exit__(None, None, None)
+
+
+def test_a_run_whose_end_could_not_be_noted_costs_no_other_its_transaction(
+    own: MongoBroker, server: MongoServer
+) -> None:
+    Producer(own)(2)
+    first, second = Worker(own).claim()
+    with pymongo.MongoClient(server.url) as client:
+        client.delayed.create_collection("effects")
+        refused = {"failCommands": ["update"], "errorCode": 50}
+        with contextlib.suppress(OSError), own.transaction(first.ref):
+            client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refused})
+            raise OSError
+
+        with own.transaction(second.ref) as joined:
+            own.settle("worker", [Settlement(first.ref, "retry")])
+            joined.connection.client.delayed.effects.insert_one({}, session=joined.connection)
+
+        assert client.delayed.effects.count_documents({}) == 1
 
 
 @pytest.mark.parametrize("after", ["nothing", "another transaction"])
