@@ -27,6 +27,7 @@ Document = dict[str, Any]
 COMMIT_TIMEOUT = 15.0  # seconds for which a commit without an answer is sent again
 COMMIT_PAUSE = 0.1  # seconds before that
 NO_SUCH_TRANSACTION = 251
+TRANSIENT = "TransientTransactionError"  # the label of errors after which the whole transaction is worth another try
 
 
 class MongoJoined(Joined):
@@ -55,6 +56,11 @@ class MongoJoined(Joined):
         return self._reserve(queue, n)
 
     def enqueue(self, queue: str, messages: Sequence[Message]) -> None:
+        """See :meth:`Joined.enqueue`.
+
+        Raises:
+            pymongo.errors.PyMongoError: One with the label TransientTransactionError, as the driver raised it.
+        """
         session = self.connection
         if not session.in_transaction:
             raise BrokerError("not enqueued: the session's transaction is over, and the tasks were to be a part of it")
@@ -69,9 +75,14 @@ class MongoJoined(Joined):
                 later.append(UpdateOne({"_id": row["_id"]}, due))
         with self._access.use() as opened:
             tasks = session.client.get_database(self._access.database)[opened.tasks.name]
+        try:
             tasks.insert_many(rows, session=session)
             if later:
                 tasks.bulk_write(later, session=session)
+        except PyMongoError as error:
+            if error.has_error_label(TRANSIENT):
+                raise  # as it is: the driver's with_transaction begins again if it sees this
+            raise translate(self._access.name, error) from error
 
     def leave(self) -> None:
         """Nothing is left to do: the change streams tell of the commit."""
@@ -197,7 +208,7 @@ def _failing(access: MongoAccess, opened: Opened, ref: Ref, *, theirs: bool = Fa
     try:
         yield
     except PyMongoError as error:
-        transient = error.has_error_label("TransientTransactionError")
+        transient = error.has_error_label(TRANSIENT)
         if theirs and not transient:
             raise
         if transient:  # most often somebody has written the same; or the claim, and then it has gone to another
@@ -209,7 +220,7 @@ def _failing(access: MongoAccess, opened: Opened, ref: Ref, *, theirs: bool = Fa
 
 def _unavailable(access: MongoAccess, error: PyMongoError) -> BrokerError | ConfigError:
     translated = translate(access.name, error)
-    if isinstance(translated, BrokerUnavailable) or error.has_error_label("TransientTransactionError"):
+    if isinstance(translated, BrokerUnavailable) or error.has_error_label(TRANSIENT):
         hint = ""
         if getattr(error, "code", None) == NO_SUCH_TRANSACTION:
             hint = " (a transaction may take transactionLifetimeLimitSeconds, 60 by default)"

@@ -391,6 +391,34 @@ def test_a_session_that_is_in_no_transaction_or_elsewhere_is_refused(
             broker.join(session)
 
 
+def test_the_drivers_with_transaction_tries_again_what_may_succeed(broker: MongoBroker, store: Any) -> None:
+    """The tables are made in the middle of the first try, and so it can't see them; the second one is cut off."""
+    store.orders.insert_one({"_id": 0})
+    tries = []
+
+    def order(session: Any) -> None:
+        tries.append(session)
+        store.orders.insert_one({}, session=session)
+        joined = broker.join(session)
+        first = joined.reserve_ids(QUEUE, 20)
+        if len(tries) == 2:
+            store.client.admin.command("killSessions", [session.session_id])
+        joined.enqueue(QUEUE, [Message(first + i, "mod:f", b"") for i in range(20)])
+
+    with store.client.start_session() as session:
+        session.with_transaction(order)
+
+    assert len(tries) == 3
+    assert broker.counts(QUEUE).ready == 20
+    assert store.orders.count_documents({}) == 2
+
+
+def test_a_first_use_inside_a_transaction_that_has_read_nothing(broker: MongoBroker, store: Any) -> None:
+    with store.client.start_session() as session, session.start_transaction():
+        broker.join(session).enqueue(QUEUE, [Message(1, "mod:f", b"")])
+    assert broker.counts(QUEUE).ready == 1
+
+
 def test_a_delay_in_a_transaction_counts_by_the_servers_clock(broker: MongoBroker, mongo_database: str) -> None:
     with pymongo.MongoClient(mongo_database) as client, client.start_session() as session:
         session.start_transaction()
