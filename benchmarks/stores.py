@@ -123,14 +123,15 @@ def measure(name: str, n: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stores")
-    parser.add_argument("stores", nargs="*", choices=[*STORES, []], default=[*STORES])
+    parser.add_argument("stores", nargs="*", choices=[*STORES, []], help="which (default: all)")
     parser.add_argument("--tasks", type=int, default=20_000, help="tasks of a drain (default: 20,000)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, interleaved (default: 3)")
     options = parser.parse_args()
     console = Console()
-    found: dict[str, list[list[float]]] = {name: [] for name in options.stores}
+    stores = options.stores or [*STORES]
+    found: dict[str, list[list[float]]] = {name: [] for name in stores}
     for _ in range(options.rounds):
-        for name in options.stores:
+        for name in stores:
             with console.status(name):
                 found[name].append(measure(name, options.tasks))
     table = Table("store", "round trips/s", ".delay()/s", "in bulk/s", "no-op tasks/s", "wake-up, ms")

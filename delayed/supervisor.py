@@ -107,7 +107,7 @@ class Supervisor:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> int:
-        """Work until :meth:`stop` or a signal; in burst mode, until all workers have left.
+        """Work until :meth:`stop` or a signal; in burst mode, until all workers have left. It can be run once.
 
         In the main thread it handles SIGTERM and SIGINT (stop; the second one: at once) and SIGHUP
         (:meth:`renew`). As the first process of a container it reaps what is left to it.
@@ -138,6 +138,10 @@ class Supervisor:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            read, write = self._wake_read, self._wake_write
+            self._wake_read = self._wake_write = -1  # a late stop() must not write to somebody else's file
+            os.close(read)
+            os.close(write)
 
     def stop(self) -> None:
         """Stop all workers as SIGTERM does, from another thread or a signal handler; a second call: at once."""
@@ -175,7 +179,7 @@ class Supervisor:
             os.read(self._wake_read, 4096)
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # full: it wakes already; closed: it is over
             os.write(self._wake_write, b"\0")
 
     def _read_news(self) -> None:

@@ -30,9 +30,6 @@ def is_open() -> bool:
 def find(broker: Broker) -> Joined | None:
     """The innermost one in the store of `broker`."""
     for other, joined in reversed(_open.get()):
-        if other is broker:
-            return joined
-        url = broker.spec()
-        if url is not None and url == other.spec():
+        if broker.same_store(other):
             return joined
     return None

@@ -271,6 +271,13 @@ class Broker(ABC):
     def spec(self) -> str | None:
         """A URL that opens the same store in another process; None if there is none (memory, foreign clients)."""
 
+    def same_store(self, other: Broker) -> bool:
+        """Whether `other` is on the same store, so that one transaction may hold tasks of both."""
+        if self is other:
+            return True
+        url = self.spec()
+        return url is not None and url == other.spec()
+
     @abstractmethod
     def close(self) -> None:
         """Close this process's connections. The object may be used again, and then opens new ones."""

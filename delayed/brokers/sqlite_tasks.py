@@ -223,7 +223,7 @@ def _step(
     if action == "done":
         return _DONE, token
     if action == "dead":
-        return _DEAD, (now, reason, *token)
+        return _DEAD, (now, reason.encode("utf-8", "replace").decode(), *token)
     if delay > 0:
         return _RETRY_LATER if action == "retry" else _BACK_LATER, (now + round(delay * 1000), *token)
     return (_RETRY, (_places(db, token[0], 1), *token)) if action == "retry" else (_BACK, token)

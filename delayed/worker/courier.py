@@ -269,6 +269,10 @@ class Courier(threading.Thread):
                 resent = True
                 if self._closing and now() > self._close_by:
                     raise
+            except BaseException:  # not to be expected, but what has ended must not be forgotten for it
+                with self._condition:
+                    self._outbox[:0] = batch
+                raise
         for (held, settlement), good in zip(batch, accepted, strict=True):
             if not good and resent:
                 self.ambiguous += 1

@@ -40,18 +40,23 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
     if code == verdict.STOPPED:
         return Settlement(claim.ref, "back")
     if code == verdict.UNDECODABLE:
-        return Settlement(claim.ref, "dead", reason=str(found))
+        return _dead(claim, found)
     if code == verdict.UNKNOWN_FUNCTION:
         if claim.attempt <= len(UNKNOWN_FUNCTION_DELAYS):
             return Settlement(claim.ref, "retry", UNKNOWN_FUNCTION_DELAYS[claim.attempt - 1])
-        return Settlement(claim.ref, "dead", reason=str(found))
+        return _dead(claim, found)
     try:
         delay = delay_before_next(claim.message().retry, claim.attempt)
     except DecodeError as error:
-        return Settlement(claim.ref, "dead", reason=str(error))
+        return _dead(claim, error)
     if delay is None:
         return Settlement(claim.ref, "done")
     return Settlement(claim.ref, "retry", delay)
+
+
+def _dead(claim: Claim, reason: object) -> Settlement:
+    # Error texts may have what no store can keep as text: what came from bytes that are none.
+    return Settlement(claim.ref, "dead", reason=str(reason).encode("utf-8", "replace").decode())
 
 
 def verdict_of_death(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from delayed.codec import Codec
+from delayed.message import Message
 from tests.workers import tasks
 from tests.workers.conftest import Bench, alive, wait_for
 
@@ -185,6 +188,29 @@ def test_undecodable_and_unknown_tasks_end_with_a_verdict(bench: Bench, mode: st
     (dead,) = broker.peek(name, "dead")
     assert "undecodable" in dead.reason
     broker.purge(name)
+
+
+def test_an_error_text_that_is_no_text_is_settled_all_the_same(bench: Bench) -> None:
+    broker, name = bench.queue.broker, bench.queue.name
+    good = Codec().encode((), {})
+    raises = good[:4] + pickle.dumps(Raising())
+    broker.enqueue(name, [Message(broker.reserve_ids(name, 1), "os:getpid", raises)], os.urandom(16).hex(), 1)
+    bench.put(tasks.mark, "last")
+
+    bench.burst()
+
+    assert bench.ledger.lines == ["last"]
+    assert broker.counts(name) == (0, 0, 0, 1)
+    (dead,) = broker.peek(name, "dead")
+    assert "caf?" in dead.reason
+    broker.purge(name)
+
+
+class Raising:
+    """Its pickle raises an error with half a character in its text."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise ValueError('caf\\udce9')",)
 
 
 def test_worker_ignores_a_task_s_own_sigalrm(bench: Bench) -> None:
