@@ -182,6 +182,9 @@ class MongoBroker(Broker):
     def spec(self) -> str | None:
         return self._access.url
 
+    def same_store(self, other: Broker) -> bool:
+        return isinstance(other, MongoBroker) and self._access.is_same(other._access)
+
     def close(self) -> None:
         self._waits.close()
         self._access.close()

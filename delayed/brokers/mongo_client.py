@@ -50,6 +50,7 @@ class Opened(NamedTuple):
         queues: one document for each queue.
         workers: announcements.
         transactions: whether the server has them: a replica set or a cluster, not a standalone.
+        members: the servers by the names that they have themselves, as far as they have any.
     """
 
     pid: int
@@ -59,6 +60,7 @@ class Opened(NamedTuple):
     queues: Collection[Document]
     workers: Collection[Document]
     transactions: bool
+    members: frozenset[str]
 
 
 class MongoAccess:
@@ -179,7 +181,19 @@ class MongoAccess:
             database["delayed_queues"],
             database["delayed_workers"],
             "setName" in hello or hello.get("msg") == "isdbgrid",
+            frozenset(f"{hello['setName']}/{host}" for host in hello.get("hosts", ()))
+            if "setName" in hello
+            else frozenset(f"{host}:{port}" for host, port in client.nodes),
         )
+
+    def is_same(self, other: MongoAccess) -> bool:
+        """Whether `other` leads to the same database. That takes the servers, if both have a URL of their own."""
+        if self.database != other.database:
+            return False
+        if self is other or (self.url, self._given) == (other.url, other._given):
+            return True
+        with self.use() as ours, other.use() as theirs:
+            return not ours.members.isdisjoint(theirs.members)
 
     def close(self) -> None:
         with self._lock:

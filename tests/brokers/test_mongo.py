@@ -745,6 +745,34 @@ def test_a_client_of_the_users_own(mongo_database: str, store: Any, kind: str) -
         assert store.name in client.list_database_names(), "it is not closed"
 
 
+def test_it_is_one_store_however_it_is_named(mongo_database: str, standalone: MongoServer) -> None:
+    with pymongo.MongoClient(mongo_database) as client:
+        database = client.get_default_database()
+        plain = mongo_database.partition("?")[0]
+        same = [
+            MongoBroker(conn)
+            for conn in (
+                mongo_database,
+                plain + "?appname=x",
+                plain.replace("127.0.0.1", "localhost"),
+                plain + "?directConnection=true",
+                client,
+                database,
+            )
+        ]
+        for broker in same:
+            assert all(broker.same_store(other) for other in same)
+        others = [
+            MongoBroker(client["other"]),
+            MongoBroker(standalone.url_of(database.name)),
+            broker_for("memory://"),
+        ]
+        for broker in same:
+            assert not any(broker.same_store(other) for other in others)
+        for broker in [*same, *others]:
+            broker.close()
+
+
 def test_a_forked_child_leaves_the_parents_wait_alone(broker: MongoBroker) -> None:
     woken: list[float] = []
     thread = threading.Thread(target=lambda: (broker.wait([QUEUE], 5.0), woken.append(time.monotonic())))
