@@ -76,6 +76,7 @@ class MongoAccess:
     def __init__(self, conn: Any) -> None:
         self._lock = threading.Lock()
         self._opened: Opened | None = None
+        self._closed = 0
         self._given: pymongo.MongoClient[Document] | None = None
         self._given_pid = os.getpid()
         self.url: str | None = None
@@ -120,21 +121,28 @@ class MongoAccess:
             yield opened
 
     def _open(self) -> Opened:
-        with self._lock:
-            opened = self._opened
-            if opened is not None and opened.pid == os.getpid():
-                return opened
-            if opened is not None:
-                _abandoned.append(opened.client)
-            client = self._client()
-            try:
-                opened = self._look_around(client)
-            except BaseException:
-                if client is not self._given:
-                    client.close()
-                raise
-            self._opened = opened
+        """Connect without the lock: to a server that does not answer it takes seconds, and nobody has to wait for the
+        attempt of another.
+        """
+        closed = self._closed
+        client = self._client()
+        mine: Opened | None = None
+        try:
+            mine = self._look_around(client)
+            with self._lock:
+                opened = self._opened
+                if opened is not None and opened.pid != os.getpid():
+                    _abandoned.append(opened.client)
+                    opened = None
+                if opened is None and self._closed == closed:
+                    self._opened = opened = mine
+            if opened is None:
+                raise BrokerUnavailable(f"{self.name}: closed by another thread", sent=False)
             return opened
+        finally:
+            # Another was quicker, or it did not succeed.
+            if client is not self._given and (mine is None or self._opened is not mine):
+                client.close()
 
     def _client(self) -> pymongo.MongoClient[Document]:
         if self.url is not None:
@@ -198,6 +206,7 @@ class MongoAccess:
     def close(self) -> None:
         with self._lock:
             opened, self._opened = self._opened, None
+            self._closed += 1
         if opened is None:
             return
         if opened.pid != os.getpid():

@@ -660,6 +660,44 @@ def test_a_server_that_is_not_there_is_certainly_not_reached() -> None:
 # -- waiting -----------------------------------------------------------------------------------------------------
 
 
+def test_nobody_waits_for_the_connects_of_others() -> None:
+    """Nor does a close, and what it met on its way leaves nothing open."""
+    broker = MongoBroker("mongodb://127.0.0.1:1/x?serverSelectionTimeoutMS=600")
+    failures: list[BrokerUnavailable] = []
+
+    def look(number: int) -> None:
+        try:
+            broker.counts(QUEUE)
+        except BrokerUnavailable as error:
+            failures.append(error)
+
+    began = time.monotonic()
+    closer = threading.Timer(0.2, broker.close)
+    closer.start()
+    in_threads(6, look)
+    assert time.monotonic() - began < 1.8, "six of 0.6 seconds at once"
+    closer.join(0.01)
+    assert not closer.is_alive()
+    assert len(failures) == 6
+
+
+def test_an_object_that_is_closed_while_it_is_opened_stays_closed(mongo_database: str) -> None:
+    before = set(threading.enumerate())
+    broker = MongoBroker(mongo_database)
+    broker.check()
+    for round in range(30):
+        broker.close()
+        threads = [threading.Thread(target=lambda: insist(lambda: broker.counts(QUEUE))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(round * 0.0005)
+        broker.close()
+        for thread in threads:
+            thread.join()
+    broker.close()
+    eventually(lambda: set(threading.enumerate()) <= before)
+
+
 def test_an_enqueue_wakes_a_sleeper_within_milliseconds(broker: MongoBroker, mongo_database: str) -> None:
     sleeper, put, worker = MongoBroker(mongo_database), Producer(broker), Worker(broker)
     took = []
