@@ -22,6 +22,7 @@ Document = dict[str, Any]
 Tasks = Collection[Document]
 
 PROMOTE_MAX = 500  # scheduled tasks that one look makes ready at most
+PROMOTE_LOOK = 5000  # those of them that have been due for longest whose priorities it compares
 CLAIM_BYTES = 32 << 20  # bytes after which a claim takes no more tasks
 TRIES = 12  # looks for candidates in one claim, should others be quicker
 AT_END = {"o": {"$type": "timestamp"}}  # the place behind all others
@@ -33,13 +34,19 @@ _TOKEN = {"_id": 0, "q": 1, "id": 1, "d": 1, "n": 1}
 
 
 def promote(tasks: Tasks, queue: str) -> int:
-    """Make scheduled tasks that are due ready; how many of them were seen."""
-    due = [
-        row["_id"]
-        for row in tasks.find({"s": "l/" + queue, "at": {"$exists": True}, **_past("$at")}, {"_id": 1})
-        .sort([("at", 1), ("o", 1)])
-        .limit(PROMOTE_MAX)
-    ]
+    """Make scheduled tasks that are due ready, those with the highest priority first; how many of them were seen."""
+    found = tasks.aggregate(
+        [
+            {"$match": {"s": "l/" + queue, "at": {"$exists": True}, **_past("$at")}},
+            {"$sort": {"at": 1, "o": 1}},
+            {"$limit": PROMOTE_LOOK},
+            {"$project": {"p": 1, "at": 1, "o": 1}},
+            {"$sort": {"p": -1, "at": 1, "o": 1}},
+            {"$limit": PROMOTE_MAX},
+            {"$project": {"_id": 1}},
+        ]
+    )
+    due = [row["_id"] for row in found]
     if due:
         ready = {"$set": {"s": "r/" + queue}, "$unset": {"at": ""}, "$currentDate": AT_END}
         tasks.bulk_write([UpdateOne({"_id": _id, "s": "l/" + queue}, ready) for _id in due])

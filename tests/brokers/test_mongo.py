@@ -305,6 +305,14 @@ def test_a_claim_of_large_tasks_stays_below_what_a_process_can_hold(broker: Mong
     assert len(worker.claim(6)) == 3
 
 
+def test_the_priority_counts_among_many_due_tasks(broker: MongoBroker, store: Any) -> None:
+    put, worker = Producer(broker), Worker(broker)
+    put(600, delay=0.001)
+    (urgent,) = put(priority=100, delay=0.002)
+    time.sleep(0.01)
+    assert ids(worker.claim(1)) == [urgent]
+
+
 def test_finished_tasks_leave_nothing(broker: MongoBroker, store: Any) -> None:
     put, worker = Producer(broker), Worker(broker)
     for _ in range(3):
