@@ -23,6 +23,7 @@ the end of its journal, or a new primary that misses the last writes, has done a
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import secrets
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo import InsertOne, UpdateMany, UpdateOne
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, OperationFailure
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 
 from delayed.brokers.base import PRODUCER_AGE
 from delayed.errors import BrokerError, BrokerUnavailable
@@ -115,24 +116,38 @@ def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message]
         upsert=True,
     )
     steps: list[Any] = [_upsert(row) for row in rows]
-    if len(rows) > SMALL or sum(len(row["h"]) + len(row["b"]) for row in rows) > SMALL_BYTES:
-        # A call of its own: the driver goes on with the next command of a call after one that was not replicated in
-        # time, and then a new primary could have the commit without the tasks.
-        tasks.bulk_write([InsertOne(row) for row in rows], ordered=True)
-        steps = []
     staged = len(steps)
     try:
+        if len(rows) > SMALL or sum(len(row["h"]) + len(row["b"]) for row in rows) > SMALL_BYTES:
+            # A call of its own: the driver goes on with the next command of a call after one that was not replicated
+            # in time, and then a new primary could have the commit without the tasks.
+            tasks.bulk_write([InsertOne(row) for row in rows], ordered=True)
+            steps, staged = [], 0
         tasks.bulk_write([*steps, commit, *_finish(session, batch)], ordered=True)
-    except BulkWriteError as error:
-        failure = (error.details["writeErrors"] or [{}])[0]
-        if failure.get("index", 0) > staged:
-            raise BrokerUnavailable(f"enqueued, but not published yet: {failure.get('errmsg')}") from error
-        if failure.get("code") != DUPLICATE or failure.get("index") != staged:
+    except OperationFailure as error:
+        if isinstance(error, BulkWriteError):
+            if not error.details["writeErrors"]:
+                raise
+            failure = error.details["writeErrors"][0]
+            if failure["index"] > staged:
+                raise BrokerUnavailable(f"enqueued, but not published yet: {failure.get('errmsg')}") from error
+        # Whatever it was: where an earlier attempt has done it, it is done.
+        if not _is_resend(tasks, session, seq):
             raise
+        with contextlib.suppress(PyMongoError):  # then a sweeper does
+            tasks.delete_many({"s": batch, "at": EPOCH})
+
+
+def _is_resend(tasks: Collection[Document], session: str, seq: int) -> bool:
+    """Whether this was committed before; it is then finished."""
+    try:
         found = tasks.find_one({"_id": "s/" + session})
         if found is not None and found["seq"] == seq:
             tasks.bulk_write(_finish(session, found["batch"]), ordered=True)
-        tasks.delete_many({"s": batch, "at": EPOCH})
+        return found is not None and bool(found["seq"] >= seq)
+    except PyMongoError as error:  # no other of our errors: those say that nothing is stored
+        text = str(error).partition(", full error:")[0]
+        raise BrokerUnavailable(f"enqueued or not, and not published yet: {text}") from error
 
 
 def _upsert(row: Document) -> UpdateOne:

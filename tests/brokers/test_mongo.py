@@ -25,7 +25,7 @@ from pymongo.errors import PyMongoError
 
 from delayed.brokers import broker_for
 from delayed.brokers.mongo import MongoBroker
-from delayed.errors import BrokerError, BrokerUnavailable, ConfigError, TaskLost, Unsupported
+from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError, TaskLost, Unsupported
 from delayed.message import Claim, Message, Settlement
 from tests.servers.mongo import MongoServer, mongo_server
 
@@ -214,6 +214,32 @@ def test_a_session_is_not_forgotten_before_its_tasks_are_published(
 
     assert broker.counts(QUEUE).ready == 1 + n
     assert "seen" in store.delayed_tasks.find_one(session)
+
+
+@pytest.mark.parametrize("n", [2, 40])
+def test_a_resend_is_not_refused_for_want_of_room(own: MongoBroker, server: MongoServer, n: int) -> None:
+    own.enqueue(QUEUE, [Message(1, "mod:f", b"")], "other", 1)
+    messages = [Message(2 + i, "mod:f", b"") for i in range(n)]
+    with pymongo.MongoClient(server.url) as client:
+
+        def fill(times: int) -> None:
+            full = {"failCommands": ["update", "insert"], "errorCode": 14031}
+            client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": times}, "data": full})
+
+        fill(1)
+        with pytest.raises(BrokerFull):
+            own.enqueue(QUEUE, messages, "session", 1)
+        client.delayed.command("collMod", "delayed_tasks", validator={"s": {"$ne": f"r/{QUEUE}"}})
+        with pytest.raises(BrokerUnavailable, match="not published yet"):
+            own.enqueue(QUEUE, messages, "session", 1)
+        client.delayed.command("collMod", "delayed_tasks", validator={})
+        fill(2)
+        with pytest.raises(BrokerUnavailable, match="not published yet") as caught:
+            own.enqueue(QUEUE, messages, "session", 1)
+        assert not isinstance(caught.value, BrokerFull)
+        fill(1)
+        own.enqueue(QUEUE, messages, "session", 1)
+    assert own.counts(QUEUE).ready == 1 + n
 
 
 def test_a_session_is_forgotten_even_if_it_was_cut_short_after_it_had_published(
