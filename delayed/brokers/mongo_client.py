@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pymongo
 from bson.codec_options import CodecOptions
+from bson.errors import BSONError
 from pymongo import errors as driver
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -35,6 +36,9 @@ _NOT_NOW = {
     6, 7, 50, 89, 91, 112, 133, 134, 189, 202, 216, 246, 251, 262, 290, 317, 9001,
     10058, 10107, 11600, 11602, 13388, 13435, 13436,
 }  # fmt: skip
+
+# What the driver raises: its own, and these for what can't be in a document, or be read from one.
+REFUSED = (driver.PyMongoError, BSONError, OverflowError, UnicodeError)
 
 _abandoned: list[Any] = []  # clients of a parent: not even freed here, for their sockets are not ours
 
@@ -223,11 +227,11 @@ def translated(name: str) -> Iterator[None]:
     """Errors of the driver come out of the block as ours."""
     try:
         yield
-    except driver.PyMongoError as error:
+    except REFUSED as error:
         raise translate(name, error) from error
 
 
-def translate(name: str, error: driver.PyMongoError) -> BrokerError | ConfigError:
+def translate(name: str, error: Exception) -> BrokerError | ConfigError:
     """Ours for an error of the driver.
 
     Args:
@@ -265,7 +269,7 @@ def _codes(error: driver.OperationFailure) -> set[int]:
     return {code for code in codes if code is not None}
 
 
-def _text(error: driver.PyMongoError) -> str:
+def _text(error: Exception) -> str:
     details: Mapping[str, Any] = getattr(error, "details", None) or {}
     for kind in ("writeErrors", "writeConcernErrors"):
         for item in details.get(kind, ()):

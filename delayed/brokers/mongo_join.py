@@ -16,7 +16,7 @@ from pymongo.read_preferences import ReadPreference
 
 from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers.base import Joined
-from delayed.brokers.mongo_client import DURABLE, MongoAccess, Opened, translate
+from delayed.brokers.mongo_client import DURABLE, REFUSED, MongoAccess, Opened, translate
 from delayed.brokers.mongo_enqueue import documents
 from delayed.brokers.mongo_tasks import holding, token
 from delayed.errors import BrokerError, BrokerUnavailable, ConfigError, TaskLost, Unsupported
@@ -79,8 +79,8 @@ class MongoJoined(Joined):
             tasks.insert_many(rows, session=session)
             if later:
                 tasks.bulk_write(later, session=session)
-        except PyMongoError as error:
-            if error.has_error_label(TRANSIENT):
+        except REFUSED as error:
+            if isinstance(error, PyMongoError) and error.has_error_label(TRANSIENT):
                 raise  # as it is: the driver's with_transaction begins again if it sees this
             raise translate(self._access.name, error) from error
 

@@ -24,6 +24,7 @@ Tasks = Collection[Document]
 PROMOTE_MAX = 500  # scheduled tasks that one look makes ready at most
 PROMOTE_LOOK = 5000  # those of them that have been due for longest whose priorities it compares
 CLAIM_BYTES = 32 << 20  # bytes after which a claim takes no more tasks
+REASON_MAX = 2000  # characters of what a task died of
 TRIES = 12  # looks for candidates in one claim, should others be quicker
 AT_END = {"o": {"$type": "timestamp"}}  # the place behind all others
 LET_GO = {"w": "", "n": ""}
@@ -272,7 +273,8 @@ def _step(settlement: Settlement) -> Any:
         return DeleteOne(which)
     if action == "dead":
         now = {"$currentDate": {"at": True, **AT_END}}
-        return UpdateOne(which, {"$set": {"s": "d/" + ref.queue, "r": reason}, "$unset": LET_GO, **now})
+        clean = reason.encode("utf-8", "replace").decode()[:REASON_MAX]
+        return UpdateOne(which, {"$set": {"s": "d/" + ref.queue, "r": clean}, "$unset": LET_GO, **now})
     if delay > 0:
         later: Document = {"s": {"$literal": "l/" + ref.queue}, "at": {"$add": ["$$NOW", milliseconds(delay)]}}
         if action == "back":

@@ -331,6 +331,29 @@ def test_a_claim_of_large_tasks_stays_below_what_a_process_can_hold(broker: Mong
     assert len(worker.claim(6)) == 3
 
 
+def test_a_reason_is_stored_whatever_is_in_it(broker: MongoBroker) -> None:
+    Producer(broker)(2)
+    strange, long = Worker(broker).claim()
+    ends = [
+        Settlement(strange.ref, "dead", 0, "no file \udcff"),
+        Settlement(long.ref, "dead", 0, "\U0001f40c" * 10_000),
+    ]
+    assert broker.settle("worker", ends) == [True, True]
+    assert {entry.message.id: entry.reason for entry in broker.peek(QUEUE, "dead")} == {
+        strange.id: "no file ?",
+        long.id: "\U0001f40c" * 2000,
+    }
+
+
+def test_what_no_document_can_hold_is_an_error_of_ours(broker: MongoBroker, store: Any) -> None:
+    with pytest.raises(BrokerError):
+        broker.enqueue("\udcff", [Message(1, "mod:f", b"")], "session", 1)
+    with pytest.raises(BrokerError):
+        broker.enqueue(QUEUE, [Message(1 << 64, "mod:f", b"")], "session", 1)
+    with store.client.start_session() as session, session.start_transaction(), pytest.raises(BrokerError):
+        broker.join(session).enqueue(QUEUE, [Message(1 << 64, "mod:f", b"")])
+
+
 def test_the_priority_counts_among_many_due_tasks(broker: MongoBroker, store: Any) -> None:
     put, worker = Producer(broker), Worker(broker)
     put(600, delay=0.001)
