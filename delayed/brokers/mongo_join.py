@@ -223,6 +223,10 @@ def _unavailable(access: MongoAccess, error: PyMongoError) -> BrokerError | Conf
     if isinstance(translated, BrokerUnavailable) or error.has_error_label(TRANSIENT):
         hint = ""
         if getattr(error, "code", None) == NO_SUCH_TRANSACTION:
-            hint = " (a transaction may take transactionLifetimeLimitSeconds, 60 by default)"
+            hint = (
+                " (the server has ended it before: because of a conflict, a duplicate key or another error in it that "
+                "was caught and not raised, because its claim was over, or because it took longer than "
+                "transactionLifetimeLimitSeconds, 60 by default)"
+            )
         return BrokerUnavailable(f"{translated}; nothing was committed{hint}", sent=False)
     return translated

@@ -11,7 +11,7 @@ from pymongo import UpdateOne
 
 from delayed.brokers import mongo_leases as leases
 from delayed.brokers.mongo_client import Opened
-from delayed.brokers.mongo_tasks import promote, ref_of
+from delayed.brokers.mongo_tasks import MOST, promote, ref_of
 from delayed.message import Counts, Entry, Message, State, WorkerInfo
 
 Document = dict[str, Any]
@@ -76,11 +76,18 @@ def peek(opened: Opened, queue: str, state: State, limit: int, offset: int) -> l
     which: Document = {"s": f"{LETTERS[state]}/{queue}"}
     if state != "ready":
         which["at"] = {"$exists": True}
-    steps: list[Document] = [{"$match": which}, {"$sort": dict(_ORDERS[state])}, {"$skip": offset}, {"$limit": limit}]
+    steps: list[Document] = [
+        {"$match": which},
+        {"$sort": dict(_ORDERS[state])},
+        {"$skip": min(offset, MOST)},
+        {"$limit": min(limit, MOST)},
+    ]
     return _entries(opened, steps) if limit > 0 else []
 
 
 def get(opened: Opened, queue: str, id: int) -> Entry | None:
+    if not _is_id(id):
+        return None
     which = {"q": queue, "id": Int64(id), "s": {"$not": {"$gte": "p/", "$lt": "p0"}}}
     found = _entries(opened, [{"$match": which}])
     return found[0] if found else None
@@ -111,7 +118,14 @@ def _entry(row: Document, renewed: Mapping[Any, float]) -> Entry:
     )
 
 
+def _is_id(id: int) -> bool:
+    """Whether it is one that the server can compare."""
+    return -(1 << 63) <= id < 1 << 63
+
+
 def remove(opened: Opened, queue: str, id: int) -> bool:
+    if not _is_id(id):
+        return False
     states = [f"{letter}/{queue}" for letter in "lrd"]
     return opened.tasks.delete_one({"q": queue, "id": Int64(id), "s": {"$in": states}}).deleted_count == 1
 

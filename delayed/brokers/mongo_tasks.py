@@ -25,6 +25,7 @@ PROMOTE_MAX = 500  # scheduled tasks that one look makes ready at most
 PROMOTE_LOOK = 5000  # those of them that have been due for longest whose priorities it compares
 CLAIM_BYTES = 32 << 20  # bytes after which a claim takes no more tasks
 REASON_MAX = 2000  # characters of what a task died of
+MOST = (1 << 31) - 1  # tasks that the server is asked for
 TRIES = 12  # looks for candidates in one claim, should others be quicker
 AT_END = {"o": {"$type": "timestamp"}}  # the place behind all others
 LET_GO = {"w": "", "n": ""}
@@ -70,7 +71,7 @@ class Claiming:
         self._worker = worker
         self._seq = seq
         self._nonce = nonce
-        self._limit = limit
+        self._limit = min(limit, MOST)
         self._lease = round(lease * 1000)
         self._room = CLAIM_BYTES
         self._noted = False

@@ -354,6 +354,15 @@ def test_what_no_document_can_hold_is_an_error_of_ours(broker: MongoBroker, stor
         broker.join(session).enqueue(QUEUE, [Message(1 << 64, "mod:f", b"")])
 
 
+def test_numbers_beyond_all_integers_of_the_server(broker: MongoBroker) -> None:
+    (only,) = Producer(broker)()
+    assert broker.get(QUEUE, 1 << 63) is None
+    assert not broker.remove(QUEUE, 1 << 63)
+    assert [entry.message.id for entry in broker.peek(QUEUE, "ready", limit=1 << 63)] == [only]
+    assert broker.peek(QUEUE, "ready", offset=1 << 64) == []
+    assert ids(Worker(broker).claim(1 << 64)) == [only]
+
+
 def test_the_priority_counts_among_many_due_tasks(broker: MongoBroker, store: Any) -> None:
     put, worker = Producer(broker), Worker(broker)
     put(600, delay=0.001)
@@ -644,6 +653,16 @@ def test_a_server_that_dies_in_a_transaction_keeps_nothing_of_it(own: MongoBroke
     with own.transaction(claim.ref):
         pass
     assert own.counts(QUEUE) == (0, 0, 0, 0)
+
+
+def test_a_transaction_that_a_caught_error_has_ended_says_so(broker: MongoBroker, store: Any) -> None:
+    Producer(broker)()
+    (claim,) = Worker(broker).claim()
+    store.effects.insert_one({"_id": 1})
+    with pytest.raises(BrokerUnavailable, match="duplicate key"), broker.transaction(claim.ref) as joined:
+        effects = joined.connection.client[store.name].effects
+        with contextlib.suppress(PyMongoError):
+            effects.insert_one({"_id": 1}, session=joined.connection)
 
 
 def test_a_transaction_that_takes_too_long_says_so() -> None:
@@ -980,6 +999,10 @@ def test_who_may_not_write_is_told(tmp_path: Any) -> None:
         put()
         assert all(worker.done(worker.claim()))
         broker.close()
+        reader = MongoBroker(f"mongodb://reader:r@{where}")  # for whom there is nothing to make any more
+        with pytest.raises(BrokerError, match="readWrite"):
+            reader.check()
+        reader.close()
 
 
 def test_tables_of_a_later_version_are_left_alone(broker: MongoBroker, store: Any) -> None:
