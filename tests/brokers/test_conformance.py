@@ -368,6 +368,15 @@ def test_a_dead_letter_keeps_its_message_and_the_reason(bench: Bench) -> None:
     assert bench.claim() == []
 
 
+def test_a_reason_may_have_any_characters(bench: Bench) -> None:
+    bench.put()
+    (claim,) = bench.claim()
+    assert bench.end(claim, "dead", reason="zero \0, half a character \udc80, end")
+    (entry,) = bench.broker.peek(bench.queue, "dead")
+    assert entry.reason.startswith("zero ")
+    assert entry.reason.endswith(", end")
+
+
 def test_dead_letters_of_one_batch_come_newest_first_too(bench: Bench) -> None:
     expected = bench.put(3)
     bench.broker.settle("w", [Settlement(claim.ref, "dead") for claim in bench.claim()])
