@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from bson.int64 import Int64
@@ -33,29 +34,27 @@ _ORDERS = {
 
 def counts(opened: Opened, queue: str) -> Counts:
     names = {state: f"{letter}/{queue}" for state, letter in LETTERS.items()}
-    found = {
-        row["_id"]: row["n"]
-        for row in opened.tasks.aggregate(
-            [
-                {"$match": {"s": names["ready"]}},
-                {"$count": "n"},
-                {"$addFields": {"_id": "ready"}},
-                *[
-                    {
-                        "$unionWith": {
-                            "coll": opened.tasks.name,
-                            "pipeline": [
-                                {"$match": {"s": names[kind], "at": {"$exists": True}, **condition}},
-                                {"$count": "n"},
-                                {"$addFields": {"_id": label}},
-                            ],
-                        }
-                    }
-                    for label, kind, condition in _COUNTED
-                ],
-            ]
-        )
-    }
+    steps: list[Document] = [
+        {"$match": {"s": names["ready"]}},
+        {"$count": "n"},
+        {"$addFields": {"_id": "ready"}},
+        *[
+            {
+                "$unionWith": {
+                    "coll": opened.tasks.name,
+                    "pipeline": [
+                        {"$match": {"s": names[kind], "at": {"$exists": True}, **condition}},
+                        {"$count": "n"},
+                        {"$addFields": {"_id": label}},
+                    ],
+                }
+            }
+            for label, kind, condition in _COUNTED
+        ],
+    ]
+    # All at one moment, where the server can: a task that moves meanwhile would be missed, or counted twice.
+    with opened.client.start_session(snapshot=True) if opened.transactions else nullcontext() as session:
+        found = {row["_id"]: row["n"] for row in opened.tasks.aggregate(steps, session=session)}
     due = found.get("due", 0)
     return Counts(found.get("later", 0), found.get("ready", 0) + due, found.get("running", 0), found.get("dead", 0))
 

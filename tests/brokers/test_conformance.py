@@ -711,6 +711,27 @@ def test_counts_and_lists_agree(bench: Bench) -> None:
     assert bench.queue in bench.broker.queues()
 
 
+def test_no_task_is_missed_while_it_moves(bench: Bench, open_broker: Callable[[], Broker]) -> None:
+    """Else who waits for the end of a queue would leave too early."""
+    bench.put(3)
+    over = threading.Event()
+    mover = Bench(open_broker(), bench.queue)
+
+    def move() -> None:
+        while not over.is_set():
+            for claim in mover.claim():
+                mover.end(claim, "back")
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    try:
+        found = {sum(bench.counts()) for _ in range(150)}
+    finally:
+        over.set()
+        thread.join(BOUND)
+    assert found == {3}
+
+
 def test_pages_follow_the_order_of_service(bench: Bench) -> None:
     normal, high = bench.put(5), bench.put(2, priority=3)
 
