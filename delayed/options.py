@@ -10,6 +10,7 @@ from delayed.errors import ConfigError, UnknownOption
 from delayed.retry import Retry
 
 PRIORITY_MAX = 32767
+DELAY_MAX = 100 * 365 * 86400  # seconds
 _OLD_NAMES = {"seconds": "timeout", "prior": "priority"}
 _ELSEWHERE = {
     "error_handler": "give it to the worker: ForkedWorker(queue, error_handler=...)",
@@ -90,6 +91,10 @@ def _priority(value: Any) -> int:
 def _delay(value: Any) -> float:
     if not _number(value) or not 0 <= value < inf:
         raise ConfigError(f"delay must be a number of seconds from 0, not {value!r}")
+    if value > DELAY_MAX:  # no store can keep every date
+        raise ConfigError(
+            f"delay={value!r} is more than a hundred years: give seconds from now, not milliseconds or a date"
+        )
     return value  # type: ignore[no-any-return]
 
 

@@ -218,6 +218,7 @@ def test_arguments_that_can_not_be_pickled_are_named(queue: Queue) -> None:
         ({"priority": 1.0}, ConfigError, "priority"),
         ({"delay": -1}, ConfigError, "delay"),
         ({"delay": float("inf")}, ConfigError, "delay"),
+        ({"delay": 1764000000000}, ConfigError, "not milliseconds or a date"),
         ({"key": 3}, ConfigError, "key"),
         ({"max_deliveries": 0}, ConfigError, "max_deliveries"),
         ({"timeout": 3, "seconds": 4}, ConfigError, "old name"),
