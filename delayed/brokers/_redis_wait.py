@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import select
-import socket
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import redis
 
-from delayed.brokers._forks import afresh_after_fork
 from delayed.brokers._redis_client import RedisClient
+from delayed.brokers._sleepers import Sleeper, Sleepers
 from delayed.errors import BrokerUnavailable
 
 PATIENCE = 2.0  # seconds an answer may be late before its connection counts as dead: no FIN comes from a lost network
@@ -92,20 +90,13 @@ class Line:
         return self._connection._sock is not None and not self.busy
 
 
-class Sleeper:
-    """One thread's wait: its lines, kept for the next one, and the socket pair that wakes it."""
+class RedisSleeper(Sleeper):
+    """One thread's wait: its lines, kept for the next one."""
 
     def __init__(self, client: RedisClient) -> None:
+        super().__init__()
         self._client = client
         self._lines: dict[bytes, Line] = {}
-        self.leaving = False  # its broker was closed: its connections end with the wait
-        self._ear, self._bell = socket.socketpair()
-        self._ear.setblocking(False)
-        self._bell.setblocking(False)
-
-    def wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it rings already; closed: it is awake
-            self._bell.send(b"!")
 
     def sleep(
         self, keys: Sequence[bytes], timeout: float, sharp: bool, script: bytes
@@ -160,76 +151,20 @@ class Sleeper:
                 return token
         return None
 
-    def drain(self) -> None:
-        with contextlib.suppress(OSError):
-            while self._ear.recv(64):
-                pass
-
-    def close(self) -> None:
+    def hang_up(self) -> None:
         for line in self._lines.values():
             line.close()
-        self._ear.close()
-        self._bell.close()
-
-    __del__ = close  # of a broker that nobody closed
 
 
-class Waiter:
-    """All waits of one broker in one process. After a fork the child starts with a new one: the connections and the
-    lock of the parent's are left alone.
-    """
+class Waiter(Sleepers[RedisSleeper]):
+    """All waits of one broker in one process."""
 
     def __init__(self, client: RedisClient) -> None:
-        self._client = client
-        self.start_afresh()
-        afresh_after_fork(self)
-
-    def start_afresh(self) -> None:
-        """See :func:`afresh_after_fork`."""
-        self._lock = threading.Lock()
-        self._idle: list[Sleeper] = []
-        self._asleep: set[Sleeper] = set()
-        self._rung = False  # woken while nobody slept: the next one does not begin
+        super().__init__(lambda: RedisSleeper(client))
 
     def sleep(
         self, keys: Sequence[bytes], timeout: float, sharp: bool, script: bytes = b""
     ) -> tuple[tuple[bytes, bytes] | None, Any]:
-        """See :meth:`Sleeper.sleep`."""
-        with self._lock:
-            if self._rung:
-                self._rung = False
-                return None, None
-            sleeper = self._idle.pop() if self._idle else Sleeper(self._client)
-            self._asleep.add(sleeper)
-        kept = False
-        try:
-            found = sleeper.sleep(keys, timeout, sharp, script)
-            kept = True
-            return found
-        finally:
-            with self._lock:
-                kept = kept and sleeper in self._asleep  # else close() was called meanwhile
-                self._asleep.discard(sleeper)
-                sleeper.drain()
-                if kept:
-                    self._idle.append(sleeper)
-            if not kept:
-                sleeper.close()
-
-    def wake(self) -> None:
-        with self._lock:
-            self._rung = not self._asleep
-            for sleeper in self._asleep:
-                sleeper.wake()
-
-    def close(self) -> None:
-        """End all waits, and close the connections."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-            asleep, self._asleep = self._asleep, set()
-            self._rung = False
-            for sleeper in asleep:
-                sleeper.leaving = True
-                sleeper.wake()  # its thread closes it
-        for sleeper in idle:
-            sleeper.close()
+        """See :meth:`RedisSleeper.sleep`."""
+        with self.one() as sleeper:
+            return (None, None) if sleeper is None else sleeper.sleep(keys, timeout, sharp, script)

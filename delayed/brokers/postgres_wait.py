@@ -10,17 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
-import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from delayed.brokers._forks import afresh_after_fork
+from delayed.brokers._sleepers import Sleeper, Sleepers
 from delayed.brokers.base import WAIT_TIMEOUT
 from delayed.brokers.postgres_link import Line, Link
 from delayed.brokers.postgres_schema import quoted
@@ -34,23 +31,17 @@ PROBE_TIMEOUT = 1.0  # seconds in which a notification of our own has to arrive
 SLEEP_NOTE = 2 * WAIT_TIMEOUT  # seconds that a note of being asleep holds; it is renewed by every look
 
 
-class Sleeper:
-    """One thread's wait: its connection, kept for the next one, and the socket pair that wakes it."""
+class PostgresSleeper(Sleeper):
+    """One thread's wait: its connection, kept for the next one."""
 
     def __init__(self, link: Link) -> None:
+        super().__init__()
         self._link = link
         self._line: Line | None = None
         self._look = link.schema.sql("SELECT @.delayed_sleep(%s::text[], %s::float8)")
-        self._ear, self._bell = socket.socketpair()
-        self._ear.setblocking(False)
-        self._bell.setblocking(False)
         self._rung: set[bytes] = set()  # the queues that notifications have named
         self._parting = False  # whether the answer to UNLISTEN has not been read yet
         self._polls_until = 0.0
-
-    def wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it rings already; closed: it is awake
-            self._bell.send(b"!")
 
     def sleep(self, queues: Sequence[str], timeout: float, misses: int) -> None:
         """Sleep until one of the queues may have something to claim, for `timeout` seconds at most, or until woken.
@@ -86,7 +77,7 @@ class Sleeper:
                 cursor.execute(self._look, (list(queues), SLEEP_NOTE), prepare=False)
                 return float(cursor.fetchall()[0][0])
         except BrokerError:
-            self._hang_up()
+            self.hang_up()
             raise
 
     def _rest(self, names: set[bytes], seconds: float) -> bool:
@@ -112,7 +103,7 @@ class Sleeper:
             while notify := pgconn.notifies():
                 self._rung.add(notify.extra)
         except psycopg.Error as error:
-            self._hang_up()
+            self.hang_up()
             raise BrokerUnavailable(f"{self._link.shown}: {error}") from error
         return not self._rung.isdisjoint(names)
 
@@ -131,7 +122,7 @@ class Sleeper:
             self._line.pgconn.flush()
             self._parting = True
         except psycopg.Error:
-            self._hang_up()
+            self.hang_up()
 
     def _parted(self) -> bool:
         """Read the answer of UNLISTEN; False if the connection is lost."""
@@ -162,7 +153,7 @@ class Sleeper:
         if self._line is not None:
             if not self._line.closed and self._parted():
                 return True
-            self._hang_up()
+            self.hang_up()
         with self._link.connection():  # makes the schema, if it has to be made
             pass
         line = self._line = self._link.connect()
@@ -173,11 +164,11 @@ class Sleeper:
             # A proxy shows another number than the server's own process. Some pass notifications on, others do not.
             works = pid == line.info.backend_pid or self._probe(line)
         except BaseException:
-            self._hang_up()
+            self.hang_up()
             raise
         if not works:
             self._polls_until = time.monotonic() + PROBE_AGAIN
-            self._hang_up()
+            self.hang_up()
         return works
 
     def _probe(self, line: Line) -> bool:
@@ -188,89 +179,27 @@ class Sleeper:
         self._link.run(b"SELECT pg_notify(%s, %s)", (self._link.schema.channel, word))
         return self._rest({word.encode()}, PROBE_TIMEOUT)
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         line, self._line = self._line, None
         self._parting = False
         if line is not None:
             with contextlib.suppress(psycopg.Error):
                 line.close()
 
-    def drain(self) -> None:
-        with contextlib.suppress(OSError):
-            while self._ear.recv(64):
-                pass
 
-    def close(self) -> None:
-        self._hang_up()
-        self._ear.close()
-        self._bell.close()
-
-    __del__ = close  # of a broker that nobody closed
-
-
-class Waiter:
-    """All waits of one broker in one process. After a fork the child starts with a new one: the connections and the
-    lock of the parent's are left alone.
-    """
+class Waiter(Sleepers[PostgresSleeper]):
+    """All waits of one broker in one process."""
 
     def __init__(self, link: Link) -> None:
-        self._link = link
-        self._lock = threading.Lock()
-        self._idle: list[Sleeper] = []
-        self._asleep: set[Sleeper] = set()
-        self._rung = False  # woken while nobody slept: the next one does not begin
+        super().__init__(lambda: PostgresSleeper(link))
         self._misses = 0
-        afresh_after_fork(self)
-
-    def start_afresh(self) -> None:
-        """See :func:`afresh_after_fork`."""
-        _parents.append((self._idle, self._asleep))
-        self._lock = threading.Lock()
-        self._idle = []
-        self._asleep = set()
-        self._rung = False
 
     def sleep(self, queues: Sequence[str], timeout: float) -> None:
-        """See :meth:`Sleeper.sleep`."""
-        with self._lock:
-            if self._rung:
-                self._rung = False
-                return
-            sleeper = self._idle.pop() if self._idle else Sleeper(self._link)
-            self._asleep.add(sleeper)
-        try:
-            sleeper.sleep(queues, timeout, self._misses)
-        finally:
-            with self._lock:
-                kept = sleeper in self._asleep  # else close() was called meanwhile
-                self._asleep.discard(sleeper)
-                sleeper.drain()
-                if kept:
-                    self._idle.append(sleeper)
-            if not kept:
-                sleeper.close()
+        """See :meth:`PostgresSleeper.sleep`."""
+        with self.one() as sleeper:
+            if sleeper is not None:
+                sleeper.sleep(queues, timeout, self._misses)
 
     def note_claim(self, found: int) -> None:
         """A claim that may take anything has found so many."""
         self._misses = 0 if found else self._misses + 1
-
-    def wake(self) -> None:
-        """End the waits that are under way, or the next one if none is."""
-        with self._lock:
-            self._rung = not self._asleep
-            for sleeper in self._asleep:
-                sleeper.wake()
-
-    def close(self) -> None:
-        """End all waits, and close the connections."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-            asleep, self._asleep = self._asleep, set()
-            self._rung = False
-            for sleeper in asleep:
-                sleeper.wake()  # its thread closes it
-        for sleeper in idle:
-            sleeper.close()
-
-
-_parents: list[Any] = []  # sleepers of the parent's, kept because their end would say goodbye to the server
