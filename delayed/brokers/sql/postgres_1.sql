@@ -400,8 +400,10 @@ BEGIN
             RETURN;
         END IF;
         LOOP  -- from worker to worker, so that the claims whose lease has not ended are never looked at
-            SELECT min(t.worker) INTO holder FROM @.delayed_task t
-            WHERE t.queue = q.number AND t.state = 2 AND t.worker > holder;
+            holder := (
+                SELECT t.worker FROM @.delayed_task t
+                WHERE t.queue = q.number AND t.state = 2 AND t.worker > holder ORDER BY t.worker LIMIT 1
+            );
             IF holder IS NULL THEN
                 RETURN;
             END IF;
@@ -424,8 +426,10 @@ BEGIN
         waits := true;
     ELSE
         LOOP
-            SELECT min(t.worker) INTO holder FROM @.delayed_task t
-            WHERE t.queue = q.number AND t.state = 2 AND t.worker > holder;
+            holder := (
+                SELECT t.worker FROM @.delayed_task t
+                WHERE t.queue = q.number AND t.state = 2 AND t.worker > holder ORDER BY t.worker LIMIT 1
+            );
             EXIT WHEN holder IS NULL OR returned + dead >= 10000;
             WITH lost AS (
                 UPDATE @.delayed_task t SET
