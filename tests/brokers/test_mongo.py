@@ -15,11 +15,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
-
-pytest.importorskip("pymongo")
-
 import pymongo
+import pytest
 from bson import Timestamp
 from pymongo.errors import PyMongoError
 
@@ -27,6 +24,7 @@ from delayed.brokers import broker_for
 from delayed.brokers.mongo import MongoBroker
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError, TaskLost, Unsupported
 from delayed.message import Claim, Message, Settlement
+from tests.brokers.patience import eventually, insist
 from tests.servers.mongo import MongoServer, mongo_server
 
 QUEUE = "default"
@@ -108,29 +106,6 @@ class Worker:
 
 def ids(claims: list[Claim]) -> list[int]:
     return [claim.id for claim in claims]
-
-
-def eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
-    """The first true answer of `condition`; fails after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-
-
-def insist(call: Callable[[], Any], timeout: float = 20.0) -> Any:
-    """Send the same request until it is answered, as every caller of a broker does."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return call()
-        except BrokerUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
 
 
 def in_threads(n: int, body: Callable[[int], None]) -> None:
@@ -367,7 +342,7 @@ def test_the_priority_counts_among_many_due_tasks(broker: MongoBroker, store: An
     put, worker = Producer(broker), Worker(broker)
     put(600, delay=0.001)
     (urgent,) = put(priority=100, delay=0.002)
-    time.sleep(0.01)
+    eventually(lambda: broker.counts(QUEUE).ready == 601)
     assert ids(worker.claim(1)) == [urgent]
 
 

@@ -31,6 +31,7 @@ from delayed.errors import (
 from delayed.message import Claim, Message, Settlement
 from delayed.queue import Queue
 from tests.bank import PostgresBank
+from tests.brokers.patience import insist
 from tests.servers.postgres import PostgresServer, postgres_server
 
 BOUND = 10.0
@@ -85,15 +86,6 @@ def put(broker: PostgresBroker, n: int = 1, **options: Any) -> list[int]:
 
 def take(broker: PostgresBroker, limit: int = 1, worker: str = "w", lease: float = 30.0) -> list[Claim]:
     return broker.claim([QUEUE], worker, time.monotonic_ns(), secrets.randbits(64), limit, lease)
-
-
-def patiently(call: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + BOUND
-    while True:
-        try:
-            return call()
-        except BrokerUnavailable:
-            assert time.monotonic() < deadline
 
 
 # -- the schema ----------------------------------------------------------------------------------------------------
@@ -228,7 +220,7 @@ def test_a_turn_reads_no_more_rows_when_there_are_more(broker: PostgresBroker, s
 def sleeping(broker: PostgresBroker) -> Callable[[], float]:
     """Begin a wait in a thread, and return what tells how long after that call it has ended."""
     ended: list[float] = []
-    patiently(broker.check)
+    insist(broker.check)
 
     def sleep() -> None:
         broker.wait([QUEUE], 20.0)
@@ -388,17 +380,17 @@ def test_sessions_that_are_ended_at_any_moment_lose_and_repeat_nothing(
     while len(done) < total and time.monotonic() < deadline:
         seq += 1
         nonce = secrets.randbits(64)
-        claims = patiently(lambda seq=seq, nonce=nonce: worker.claim([QUEUE], "w", seq, nonce, 10, 60.0))
+        claims = insist(lambda seq=seq, nonce=nonce: worker.claim([QUEUE], "w", seq, nonce, 10, 60.0))
         done += [claim.id for claim in claims]
         settlements = [Settlement(claim.ref, "done") for claim in claims]
-        patiently(lambda settlements=settlements: worker.settle("w", settlements))
+        insist(lambda settlements=settlements: worker.settle("w", settlements))
     producer.join(BOUND)
     over.set()
     killer.join(BOUND)
 
     assert killed[0] > 20
     assert len(done) == len(set(done)) == total
-    assert patiently(lambda: worker.counts(QUEUE)) == (0, 0, 0, 0)
+    assert insist(lambda: worker.counts(QUEUE)) == (0, 0, 0, 0)
 
 
 def test_wrong_names_and_passwords_are_told_at_once(open_broker: Callable[..., PostgresBroker], store: str) -> None:

@@ -8,14 +8,11 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("redis")
-
 import redis
 from redis.sentinel import Sentinel
 
@@ -23,6 +20,7 @@ from delayed.brokers import broker_for
 from delayed.brokers.redis import UNKNOWN_MAX, RedisBroker
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 from delayed.message import Action, Claim, Message, Settlement
+from tests.brokers.patience import eventually, insist
 from tests.servers import ServerError, unavailable
 from tests.servers.redis import RedisServer, redis_server
 
@@ -84,29 +82,6 @@ class Worker:
 
 def ids(claims: list[Claim]) -> list[int]:
     return [claim.id for claim in claims]
-
-
-def eventually(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
-    """The first true answer of `condition`; fails after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-
-
-def insist(call: Callable[[], Any], timeout: float = 5.0) -> Any:
-    """Send the same request until it is answered, as every caller of a broker does."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return call()
-        except BrokerUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
 
 
 class Sleep(threading.Thread):
