@@ -89,10 +89,15 @@ def test_random_deaths_of_monitors_and_fork_servers_lose_and_repeat_nothing(benc
         victim = dice.randrange(2)
         servers = [pid for pid in fork_servers_of(workers[victim].pid) if children_of(pid)]
         if kills < 8 and servers:  # until a fork server has children, its monitor is the only guardian
-            os.kill(dice.choice([workers[victim].pid, *servers]), signal.SIGKILL)
             kills += 1
-        if workers[victim].poll() is not None:
-            workers[victim] = bench.start(mode, processes=2)
+            killed = dice.choice([workers[victim].pid, *servers])
+            os.kill(killed, signal.SIGKILL)
+            # The next one is not to be killed while this one still dies: without any guardian the children die too.
+            if killed == workers[victim].pid:
+                workers[victim].wait(20)
+                workers[victim] = bench.start(mode, processes=2)
+            else:
+                wait_for(lambda: killed not in fork_servers_of(workers[victim].pid))
 
     assert kills
     assert bench.settled(), f"seed {seed}: {bench.queue.broker.counts(bench.queue.name)}"
