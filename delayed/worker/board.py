@@ -1,9 +1,10 @@
 """The board: shared memory in which monitor, fork server and children note how each task stands.
 
 Whoever dies, the others can read what it had in hand. A worker has a fixed number of seats; a seat holds one child
-at a time, and has slots, one for each task that was handed to it and is not settled yet. Only the child writes
-progress into its seat; only the monitor (or the fork server, when it stands in) fills and frees slots and asks for a
-stop. The byte `state` is written last, so that it never promises what is not there yet.
+at a time. It has lanes, one for each task that the child can run at once, which say what runs there and since when;
+and slots, one for each task that was handed to it and is not settled yet. Only the child writes progress into its
+seat; only the monitor (or the fork server, when it stands in) fills and frees slots and asks for a stop. The byte
+`state` is written last, so that it never promises what is not there yet.
 
 Times are seconds of :func:`delayed.worker.process.now`.
 """
@@ -15,25 +16,29 @@ import os
 from struct import Struct
 from typing import NamedTuple
 
-SLOTS = 512  # per seat; what is handed over and not settled yet
+SLOTS_SPARE = 510  # slots per seat beside two for each lane; what is handed over and not settled yet
 SLOT_SIZE = 512
+LANE_SIZE = 64
 SEAT_HEAD = 64
-SEAT_SIZE = SEAT_HEAD + SLOTS * SLOT_SIZE
 
 # States of a slot.
 FREE, HANDED, BEGUN, ENDED = range(4)
-# Phases of a child.
+# Phases of a lane.
 IDLE, TASK, HANDLER = range(3)
 # Why a child is asked to stop its task.
 STOP_NOTHING, STOP_TIMEOUT, STOP_SHUTDOWN, STOP_LOST = range(4)
 
-_SEAT = Struct("<BxHIdQ")  # phase, slot, -, since, serial
+_PID = Struct("<I")  # at the beginning of a seat
+_BEAT = Struct("<d")
+_BEAT_AT = 8
+_LANE = Struct("<BxHIdQ")  # phase, slot, -, since, serial
+_LANES = Struct(f"<BxHIdQ{LANE_SIZE - _LANE.size}x")
 _STOP = Struct("<BQ")  # reason, serial
 _STOP_AT = 32
-_PID = Struct("<I")
-_PID_AT = 48
-# state, code, len(text), queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu
-_SLOT = Struct("<BBHHHQQIIdddd")
+_THREAD = Struct("<Q")
+_THREAD_AT = 48
+# state, code, len(text), queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu, lane
+_SLOT = Struct("<BBHHHQQIIddddH")
 _HANDED = Struct("<BBHHHQQII")
 _TEXT_AT = _SLOT.size
 TEXT_MAX = SLOT_SIZE - _TEXT_AT
@@ -46,10 +51,12 @@ _TIMES_AT = 40
 _END = Struct("<dd")
 _END_AT = 48
 _CODE = Struct("<BH")
+_LANE_OF = Struct("<H")
+_LANE_OF_AT = 64
 
 
 class Activity(NamedTuple):
-    """What a child is doing: its phase, in which slot, since when, and the serial of the task."""
+    """What a child does in a lane: the phase, in which slot, since when, and the serial of the task."""
 
     phase: int
     slot: int
@@ -71,17 +78,22 @@ class Slot(NamedTuple):
     begun: float
     ended: float
     cpu: float
+    lane: int
     text: str
     transaction: int
 
 
 class Board:
-    """The whole board, mapped from the file `fd`, which is grown to hold `seats` seats."""
+    """The whole board, mapped from the file `fd`, which is grown to hold `seats` seats of `lanes` lanes each."""
 
-    def __init__(self, fd: int, seats: int) -> None:
+    def __init__(self, fd: int, seats: int, lanes: int = 1) -> None:
         self.seats = seats
-        os.ftruncate(fd, seats * SEAT_SIZE)
-        self.map = mmap.mmap(fd, seats * SEAT_SIZE)
+        self.lanes = lanes
+        self.slots = SLOTS_SPARE + 2 * lanes
+        self.slots_at = SEAT_HEAD + lanes * LANE_SIZE
+        self.seat_size = self.slots_at + self.slots * SLOT_SIZE
+        os.ftruncate(fd, seats * self.seat_size)
+        self.map = mmap.mmap(fd, seats * self.seat_size)
 
     def close(self) -> None:
         self.map.close()
@@ -90,24 +102,25 @@ class Board:
 
     def take_seat(self, seat: int, pid: int) -> None:
         """A child has come."""
-        _PID.pack_into(self.map, seat * SEAT_SIZE + _PID_AT, pid)
+        _PID.pack_into(self.map, seat * self.seat_size, pid)
 
-    def begin(self, seat: int, slot: int, serial: int, timeout: float, at: float) -> None:
+    def begin(self, seat: int, lane: int, slot: int, serial: int, timeout: float, at: float) -> None:
         """A task begins; `timeout` 0 means no limit."""
-        base = seat * SEAT_SIZE
-        offset = base + SEAT_HEAD + slot * SLOT_SIZE
+        base = seat * self.seat_size
+        offset = base + self.slots_at + slot * SLOT_SIZE
         _BEGUN.pack_into(self.map, offset + _BEGUN_AT, timeout, at)
+        if lane:
+            _LANE_OF.pack_into(self.map, offset + _LANE_OF_AT, lane)
         self.map[offset] = BEGUN
-        _SEAT.pack_into(self.map, base, TASK, slot, 0, at, serial)
+        _LANE.pack_into(self.map, base + SEAT_HEAD + lane * LANE_SIZE, TASK, slot, 0, at, serial)
 
     def note_transaction(self, seat: int, slot: int, state: int) -> None:
         """How far the task's own transaction is, see :mod:`delayed.context`."""
-        offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
-        _TRANSACTION.pack_into(self.map, offset + _TRANSACTION_AT, state)
+        _TRANSACTION.pack_into(self.map, self._slot_at(seat, slot) + _TRANSACTION_AT, state)
 
     def end(self, seat: int, slot: int, code: int, at: float, cpu: float, text: bytes = b"") -> None:
         """A task has ended with outcome `code`; `text` says more, cut to what fits."""
-        offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
+        offset = seat * self.seat_size + self.slots_at + slot * SLOT_SIZE
         text = text[:TEXT_MAX]
         if text:
             self.map[offset + _TEXT_AT : offset + _TEXT_AT + len(text)] = text
@@ -115,71 +128,130 @@ class Board:
         _END.pack_into(self.map, offset + _END_AT, at, cpu)
         self.map[offset] = ENDED
 
-    def phase(self, seat: int, phase: int, at: float) -> None:
-        """The child turns to something else; slot and serial stay those of its last task."""
-        base = seat * SEAT_SIZE
-        if phase == IDLE:
-            self.map[base] = IDLE
-            return
-        _, slot, _, _, serial = _SEAT.unpack_from(self.map, base)
-        _SEAT.pack_into(self.map, base, phase, slot, 0, at, serial)
+    def idle(self, seat: int, lane: int) -> None:
+        """Nothing runs in this lane; slot and serial stay those of its last task."""
+        self.map[seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE] = IDLE
 
-    def stop_asked(self, seat: int) -> tuple[int, int]:
-        """(reason, serial) of the task that is asked to stop."""
-        reason, serial = _STOP.unpack_from(self.map, seat * SEAT_SIZE + _STOP_AT)
+    def handler(self, seat: int, lane: int, serial: int, at: float) -> None:
+        """The handler for the task `serial` is called."""
+        base = seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE
+        slot = _LANE.unpack_from(self.map, base)[1]
+        _LANE.pack_into(self.map, base, HANDLER, slot, 0, at, serial)
+
+    def note_thread(self, seat: int, lane: int, ident: int) -> None:
+        """By which thread the lane's tasks are run (:func:`threading.get_ident`)."""
+        _THREAD.pack_into(self.map, seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE + _THREAD_AT, ident)
+
+    def note_beat(self, seat: int, at: float) -> None:
+        """The child's event loop turns."""
+        _BEAT.pack_into(self.map, seat * self.seat_size + _BEAT_AT, at)
+
+    def stop_asked(self, seat: int, lane: int) -> tuple[int, int]:
+        """(reason, serial) of the task in this lane that is asked to stop."""
+        at = seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE + _STOP_AT
+        reason, serial = _STOP.unpack_from(self.map, at)
         return reason, serial
 
     # -- by the guardians --------------------------------------------------------------------------------------
 
     def hand(self, seat: int, slot: int, queue: int, serial: int, id: int, delivery: int, attempt: int) -> None:
         """A task is about to be handed over."""
-        offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
+        offset = seat * self.seat_size + self.slots_at + slot * SLOT_SIZE
         _HANDED.pack_into(self.map, offset, HANDED, 0, 0, queue, 0, serial, id, delivery, attempt)
 
     def free(self, seat: int, slot: int) -> None:
         """The task of this slot is settled, or was taken back."""
-        self.map[seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE] = FREE
+        self.map[seat * self.seat_size + self.slots_at + slot * SLOT_SIZE] = FREE
 
-    def ask_stop(self, seat: int, reason: int, serial: int) -> None:
+    def ask_stop(self, seat: int, lane: int, reason: int, serial: int) -> None:
         """Note why the child will get SIGTERM, and for which task, so that the next task is never hit by it."""
-        _STOP.pack_into(self.map, seat * SEAT_SIZE + _STOP_AT, reason, serial)
+        at = seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE + _STOP_AT
+        _STOP.pack_into(self.map, at, reason, serial)
 
     def vacate(self, seat: int) -> None:
         """The child of this seat is gone."""
-        self.map[seat * SEAT_SIZE : seat * SEAT_SIZE + SEAT_HEAD] = bytes(SEAT_HEAD)
+        base = seat * self.seat_size
+        self.map[base : base + self.slots_at] = bytes(self.slots_at)
 
     def pid(self, seat: int) -> int:
         """The pid of the child in this seat; 0 if there is none."""
-        (pid,) = _PID.unpack_from(self.map, seat * SEAT_SIZE + _PID_AT)
+        (pid,) = _PID.unpack_from(self.map, seat * self.seat_size)
         return int(pid)
 
-    def activity(self, seat: int) -> Activity:
-        phase, slot, _, since, serial = _SEAT.unpack_from(self.map, seat * SEAT_SIZE)
+    def beat(self, seat: int) -> float:
+        """When the child's event loop last turned, as far as it noted that; 0 if it never did."""
+        (at,) = _BEAT.unpack_from(self.map, seat * self.seat_size + _BEAT_AT)
+        return float(at)
+
+    def thread(self, seat: int, lane: int) -> int:
+        """What :meth:`note_thread` noted last; 0 if nothing."""
+        at = seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE + _THREAD_AT
+        (ident,) = _THREAD.unpack_from(self.map, at)
+        return int(ident)
+
+    def activity(self, seat: int, lane: int) -> Activity:
+        phase, slot, _, since, serial = _LANE.unpack_from(
+            self.map, seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE
+        )
         return Activity(phase, slot, since, serial)
 
+    def activities(self, seat: int) -> list[tuple[int, Activity]]:
+        """(lane, activity) of the lanes in which something runs."""
+        base = seat * self.seat_size + SEAT_HEAD
+        if self.lanes == 1:
+            return [(0, self.activity(seat, 0))] if self.map[base] != IDLE else []
+        return [
+            (lane, Activity(phase, slot, since, serial))
+            for lane, (phase, slot, _, since, serial) in enumerate(
+                _LANES.iter_unpack(self.map[base : base + self.lanes * LANE_SIZE])
+            )
+            if phase != IDLE
+        ]
+
+    def busy(self, seat: int) -> bool:
+        """Whether something runs in this seat."""
+        base = seat * self.seat_size + SEAT_HEAD
+        if self.lanes == 1:
+            return self.map[base] != IDLE
+        return any(self.map[base : base + self.lanes * LANE_SIZE : LANE_SIZE])
+
+    def began(self, seat: int) -> bool:
+        """Whether the child in this seat has ever begun anything."""
+        return any(self.activity(seat, lane).serial for lane in range(self.lanes))
+
     def state(self, seat: int, slot: int) -> int:
-        return self.map[seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE]
+        return self.map[seat * self.seat_size + self.slots_at + slot * SLOT_SIZE]
+
+    def timeout(self, seat: int, slot: int) -> float:
+        """Seconds that the task may take; 0 if there is no limit."""
+        limit, _ = _BEGUN.unpack_from(self.map, self._slot_at(seat, slot) + _BEGUN_AT)
+        return float(limit)
 
     def transaction(self, seat: int, slot: int) -> int:
         """What :meth:`note_transaction` noted last."""
-        (state,) = _TRANSACTION.unpack_from(self.map, seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE + _TRANSACTION_AT)
+        (state,) = _TRANSACTION.unpack_from(self.map, self._slot_at(seat, slot) + _TRANSACTION_AT)
         return int(state)
 
     def ended_with(self, seat: int, slot: int) -> int:
         """The outcome of a task that has ended, 0 if it has not."""
-        offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
+        offset = seat * self.seat_size + self.slots_at + slot * SLOT_SIZE
         return self.map[offset + 1] if self.map[offset] == ENDED else 0
 
     def wall(self, seat: int, slot: int) -> float:
         """Seconds that a task which has ended took."""
-        begun, ended = _TIMES.unpack_from(self.map, seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE + _TIMES_AT)
+        begun, ended = _TIMES.unpack_from(self.map, self._slot_at(seat, slot) + _TIMES_AT)
         return float(ended - begun)
 
     def slot(self, seat: int, slot: int) -> Slot:
-        offset = seat * SEAT_SIZE + SEAT_HEAD + slot * SLOT_SIZE
-        state, code, length, queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu = (
+        offset = self._slot_at(seat, slot)
+        state, code, length, queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu, lane = (
             _SLOT.unpack_from(self.map, offset)
         )
         text = bytes(self.map[offset + _TEXT_AT : offset + _TEXT_AT + min(length, TEXT_MAX)])
         words = text.decode(errors="replace")
-        return Slot(state, code, queue, serial, id, delivery, attempt, timeout, begun, ended, cpu, words, transaction)
+        return Slot(
+            state, code, queue, serial, id, delivery, attempt, timeout, begun, ended, cpu, lane, words, transaction
+        )
+
+    def _slot_at(self, seat: int, slot: int) -> int:
+        return seat * self.seat_size + self.slots_at + slot * SLOT_SIZE

@@ -22,9 +22,9 @@ DETAIL_MAX = 49152  # bytes of an outcome's detail
 
 # Kinds of task frames.
 LEAVE, RUN, RUN_ERROR_HANDLER = range(3)
-# Kinds of report frames, from a child: how its last task ended; that a handler of a killed task has ended; that the
-# tasks up to now have returned, as the board says.
-OUTCOME, HANDLED, RETURNED = range(1, 4)
+# Kinds of report frames, from a child: how a task ended; that a handler of a killed task has ended; that tasks have
+# returned, as the board says (those in the slots named in the detail, else those up to now); that it takes no more.
+OUTCOME, HANDLED, RETURNED, RETIRING = range(1, 5)
 # Kinds of control frames: to the fork server ...
 FORK, SIGNAL, BYE = range(1, 4)
 # ... and from it.
@@ -140,6 +140,16 @@ def receive_report(sock: socket.socket, buffer: bytearray) -> tuple[int, int, in
     kind, code, slot, length, serial = _REPORT.unpack_from(buffer)
     head = _REPORT.size
     return kind, code, slot, serial, bytes(memoryview(buffer)[head : head + length]) if length else b""
+
+
+def pack_slots(slots: list[int]) -> bytes:
+    """The detail of a RETURNED report."""
+    return Struct(f"<{len(slots)}H").pack(*slots)
+
+
+def unpack_slots(detail: bytes) -> tuple[int, ...]:
+    """What :meth:`pack_slots` packed."""
+    return Struct(f"<{len(detail) // 2}H").unpack(detail)
 
 
 class Control(NamedTuple):

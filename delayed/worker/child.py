@@ -1,12 +1,8 @@
 """A child: the process that runs the user's code. It never talks to a broker.
 
-It is forked by the fork server into a seat, and reads tasks from its channel, one at a time, each only when it is
-ready to begin it. For each:
-
-1. note on the board that it begins, so that its guardians can keep the deadline;
-2. decode, resolve and call;
-3. note on the board how it ended, then say so to the monitor: from then on its own death harms nothing;
-4. call the handler.
+It is forked by the fork server into a seat, and reads tasks from its channel, each only when it is ready to begin it.
+Here is what all children share, and the kind that runs one task at a time; how a task is run is told in
+:mod:`delayed.worker.lane`.
 """
 
 from __future__ import annotations
@@ -17,38 +13,37 @@ import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from delayed import context
-from delayed.codec import BY_VALUE, Codec
-from delayed.errors import DecodeError, FunctionNotFound, SignatureMismatch, TaskLost, TaskStopped, TaskTimeout
-from delayed.functions import resolve, stand_for_main
-from delayed.message import Message, Ref
-from delayed.task import Task
+from delayed.codec import Codec
+from delayed.errors import TaskLost, TaskStopped, TaskTimeout
+from delayed.message import Message
 from delayed.worker import board as boards
-from delayed.worker import channel, process, verdict
+from delayed.worker import channel, outcome, process, verdict
 from delayed.worker.board import Board
 from delayed.worker.channel import TaskFrame
-from delayed.worker.ladder import read_stack
-from delayed.worker.verdict import Verdict
+from delayed.worker.lane import Lane, flush
 
 if TYPE_CHECKING:
     from delayed.worker.config import Config
 
-TEXT_MAX = 4096  # characters of an exception's text that are kept
-TRACEBACK_MAX = 24000  # characters of a traceback that are kept: its end, which is nearest to the fault
 inside = False  # whether this process is a child
 REHEARSALS = 30
 REPORT_MAX = 64  # tasks that have returned before the monitor is told
 REPORT_DELAY = 0.002  # seconds after which it is told at the end of the next task
 CHANNEL_LOST = 87  # exit code of a child that can't reach its monitor any more
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_STOPS: dict[int, tuple[type[TaskStopped], str]] = {
+    boards.STOP_TIMEOUT: (TaskTimeout, "the task's time is up"),
+    boards.STOP_LOST: (TaskLost, "its claim was lost"),
+    boards.STOP_SHUTDOWN: (TaskStopped, "the worker shuts down"),
+}
 
 
 class Child:
-    """One child in its seat.
+    """One child in its seat, with one lane.
 
     Args:
         seat: the seat's number.
@@ -76,12 +71,12 @@ class Child:
         self.report_by = 0.0
         self.codecs = [Codec.from_spec(spec) for spec in config.codecs]
         self.buffer = bytearray(channel.PACKET_MAX + 256)
-        self.serial = 0  # of the task that may be stopped; 0 while no user code runs
         self.channel_inode = os.fstat(sock.fileno()).st_ino
         self.baseline = 0
         self.folder = -1  # descriptor of the working folder, to which each task is taken back
-        self.cpu = 0.0  # seconds of CPU used before the task that runs now
         self.sigterm_handler: Any = None
+        self.lane = Lane(self, 0)
+        self.lanes: Sequence[Lane] = (self.lane,)
 
     def prepare(self) -> None:
         """Turn a fresh fork into a child: its own session, stack dumps, and an end with its guardians.
@@ -113,13 +108,11 @@ class Child:
             if frame is None or frame.kind == channel.LEAVE:
                 return
             if frame.kind == channel.RUN:
-                self.run(frame)
+                self.lane.run(frame)
             else:
-                self.handle_killed(frame)
+                self.lane.run_killed(frame)
             done += 1
-            if self.config.one_shot or (self.config.max_tasks and done >= self.config.max_tasks):
-                return
-            if self.spoiled() or (self.config.max_memory and _resident() - self.baseline > self.config.max_memory):
+            if self.config.one_shot or self.has_done_enough(done) or self.spoiled():
                 return
 
     def next_frame(self) -> TaskFrame | None:
@@ -131,139 +124,21 @@ class Child:
                 self.report_returned()
         return channel.receive_task(self.sock, self.buffer)
 
-    def run(self, frame: TaskFrame) -> None:
-        """Run one task, note how it ended, tell the monitor, and call the handler."""
-        board, seat, slot = self.board, self.seat, frame.slot
-        message: Message | None = None
-        task: Task | None = None
-        error: BaseException | None = None
-        run: context.Run | None = None
-        try:
-            message = Message.parse(frame.id, frame.header, frame.payload)
-        except DecodeError as raised:
-            error = raised
-        begun = process.now()
-        cpu_before = self.cpu
-        board.begin(seat, slot, frame.serial, (message.timeout or 0.0) if message is not None else 0.0, begun)
-        try:
-            try:
-                if message is None:
-                    raise error or DecodeError("the header can't be read")
-                if not message.func.startswith(BY_VALUE):
-                    stand_for_main(message.func)
-                task = Task.from_message(message, self.codecs[frame.queue])
-                context.run = run = self.run_of(frame, message)
-                self.serial = frame.serial
-                task.run()
-                self.serial = 0
-            except BaseException as raised:
-                self.serial = 0
-                error = raised
-        except TaskStopped as raised:  # the signal came a moment after the task had ended by itself
-            self.serial = 0
-            error = raised
-        if os.getpid() != self.pid:
-            os._exit(0)  # the task forked, and this is the copy: the outcome is the original's to tell
-        _flush()  # what it printed is not to wait for the next task, nor to be lost when the worker leaves after it
-        ended = process.now()
-        self.cpu = time.process_time()
-        cpu = self.cpu - cpu_before
-        context.run = None
-        code = verdict.RETURNED if error is None else outcome_of(error)
-        if code == verdict.RETURNED and run is not None and run.state == context.COMMITTED:
-            code = verdict.COMMITTED
-        ok = code in (verdict.RETURNED, verdict.COMMITTED)
-        if ok:
-            board.end(seat, slot, code, ended, cpu)
-            found, detail = None, b""
-        else:
-            assert error is not None
-            found = describe(code, error, self.stack)
-            detail = found.dump()
-            board.end(seat, slot, code, ended, cpu, str(found._what()).encode(errors="replace"))
-        if self.config.success_handler and ok:
-            board.phase(seat, boards.HANDLER, process.now())
-            self.report(channel.OUTCOME, slot, frame.serial, code, detail)
-            self.call_handler(self.config.success_handler, frame.serial, task)
-        elif self.config.error_handler and not ok and code not in (verdict.STOPPED, verdict.LOST):
-            board.phase(seat, boards.HANDLER, process.now())
-            self.report(channel.OUTCOME, slot, frame.serial, code, detail)
-            info = (type(error), error, error.__traceback__ if error else None)
-            if task is None:
-                task = self.known_of(frame, message)
-            _attach(task, found, begun, ended, cpu)
-            self.call_handler(self.config.error_handler, frame.serial, task, None, info)
-        elif code == verdict.RETURNED and not self.config.one_shot:
-            board.phase(seat, boards.IDLE, ended)
-            self.unreported += 1
-            if self.unreported == 1:
-                self.report_by = ended + REPORT_DELAY
-            if self.unreported >= REPORT_MAX or ended > self.report_by:
-                self.report_returned()
+    def returned(self, slot: int, serial: int, at: float) -> None:
+        """A task has returned, as the board says; tell the monitor now, or later with others."""
+        if self.config.one_shot:
+            self.report(channel.OUTCOME, slot, serial, verdict.RETURNED)
             return
-        else:
-            board.phase(seat, boards.IDLE, ended)
-            self.report(channel.OUTCOME, slot, frame.serial, code, detail)
-            return
-        self.cpu = time.process_time()
-        board.phase(seat, boards.IDLE, process.now())
-
-    def run_of(self, frame: TaskFrame, message: Message) -> context.Run:
-        """What the task can know of its run."""
-        board, seat, slot = self.board, self.seat, frame.slot
-        return context.Run(
-            message,
-            Ref(self.config.queues[frame.queue], frame.id, frame.delivery, frame.nonce),
-            frame.attempt,
-            time.monotonic(),
-            self.config.url,
-            lambda state: board.note_transaction(seat, slot, state),
-        )
-
-    def handle_killed(self, frame: TaskFrame) -> None:
-        """Call the error handler for a task whose child was killed."""
-        found = Verdict.load(frame.detail)
-        self.board.phase(self.seat, boards.HANDLER, process.now())
-        message: Message | None = None
-        with contextlib.suppress(DecodeError):
-            message = Message.parse(frame.id, frame.header, frame.payload)
-        task = self.known_of(frame, message)
-        task.verdict = found
-        if self.config.error_handler:
-            info = None
-            if found.code == verdict.TIMED_OUT:
-                timeout = TaskTimeout(f"{found}\n{found.stack}".strip())
-                info = (TaskTimeout, timeout, None)
-            self.call_handler(self.config.error_handler, frame.serial, task, found.signal or None, info)
-        self.board.phase(self.seat, boards.IDLE, process.now())
-        self.report(channel.HANDLED, frame.slot, frame.serial)
-
-    def known_of(self, frame: TaskFrame, message: Message | None) -> Task:
-        """As much of a task as can be had, for an error handler."""
-        if message is None:
-            return Task(id=frame.id, func_path="?")
-        with contextlib.suppress(Exception):
-            return Task.from_message(message, self.codecs[frame.queue])
-        return Task(id=message.id, func_path=message.func, timeout=message.timeout)
+        self.unreported += 1
+        if self.unreported == 1:
+            self.report_by = at + REPORT_DELAY
+        if self.unreported >= REPORT_MAX or at > self.report_by:
+            self.report_returned()
 
     def report_returned(self) -> None:
         """Tell the monitor to look at the board."""
         self.unreported = 0
         self.report(channel.RETURNED, 0, 0)
-
-    def call_handler(self, path: str, serial: int, *args: Any) -> None:
-        try:
-            try:
-                handler: Callable[..., Any] = resolve(path)
-                self.serial = serial
-                handler(*args)
-                self.serial = 0
-            except BaseException as error:  # also SystemExit: a handler can't stop the worker
-                self.serial = 0
-                log_error(self.config, f"handler {path} failed; the task's outcome stands", error)
-        except TaskStopped as error:
-            self.serial = 0
-            log_error(self.config, f"handler {path} was stopped; the task's outcome stands", error)
 
     def report(self, kind: int, slot: int, serial: int, code: int = 0, detail: bytes = b"") -> None:
         try:
@@ -273,6 +148,14 @@ class Child:
             channel.send_report(self.sock, kind, slot, serial, code, detail)
         except OSError:
             os._exit(CHANNEL_LOST)  # the outcome stands on the board
+
+    def has_done_enough(self, done: int) -> bool:
+        """Whether this child is to be replaced after `done` tasks, or for the memory that it has taken."""
+        config = self.config
+        return bool(
+            (config.max_tasks and done >= config.max_tasks)
+            or (config.max_memory and _resident() - self.baseline > config.max_memory)
+        )
 
     def spoiled(self) -> bool:
         """Whether the last task left something behind that the next one should not meet. A task that went to another
@@ -291,19 +174,20 @@ class Child:
         return signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
 
     def on_signal(self, number: int) -> None:
-        """SIGTERM stops the task if its guardians asked for that; everything else does what it does to any process."""
+        """SIGTERM stops the tasks that its guardians asked for; everything else does what it does to any process."""
         if number == signal.SIGTERM:
-            reason, serial = self.board.stop_asked(self.seat)
-            if reason and serial and serial == self.serial:
-                self.serial = 0  # once
-                if reason == boards.STOP_TIMEOUT:
-                    raise TaskTimeout("the task's time is up")
-                if reason == boards.STOP_LOST:
-                    raise TaskLost("its claim was lost")
-                raise TaskStopped("the worker shuts down")
-            if reason and not self.serial:
-                return  # too late: the task it was meant for has ended
-        if number == signal.SIGINT and self.serial:
+            was_asked = False
+            for lane in self.lanes:
+                reason, serial = self.board.stop_asked(self.seat, lane.number)
+                if reason and serial and serial == lane.serial:
+                    lane.serial = 0  # once
+                    lane.interrupt(*_STOPS[reason])
+                    was_asked = True
+                elif reason and not lane.serial:
+                    was_asked = True  # too late: the task it was meant for has ended
+            if was_asked:
+                return
+        if number == signal.SIGINT and self.lane.serial:
             raise KeyboardInterrupt
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -334,7 +218,7 @@ def rehearse(config: Config) -> None:
             channel.send_task(mine, frame)
             received = child.next_frame()
             assert received is not None
-            child.run(received)
+            child.lane.run(received)
             child.report(channel.OUTCOME, 0, 1)
             while channel.receive_report(mine, buffer):
                 pass
@@ -357,86 +241,10 @@ def main(child: Child) -> NoReturn:
 
             atexit._run_exitfuncs()
     except BaseException as error:
-        log_error(child.config, f"the child in seat {child.seat} fails", error)
+        outcome.log_error(child.config, f"the child in seat {child.seat} fails", error)
     finally:
-        _flush()
+        flush()
         os._exit(code)  # not sys.exit: the fork server's own end is not ours, and threads are not waited for
-
-
-def outcome_of(error: BaseException) -> int:
-    """Which outcome an exception means."""
-    if isinstance(error, TaskTimeout):
-        return verdict.TIMED_OUT
-    if isinstance(error, TaskLost):
-        return verdict.LOST
-    if isinstance(error, TaskStopped):
-        return verdict.STOPPED
-    if isinstance(error, DecodeError):
-        return verdict.UNDECODABLE
-    if isinstance(error, FunctionNotFound):
-        return verdict.UNKNOWN_FUNCTION
-    if isinstance(error, SignatureMismatch):
-        return verdict.BAD_ARGUMENTS
-    if isinstance(error, SystemExit):
-        return verdict.RETURNED if error.code in (None, 0) else verdict.EXITED
-    return verdict.RAISED
-
-
-def describe(code: int, error: BaseException, stack: int) -> Verdict:
-    """The verdict of an exception, in words: the object itself never leaves the child.
-
-    Args:
-        stack: descriptor of the file with the stacks that were dumped before the task was asked to stop.
-    """
-    import resource
-    import traceback
-
-    kind = type(error)
-    try:
-        text = str(error)
-    except BaseException:
-        text = "(its text can't be had: __str__ failed)"
-    try:
-        trace = "".join(traceback.format_exception(error))
-    except BaseException:
-        trace = "(its traceback can't be formatted)"
-    exit_code = 0
-    if isinstance(error, SystemExit):
-        exit_code = error.code if isinstance(error.code, int) else 1
-    return Verdict(
-        code,
-        type=f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
-        text=text[:TEXT_MAX],
-        traceback=trace[-TRACEBACK_MAX:],
-        exit_code=exit_code,
-        stack=read_stack(stack) if isinstance(error, TaskStopped) else "",
-        rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    )
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:  # noqa: SIM105  # suppress() takes longer than the rest
-            stream.flush()
-        except Exception:  # closed by a task, replaced by something else, or its reader is gone
-            pass
-
-
-def log_error(config: Config, text: str, error: BaseException) -> None:
-    """Log an error of a child. Logging is loaded only then: it makes each fork slower."""
-    from delayed.logger import logger, setup_logger
-
-    if not any(handler.__class__.__name__ != "NullHandler" for handler in logger.handlers):
-        setup_logger(config.log_level, as_json=config.log_json)
-    try:
-        logger.error("%s", text, exc_info=error)
-    except BaseException:  # its own __str__ may raise
-        logger.error("%s: %s", text, type(error).__qualname__)
-
-
-def _attach(task: Task, found: Verdict | None, begun: float, ended: float, cpu: float) -> None:
-    if found is not None:
-        task.verdict = found._replace(wall=ended - begun, cpu=cpu, timeout=task.timeout)
 
 
 def _resident() -> int:

@@ -21,6 +21,9 @@ class Config(NamedTuple):
         life: descriptor of the read end of the life pipe, whose end kills the children.
         life_write: ... of its write end, held by monitor and fork server.
         one_shot: whether a child runs one task only.
+        child: the path of the class of its children.
+        lanes: how many tasks a child runs at once.
+        uvloop: whether an event loop is uvloop's.
         max_tasks: tasks after which a child retires; None: never.
         max_memory: bytes that a child may grow before it retires; None: any.
         success_handler, error_handler: their paths, or None.
@@ -46,6 +49,9 @@ class Config(NamedTuple):
     kill_timeout: float
     lease: float
     control: int = -1
+    child: str = "delayed.worker.child:Child"
+    lanes: int = 1
+    uvloop: bool = False
     max_tasks: int | None = None
     max_memory: int | None = None
     success_handler: str | None = None

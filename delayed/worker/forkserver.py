@@ -28,7 +28,6 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from delayed.worker import board as boards
 from delayed.worker import channel, child, process
 from delayed.worker.board import Board
 from delayed.worker.channel import Control
@@ -42,7 +41,7 @@ class ForkServer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.board = Board(config.board, len(config.seats))
+        self.board = Board(config.board, len(config.seats), config.lanes)
         self.control = socket.socket(fileno=config.control)
         self.channels = [
             (socket.socket(fileno=monitor_end), socket.socket(fileno=child_end))
@@ -191,11 +190,7 @@ class ForkServer:
         if not self.orphans_come_here:
             return
         children = set(self.pids.values())
-        makers = {
-            pid
-            for seat, pid in self.pids.items()
-            if not self.config.one_shot or self.board.activity(seat).phase != boards.IDLE
-        }
+        makers = {pid for seat, pid in self.pids.items() if not self.config.one_shot or self.board.busy(seat)}
         found = set(process.children_of_self()) - children
         self.daemons = {pid: self.daemons.get(pid, makers) & children for pid in found}
         for pid, users in self.daemons.items():

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections.abc import Sequence
 
 from delayed import context
 from delayed.errors import DecodeError
 from delayed.logger import logger
 from delayed.message import Claim, Settlement
 from delayed.retry import delay_before_next
+from delayed.worker import board as boards
 from delayed.worker import verdict
+from delayed.worker.board import Slot
+from delayed.worker.ladder import Ladder
 from delayed.worker.verdict import Verdict
 
 # Seconds before the next try of a task whose function this worker does not know: during a rolling deploy a newer
@@ -87,6 +92,30 @@ def verdict_of_death(
         )
     text = "the process ended without an outcome"
     return Verdict(verdict.EXITED, exit_code=code, text=text, stack=stack, wall=wall, cpu=cpu, rss=rss)
+
+
+def guilty(seat: int, begun: Sequence[Slot], ladder: Ladder) -> set[int]:
+    """The serials of those of the tasks `begun` that their child's death is to be charged to.
+
+    That is who was being stopped; else who was alone; else whose thread crashed, if faulthandler could say so. None of
+    them if nobody can tell.
+    """
+    found = {slot.serial for slot in begun if ladder.outcome(seat, slot.lane, slot.serial)[0] != boards.STOP_NOTHING}
+    if found or ladder.has_killed(seat):
+        return found
+    if len(begun) == 1:
+        return {begun[0].serial}
+    thread = crashed_thread(ladder.read_stack(seat))
+    crashed = [slot.serial for slot in begun if thread and ladder.board.thread(seat, slot.lane) == thread]
+    return set(crashed) if len(crashed) == 1 else set()
+
+
+def crashed_thread(dump: str) -> int:
+    """The ident of the thread in which a crash happened, as faulthandler tells it; 0 if it tells none."""
+    if not dump.startswith("Fatal Python error"):
+        return 0
+    match = re.search(r"^Current thread 0x([0-9a-f]+)", dump, re.MULTILINE)
+    return int(match[1], 16) if match else 0
 
 
 def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> None:

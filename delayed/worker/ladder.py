@@ -19,13 +19,15 @@ from delayed.worker import process
 from delayed.worker.board import Activity, Board
 
 _OWN_FRAME = re.compile(r'^  File "([^"]*/delayed/(worker/\w+|task)\.py|<string>)", line \d+ in ')
+_SECTION = re.compile(r"^(?:Current thread|Thread|Coroutine) (0x[0-9a-f]+)", re.MULTILINE)
 HANDLER_TIMEOUT = 30.0  # seconds that a success or error handler may take
 STACK_PATIENCE = 0.2  # seconds to wait for a child to write its stacks
 STACK_MAX = 32768  # bytes of stacks that are kept
+DUMP_MAX = 2**20  # bytes that are read of the stacks of a child with many lanes
 
 
 class _Climb:
-    """How far the task `serial` in a seat has been taken."""
+    """How far a task, or the handler for it, has been taken."""
 
     __slots__ = ("asked", "deadline", "killed", "phase", "reason", "serial", "stack", "warned")
 
@@ -45,7 +47,7 @@ class _Climb:
 
 
 class Ladder:
-    """Deadlines of all seats.
+    """Deadlines of all lanes.
 
     Args:
         stacks: the descriptor of each seat's stack file.
@@ -57,70 +59,91 @@ class Ladder:
         self.stacks = stacks
         self.kill_timeout = kill_timeout
         self.send = send
-        self.climbs: dict[int, _Climb] = {}
+        self.climbs: dict[tuple[int, int], _Climb] = {}  # by (seat, lane)
+        self.dumped = [0.0 for _ in stacks]  # by seat: when its stacks were asked for last
 
     def tick(self, seat: int, now: float) -> None:
-        """Take the next step in this seat, if one is due."""
-        activity = self.board.activity(seat)
-        climb = self.climbs.get(seat)
-        if activity.phase == boards.IDLE:
-            return
-        if climb is None or not climb.is_of(activity):
-            if activity.phase == boards.HANDLER:
-                limit = HANDLER_TIMEOUT
-            else:
-                limit = self.board.slot(seat, activity.slot).timeout
-            if not limit or now < activity.since + limit:
-                return
-            climb = self.climbs[seat] = _Climb(activity, boards.STOP_TIMEOUT, activity.since + limit)
-        self._step(seat, climb, now)
+        """Take the next step against each task in this seat, if one is due."""
+        signals = set()
+        for lane, activity in self.board.activities(seat):
+            climb = self.climbs.get((seat, lane))
+            if climb is None or not climb.is_of(activity):
+                is_handler = activity.phase == boards.HANDLER
+                limit = HANDLER_TIMEOUT if is_handler else self.board.timeout(seat, activity.slot)
+                if not limit or now < activity.since + limit:
+                    continue
+                climb = self.climbs[seat, lane] = _Climb(activity, boards.STOP_TIMEOUT, activity.since + limit)
+            signals.add(self._step(seat, lane, climb, now))
+        self._send(seat, signals)
 
-    def stop(self, seat: int, reason: int, now: float) -> None:
-        """Begin to stop what runs in this seat now."""
-        activity = self.board.activity(seat)
-        if activity.phase == boards.IDLE:
-            return
-        climb = self.climbs.get(seat)
-        if climb is None or not climb.is_of(activity):
-            climb = self.climbs[seat] = _Climb(activity, reason, now)
-            self._step(seat, climb, now)
+    def stop(self, seat: int, reason: int, now: float, serial: int | None = None) -> None:
+        """Begin to stop now what runs in this seat: the task `serial`, or all."""
+        signals = set()
+        for lane, activity in self.board.activities(seat):
+            if serial is not None and activity.serial != serial:
+                continue
+            climb = self.climbs.get((seat, lane))
+            if climb is None or not climb.is_of(activity):
+                climb = self.climbs[seat, lane] = _Climb(activity, reason, now)
+                signals.add(self._step(seat, lane, climb, now))
+        self._send(seat, signals)
 
     def kill(self, seat: int, reason: int) -> None:
         """SIGKILL, at once."""
-        activity = self.board.activity(seat)
-        climb = self.climbs.get(seat)
-        if climb is None or not climb.is_of(activity):
-            climb = self.climbs[seat] = _Climb(activity, reason, 0.0)
-        climb.killed = True
+        for lane, activity in self.board.activities(seat):
+            climb = self.climbs.get((seat, lane))
+            if climb is None or not climb.is_of(activity):
+                climb = self.climbs[seat, lane] = _Climb(activity, reason, 0.0)
+            climb.killed = True
         self.send(seat, signal.SIGKILL)
 
-    def _step(self, seat: int, climb: _Climb, now: float) -> None:
+    def _step(self, seat: int, lane: int, climb: _Climb, now: float) -> int:
+        """Take the next step, if it is due; return the signal that the child has to be sent for it, or 0."""
         if climb.killed:
-            return
+            return 0
         if now >= climb.deadline + self.kill_timeout and climb.asked:
-            climb.stack = climb.stack or self.read_stack(seat)
+            climb.stack = self._stack_of(seat, lane, climb.serial) or climb.stack
             climb.killed = True
-            self.send(seat, signal.SIGKILL)
-        elif not climb.asked:
+            return signal.SIGKILL
+        if not climb.asked:
             climb.asked = now
-            self.clear_stack(seat)
-            self.send(seat, process.STACK_SIGNAL)
+            # What a child with several lanes has just written shows them all.
+            if self.board.lanes == 1 or now > self.dumped[seat] + STACK_PATIENCE:
+                self.dump(seat, now)
         elif not climb.warned:
-            climb.stack = self.read_stack(seat)
+            climb.stack = self._stack_of(seat, lane, climb.serial)
             if climb.stack or now >= climb.asked + STACK_PATIENCE:
                 climb.warned = True
-                self.board.ask_stop(seat, climb.reason, climb.serial)
-                self.send(seat, signal.SIGTERM)
+                self.board.ask_stop(seat, lane, climb.reason, climb.serial)
+                return signal.SIGTERM
+        return 0
 
-    def outcome(self, seat: int, serial: int) -> tuple[int, bool, str]:
+    def _send(self, seat: int, signals: set[int]) -> None:
+        # Each once, however many lanes it is for.
+        for number in signals - {0}:
+            self.send(seat, number)
+
+    def outcome(self, seat: int, lane: int, serial: int) -> tuple[int, bool, str]:
         """(reason, killed, stack) of the stop of this task; (STOP_NOTHING, False, "") if it was left alone."""
-        climb = self.climbs.get(seat)
+        climb = self.climbs.get((seat, lane))
         if climb is None or climb.serial != serial:
             return boards.STOP_NOTHING, False, ""
         return climb.reason, climb.killed, climb.stack
 
+    def has_killed(self, seat: int) -> bool:
+        """Whether the child of this seat was killed, for any of its tasks."""
+        return any(climb.killed for (where, _), climb in self.climbs.items() if where == seat)
+
     def forget(self, seat: int) -> None:
-        self.climbs.pop(seat, None)
+        """The child of this seat is gone."""
+        for lane in range(self.board.lanes):
+            self.climbs.pop((seat, lane), None)
+
+    def dump(self, seat: int, now: float) -> None:
+        """Make the child write its stacks."""
+        self.dumped[seat] = now
+        self.clear_stack(seat)
+        self.send(seat, process.STACK_SIGNAL)
 
     def clear_stack(self, seat: int) -> None:
         # The child's descriptor is a copy of ours: rewinding ours rewinds its too.
@@ -128,13 +151,40 @@ class Ladder:
         os.ftruncate(self.stacks[seat], 0)
 
     def read_stack(self, seat: int) -> str:
+        """All that the child of a seat has written."""
         try:
             return read_stack(self.stacks[seat])
+        except OSError:
+            return ""
+
+    def _stack_of(self, seat: int, lane: int, serial: int) -> str:
+        if self.board.lanes == 1 and not self.board.thread(seat, lane):
+            return self.read_stack(seat)
+        try:
+            return pick_stack(self.stacks[seat], self.board.thread(seat, lane), serial)
         except OSError:
             return ""
 
 
 def read_stack(fd: int) -> str:
     """What faulthandler wrote, without the frames of the worker itself."""
-    text = os.pread(fd, STACK_MAX, 0).decode(errors="replace").strip()
-    return "\n".join(line for line in text.splitlines() if not _OWN_FRAME.search(line))
+    return _without_own(os.pread(fd, STACK_MAX, 0).decode(errors="replace"))
+
+
+def pick_stack(fd: int, thread: int, serial: int) -> str:
+    """Of what a child with several lanes wrote, the part of one: what its coroutine `serial` said last, else its
+    thread's stack.
+    """
+    text = os.pread(fd, DUMP_MAX, 0).decode(errors="replace")
+    heads = list(_SECTION.finditer(text))
+    found = ""
+    for head, after in zip(heads, [*heads[1:], None], strict=True):
+        number = int(head[1], 16)
+        is_coroutine = head[0].startswith("Coroutine")
+        if number == (serial if is_coroutine else thread) and (is_coroutine or not found.startswith("Coroutine")):
+            found = text[head.start() : after.start() if after else None]
+    return _without_own(found[:STACK_MAX])
+
+
+def _without_own(text: str) -> str:
+    return "\n".join(line for line in text.strip().splitlines() if not _OWN_FRAME.search(line))

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from delayed import context
@@ -49,6 +49,9 @@ FORK_SERVER_PAUSE = 0.5  # seconds from one start of a fork server that fails to
 FORK_SERVER_TRIES = 5  # starts that may fail in a row at the beginning
 FORK_SERVER_PATIENCE = 10.0  # seconds a fork server may take to start
 COMMIT_PATIENCE = 1.0  # seconds that a task in a transaction goes on after its claim is gone: it may have committed
+BLOCKED_PAUSE = 1.0  # seconds for which nothing is handed to a child that began nothing of what it had
+SUSPECTS_MAX = 10_000  # tasks that are remembered because they may have ended their child
+RUNNING_MAX = 100  # running tasks that a worker names when it says what it does
 FORK_BACKOFF = (0.1, 5.0)  # seconds: first and longest pause after a child that did nothing
 
 
@@ -71,12 +74,17 @@ class Monitor:
     ) -> None:
         self.config = config
         self.processes = processes
+        self.lanes = config.lanes
+        self.capacity = processes * config.lanes  # tasks that can run at once
         self.shutdown_timeout = shutdown_timeout
         self.about = about
-        # One-shot children need a moment to be forked and to go: a spare seat keeps the next one warm.
-        self.seats = [Seat(index) for index in range(processes + (1 if config.one_shot else 0))]
+        # A spare one keeps the next one-shot child warm, which needs a moment to be forked and to go; where children
+        # have lanes, it is for tasks that have to run alone.
+        seats = processes + (1 if config.one_shot or config.lanes > 1 else 0)
         self.board_file = process.anonymous_file("delayed-board")
-        self.board = Board(self.board_file, len(self.seats))
+        self.board = Board(self.board_file, seats, config.lanes)
+        self.seats = [Seat(index, self.board.slots) for index in range(seats)]
+        self.regular = self.seats if config.lanes == 1 else self.seats[:processes]
         self.life_read, self.life_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.ladder = Ladder(self.board, [seat.stack for seat in self.seats], config.kill_timeout, self.signal)
@@ -89,6 +97,8 @@ class Monitor:
         self.server_worked = False  # whether any fork server of this run was ever ready
         self.failed_starts = 0
         self.jobs: deque[TaskFrame] = deque()  # error handlers for tasks whose child was killed
+        self.suspects: dict[tuple[str, int], None] = {}  # (queue, id): one of them may have ended its child
+        self.alone: deque[Held] = deque()  # suspects that are to be run, each alone in a child
         self.serial = 0
         self.average = AHEAD  # seconds that a task takes, moving average
         self.buffer = bytearray(channel.PACKET_MAX + 256)
@@ -141,9 +151,10 @@ class Monitor:
         running = []
         at = now()
         for seat in self.seats:
-            activity = self.board.activity(seat.index)
-            held = seat.tasks.get(activity.slot)
-            if activity.phase == boards.TASK and held is not None:
+            for _, activity in self.board.activities(seat.index):
+                held = seat.tasks.get(activity.slot)
+                if activity.phase != boards.TASK or held is None or held.serial != activity.serial:
+                    continue
                 try:
                     func = held.claim.message().func
                 except DecodeError:
@@ -151,6 +162,8 @@ class Monitor:
                 running.append(
                     {"id": held.claim.id, "queue": held.claim.queue, "func": func, "for": round(at - activity.since, 3)}
                 )
+                if len(running) == RUNNING_MAX:
+                    return {**self.about, "running": running}
         return {**self.about, "running": running}
 
     # -- the loop ----------------------------------------------------------------------------------------------
@@ -194,6 +207,8 @@ class Monitor:
                     return
                 if self.jobs:
                     self.hand_jobs()
+                if self.lanes > 1:
+                    self.hand_suspects(at)
                 self.keep_seats_taken(at)
 
     def read(self, fd: int) -> None:
@@ -213,7 +228,7 @@ class Monitor:
     def poll_timeout(self) -> float:
         if self.stopping or self.jobs or not self.server_ready or any(seat.busy for seat in self.seats):
             return TICK
-        if any(not seat.pid and not seat.forking for seat in self.seats):
+        if any(not seat.pid and not seat.forking for seat in self.regular) or self.alone:
             return TICK
         return IDLE_TICK
 
@@ -221,9 +236,11 @@ class Monitor:
 
     def hand_out(self, at: float) -> None:
         """Hand claimed tasks to children."""
-        depth = max(1, min(DEPTH_MAX, int(AHEAD / self.average))) if self.average > 0 else DEPTH_MAX
-        ahead = self.processes * depth * 2 if depth > 1 else self.processes
-        self.courier.aim(ahead, max(self.processes, ahead // 2))
+        lanes = self.lanes
+        depth = int(lanes * AHEAD / self.average) if self.average > 0 else DEPTH_MAX
+        depth = max(lanes, min(lanes - 1 + DEPTH_MAX, depth))
+        ahead = self.processes * depth * 2 if depth > lanes else self.capacity
+        self.courier.aim(ahead, max(self.capacity, ahead // 2))
         inbox = self.courier.inbox
         trust = at - self.config.lease * TRUST
         while inbox:
@@ -234,6 +251,9 @@ class Monitor:
             if held.lost:
                 inbox.popleft()
                 self.courier.forget(held)
+                continue
+            if self.suspects and (held.claim.queue, held.claim.id) in self.suspects:
+                self.alone.append(inbox.popleft())
                 continue
             if held.confirmed < trust:
                 self.courier.renew_now()
@@ -251,8 +271,8 @@ class Monitor:
             return min(idle, key=lambda seat: not seat.pid, default=None)
         best = None
         least = depth
-        for seat in self.seats:
-            if len(seat.tasks) < least and seat.slots and seat.pid and not seat.orphan and seat.handling is None:
+        for seat in self.regular:
+            if len(seat.tasks) < least and seat.open(self.lanes):
                 best, least = seat, len(seat.tasks)
         return best
 
@@ -264,6 +284,7 @@ class Monitor:
         held.seat, held.slot, held.serial = seat.index, slot, serial
         self.board.hand(seat.index, slot, held.queue, serial, id, delivery, attempt)
         seat.tasks[slot] = held
+        seat.handed_at = now()
         try:
             channel.send_task(
                 seat.mine,
@@ -274,10 +295,31 @@ class Monitor:
             return False
         return True
 
+    def hand_suspects(self, at: float) -> None:
+        """Hand a suspect to the child in the spare seat, when it has nothing else; send it away when there is none."""
+        seat = self.seats[-1]
+        if seat.busy or not seat.pid or seat.orphan:
+            return
+        while self.alone:
+            held = self.alone[0]
+            if held.confirmed < at - self.config.lease * TRUST and not held.lost:
+                self.courier.renew_now()
+                return
+            self.alone.popleft()
+            if not held.lost:
+                self.hand(seat, held)
+                return
+            self.courier.forget(held)
+        if not seat.retiring:
+            seat.retiring = True
+            with contextlib.suppress(BlockingIOError):
+                channel.send_task(seat.mine, channel.LEAVE_NOW)
+
     def hand_jobs(self) -> None:
         """Hand error handlers of killed tasks to idle children."""
-        for seat in self.seats:
-            if self.jobs and not seat.busy and seat.pid and not seat.orphan:
+        for seat in self.regular:
+            free = seat.handling is None and (self.lanes > 1 or not seat.tasks)
+            if self.jobs and free and seat.pid and not seat.orphan:
                 seat.handling = self.jobs.popleft()
                 try:
                     channel.send_task(seat.mine, seat.handling)
@@ -316,21 +358,41 @@ class Monitor:
             if kind == channel.HANDLED:
                 seat.handling = None
                 continue
-            self.collect(seat)
+            if kind == channel.RETIRING:
+                seat.retiring = True
+                self.take_back(seat)
+                continue
+            if kind == channel.RETURNED and detail:
+                self.collect_some(seat, channel.unpack_slots(detail))
+                continue
+            if self.lanes == 1:
+                self.collect(seat)
             held = seat.tasks.get(slot)
             if kind == channel.OUTCOME and held is not None and held.serial == serial:
                 self.ended(seat, held, code, detail)
 
     def collect(self, seat: Seat) -> None:
-        """Find on the board the tasks that have returned; a child takes them in the order of their handing over."""
+        """Find on the board the tasks that have returned."""
+        self.collect_some(seat, seat.tasks, in_order=self.lanes == 1)
+
+    def collect_some(self, seat: Seat, slots: Iterable[int], *, in_order: bool = False) -> None:
+        """Of the tasks in these slots, settle those that have returned."""
         ends = []
         index, average, debug = seat.index, self.average, logger.isEnabledFor(10)
-        for slot, held in seat.tasks.items():
-            if self.board.ended_with(index, slot) != verdict.RETURNED:
-                break  # has not ended, or in another way: then its report is on its way
+        tasks = seat.tasks
+        for slot in slots:
+            if self.board.ended_with(index, slot) != verdict.RETURNED:  # or in another way: its report is on its way
+                if in_order:
+                    break  # a child with one lane takes them in the order of their handing over
+                continue
+            held = tasks.get(slot)
+            if held is None:
+                continue
             wall = self.board.wall(index, slot)
             average += (wall - average) * 0.2
             ends.append((held, Settlement(held.claim.ref, "done")))
+            if self.suspects:
+                self.suspects.pop((held.claim.queue, held.claim.id), None)
             if debug:
                 logger.debug("task %d returned after %.3g s", held.claim.id, wall)
         if ends:
@@ -355,8 +417,8 @@ class Monitor:
             logger.debug("task %d returned after %.3g s", held.claim.id, wall)
             return
         found = Verdict.load(detail) if detail else Verdict(code, text=slot.text)
-        _, _, stack = self.ladder.outcome(seat.index, held.serial)
-        found = found._replace(wall=wall, cpu=slot.cpu, timeout=slot.timeout or None, stack=stack or found.stack)
+        _, _, stack = self.ladder.outcome(seat.index, slot.lane, held.serial)
+        found = found._replace(wall=wall, cpu=slot.cpu, timeout=slot.timeout or None, stack=found.stack or stack)
         self.judge(held, found, slot.transaction)
 
     def judge(self, held: Held, found: Verdict, transaction: int, *, handler: bool = False) -> None:
@@ -393,15 +455,18 @@ class Monitor:
         """The child of a seat is gone: find out from the board what it had in hand."""
         self.read_reports(seat)
         self.collect(seat)
-        activity = self.board.activity(seat.index)
+        in_handler = any(activity.phase == boards.HANDLER for _, activity in self.board.activities(seat.index))
         at = now()
+        begun = []
         for slot, held in list(seat.tasks.items()):
             state = self.board.state(seat.index, slot)
             if state == boards.ENDED:
                 self.ended(seat, held, self.board.slot(seat.index, slot).code, b"")
             elif state == boards.BEGUN:
-                self.died(seat, held, status, at, cpu, rss)
-        if seat.handling is not None and activity.phase == boards.HANDLER:
+                begun.append(held)
+        if begun:
+            self.died(seat, begun, status, at, cpu, rss)
+        if seat.handling is not None and in_handler:
             logger.error("the error handler of task %d ended its process; it is not called again", seat.handling.id)
             seat.handling = None
         self.take_back(seat)
@@ -411,7 +476,7 @@ class Monitor:
         for held in reversed(list(seat.tasks.values())):  # read by the child, which died before it began them
             self.withdraw(seat, held)
             self.courier.inbox.appendleft(held)
-        if not activity.serial and status != 0:
+        if status != 0 and not self.board.began(seat.index):
             seat.failures += 1
             seat.fork_at = at + min(FORK_BACKOFF[0] * 2**seat.failures, FORK_BACKOFF[1])
         if status != 0:
@@ -423,21 +488,46 @@ class Monitor:
         seat.vacated()
         self.board.vacate(seat.index)
 
-    def died(self, seat: Seat, held: Held, status: int | None, at: float, cpu: float, rss: int) -> None:
-        """A child died in the middle of this task."""
-        del seat.tasks[held.slot]
-        reason, killed, stack = self.ladder.outcome(seat.index, held.serial)
-        slot = self.board.slot(seat.index, held.slot)
+    def died(self, seat: Seat, begun: list[Held], status: int | None, at: float, cpu: float, rss: int) -> None:
+        """A child died in the middle of these tasks."""
         oom = process.oom_kills()
-        # What faulthandler wrote when the child crashed by itself, if it did.
-        crash = stack or self.ladder.read_stack(seat.index)
-        found = judge.verdict_of_death(status, killed, oom > self.oom_kills, crash, at - slot.begun, cpu, rss)
-        self.oom_kills = oom
-        if reason == boards.STOP_TIMEOUT:
-            found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
-        elif reason != boards.STOP_NOTHING:
-            found = found._replace(code=verdict.STOPPED)
-        self.judge(held, found, slot.transaction, handler=True)
+        out_of_memory, self.oom_kills = oom > self.oom_kills, oom
+        slots = [self.board.slot(seat.index, held.slot) for held in begun]
+        guilty = judge.guilty(seat.index, slots, self.ladder)
+        by_us = self.ladder.has_killed(seat.index)
+        if not guilty and not by_us:
+            stack = self.ladder.read_stack(seat.index)
+            found = judge.verdict_of_death(status, False, out_of_memory, stack, 0.0, cpu, rss)
+            logger.error(
+                "a child %s while it ran %d tasks; they go back to the queue, and this worker runs each alone: %s\n%s",
+                found._what(),
+                len(begun),
+                ", ".join(str(held.claim.id) for held in begun[:20]) + (" …" if len(begun) > 20 else ""),
+                found.stack,
+                extra={"action": "child_died"},
+            )
+        for held, slot in zip(begun, slots, strict=True):
+            del seat.tasks[held.slot]
+            if slot.serial not in guilty:
+                if not by_us:
+                    self.suspect(held)
+                self.judge(held, Verdict(verdict.STOPPED, text="its process ended for another task"), slot.transaction)
+                continue
+            reason, killed, stack = self.ladder.outcome(seat.index, slot.lane, held.serial)
+            # What faulthandler wrote when the child crashed by itself, if it did.
+            crash = stack or self.ladder.read_stack(seat.index)
+            found = judge.verdict_of_death(status, killed, out_of_memory, crash, at - slot.begun, cpu, rss)
+            if reason == boards.STOP_TIMEOUT:
+                found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
+            elif reason != boards.STOP_NOTHING:
+                found = found._replace(code=verdict.STOPPED)
+            self.judge(held, found, slot.transaction, handler=True)
+
+    def suspect(self, held: Held) -> None:
+        """This task may have ended its child: it is to run alone next time."""
+        self.suspects[held.claim.queue, held.claim.id] = None
+        if len(self.suspects) > SUSPECTS_MAX:
+            del self.suspects[next(iter(self.suspects))]
 
     def orphan_ended(self, seat: Seat) -> None:
         """A child whose fork server is dead has ended; being the subreaper, the monitor may know how."""
@@ -454,20 +544,33 @@ class Monitor:
     def tick(self, at: float) -> None:
         longest = 0.0
         for seat in self.seats:
-            if not seat.busy and self.board.activity(seat.index).phase == boards.IDLE:
+            if not seat.busy and not self.board.busy(seat.index):
                 continue
             self.ladder.tick(seat.index, at)
             self.collect(seat)
-            activity = self.board.activity(seat.index)
-            if activity.phase != boards.IDLE and at - activity.since > LONG:
-                longest = max(longest, at - activity.since)
-                if len(seat.tasks) > 1:
-                    self.average = max(self.average, LONG)
-                    self.take_back(seat)
+            activities = self.board.activities(seat.index)
+            if at > seat.handed_at + BLOCKED_PAUSE:
+                seat.blocked = False
+            since = max((activity.since for _, activity in activities), default=at)  # when something began last
+            if self.lanes == 1:
+                waiting = len(seat.tasks) > 1
+            else:
+                since = max(since, seat.handed_at) if activities else seat.handed_at
+                waiting = len(seat.tasks) > len(activities)
+                if not waiting:
+                    continue
+            if at - since <= LONG:
+                continue
+            longest = max(longest, at - since)
+            if waiting:
+                # With lanes to spare it would have begun: the interpreter, or the event loop, is in somebody's hands.
+                seat.blocked = len(activities) < self.lanes
+                self.average = max(self.average, LONG)
+                self.take_back(seat)
         if longest > 2 * LONG and not self.stopping:
             # Every child that could take these is at a long task: another worker may be idle.
             inbox = self.courier.inbox
-            surplus = self.courier.held - self.processes
+            surplus = self.courier.held - self.capacity
             while inbox and surplus > 0 and all(seat.busy for seat in self.seats[: self.processes]):
                 held = inbox.pop()
                 self.courier.settle((held, Settlement(held.claim.ref, "back")))
@@ -495,7 +598,7 @@ class Monitor:
             if runs:
                 assert seat is not None
                 if self.board.state(seat.index, held.slot) == boards.BEGUN:
-                    self.ladder.stop(seat.index, boards.STOP_LOST, at)
+                    self.ladder.stop(seat.index, boards.STOP_LOST, at, held.serial)
                 else:
                     self.take_back(seat)
 
@@ -528,19 +631,19 @@ class Monitor:
             logger.info("worker %s stops: nothing more is taken", self.config.worker, extra={"action": "stopping"})
         if self.stop_asked and self.stop_by == float("inf"):
             self.stop_by = at + self.shutdown_timeout
-            running = sum(bool(seat.tasks) for seat in self.seats)
+            running = sum(len(self.board.activities(seat.index)) for seat in self.seats)
             if running:
                 logger.info("%d running tasks have %.3g s to finish", running, self.shutdown_timeout)
         for seat in self.seats:
             if seat.tasks:
                 self.take_back(seat)
-        inbox = self.courier.inbox
-        while inbox:
-            held = inbox.popleft()
-            self.courier.settle((held, Settlement(held.claim.ref, "back")))
+        for waiting in (self.courier.inbox, self.alone):
+            while waiting:
+                held = waiting.popleft()
+                self.courier.settle((held, Settlement(held.claim.ref, "back")))
         if self.stop_now:
             for seat in self.seats:
-                if seat.pid and self.board.activity(seat.index).phase != boards.IDLE:
+                if seat.pid and self.board.busy(seat.index):
                     self.ladder.kill(seat.index, boards.STOP_SHUTDOWN)
         elif at >= self.stop_by:
             for seat in self.seats:
@@ -548,9 +651,7 @@ class Monitor:
 
     def stopped(self) -> bool:
         # A child that has told its outcome may still be in its handler, which may take its time.
-        return not self.jobs and not any(
-            seat.busy or (seat.pid and self.board.activity(seat.index).phase != boards.IDLE) for seat in self.seats
-        )
+        return not self.jobs and not any(seat.busy or (seat.pid and self.board.busy(seat.index)) for seat in self.seats)
 
     def close(self) -> None:
         """Send everybody home."""
@@ -587,7 +688,9 @@ class Monitor:
         if not self.server_ready:
             return
         for seat in self.seats:
-            wanted = not self.stopping or self.jobs
+            wanted = not self.stopping or bool(self.jobs)
+            if seat.index >= len(self.regular):
+                wanted = bool(self.alone)
             if not seat.pid and not seat.forking and wanted and at >= seat.fork_at:
                 seat.forking = self.send_control(Control(channel.FORK, seat.index))
 

@@ -6,7 +6,6 @@ import os
 from collections import deque
 
 from delayed.worker import channel, process
-from delayed.worker.board import SLOTS
 from delayed.worker.channel import TaskFrame
 from delayed.worker.courier import Held
 
@@ -25,12 +24,15 @@ class Seat:
         forking: whether a child was asked for and has not been reported yet.
         fork_at: not before when to ask for the next child.
         failures: children in a row that ended before they did anything.
+        retiring: whether its child takes nothing more, and goes when what it runs has ended.
+        blocked: whether its child does not begin what it was handed, though it has room for it.
+        handed_at: when something was handed over last.
         tasks: what was handed over and has not been reported back, by slot.
         slots: free slots.
         handling: the error handler's frame that the child works on, if any.
     """
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, slots: int) -> None:
         self.index = index
         self.mine, self.theirs = channel.pair()
         self.mine.setblocking(False)
@@ -41,13 +43,25 @@ class Seat:
         self.forking = False
         self.fork_at = 0.0
         self.failures = 0
+        self.retiring = False
+        self.blocked = False
+        self.handed_at = 0.0
         self.tasks: dict[int, Held] = {}
-        self.slots: deque[int] = deque(range(SLOTS))
+        self.slots: deque[int] = deque(range(slots))
         self.handling: TaskFrame | None = None
 
     @property
     def busy(self) -> bool:
         return bool(self.tasks) or self.handling is not None
+
+    def open(self, lanes: int) -> bool:
+        """Whether a task can be handed to its child, which has `lanes` lanes."""
+        return bool(
+            self.pid
+            and self.slots
+            and not (self.orphan or self.retiring or self.blocked)
+            and (self.handling is None or lanes > 1)
+        )
 
     def seated(self, pid: int) -> None:
         """A child has come."""
@@ -69,7 +83,7 @@ class Seat:
     def vacated(self) -> None:
         """The child is gone."""
         self.pid = 0
-        self.orphan = False
+        self.orphan = self.retiring = self.blocked = False
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1

@@ -166,7 +166,7 @@ class StandIn:
         return [
             (seat, number, self.board.slot(seat, number))
             for seat in range(self.board.seats)
-            for number in range(boards.SLOTS)
+            for number in range(self.board.slots)
             if self.board.state(seat, number) != boards.FREE
         ]
 
@@ -199,12 +199,12 @@ class StandIn:
         """The verdict on a task whose end its child has noted."""
         detail = self.details.pop(slot.serial, b"")
         found = Verdict.load(detail) if detail else Verdict(slot.code, text=slot.text)
-        stack = self.ladder.outcome(seat, slot.serial)[2]
+        stack = self.ladder.outcome(seat, slot.lane, slot.serial)[2]
         return found._replace(
             wall=slot.ended - slot.begun,
             cpu=slot.cpu,
             timeout=slot.timeout or None,
-            stack=stack or found.stack,
+            stack=found.stack or stack,
         )
 
     def read_reports(self) -> None:
@@ -231,17 +231,22 @@ class StandIn:
 
     def died(self, seat: int, ended: Control | None) -> None:
         """The child of a seat is gone; note the verdict on the task that it was in, if it was in one."""
-        for number in range(boards.SLOTS):
-            if self.board.state(seat, number) != boards.BEGUN:
+        begun = [
+            self.board.slot(seat, number)
+            for number in range(self.board.slots)
+            if self.board.state(seat, number) == boards.BEGUN
+        ]
+        oom = process.oom_kills()
+        out_of_memory, self.oom_kills = oom > self.oom_kills, oom
+        guilty = judge.guilty(seat, begun, self.ladder)
+        for slot in begun:
+            if slot.serial not in guilty:
+                self.deaths[slot.serial] = Verdict(verdict.STOPPED, text="its process ended for another task")
                 continue
-            slot = self.board.slot(seat, number)
-            reason, killed, stack = self.ladder.outcome(seat, slot.serial)
+            reason, killed, stack = self.ladder.outcome(seat, slot.lane, slot.serial)
             crash = stack or self.ladder.read_stack(seat)
-            oom = process.oom_kills()
             status, cpu, rss = (ended.value, ended.cpu, ended.rss) if ended is not None else (None, 0.0, 0)
-            wall = now() - slot.begun
-            found = judge.verdict_of_death(status, killed, oom > self.oom_kills, crash, wall, cpu, rss)
-            self.oom_kills = oom
+            found = judge.verdict_of_death(status, killed, out_of_memory, crash, now() - slot.begun, cpu, rss)
             if reason == boards.STOP_TIMEOUT:
                 found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
             self.deaths[slot.serial] = found
@@ -255,15 +260,13 @@ class StandIn:
             if key in self.claims and self.claims[key].ref in gone:
                 del self.claims[key]
                 if slot.state == boards.BEGUN and slot.transaction == context.NO_TRANSACTION:
-                    self.ladder.stop(seat, boards.STOP_LOST, now())  # in a transaction it finds out itself
+                    self.ladder.stop(seat, boards.STOP_LOST, now(), slot.serial)  # in a transaction it finds out itself
                 elif slot.state == boards.ENDED:
                     self.board.free(seat, number)
 
     def handlers_run(self) -> bool:
         """Whether a child is still busy: with a handler, or with a task that was lost and is being stopped."""
-        return any(
-            self.lives(seat) and self.board.activity(seat).phase != boards.IDLE for seat in range(self.board.seats)
-        )
+        return any(self.lives(seat) and self.board.busy(seat) for seat in range(self.board.seats))
 
     def signal(self, seat: int, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -1,0 +1,263 @@
+"""A lane of a child: where one task at a time runs. For each task it does this:
+
+1. note on the board that it begins, so that the guardians can keep the deadline;
+2. decode, resolve and call;
+3. note on the board how it ended, then say so to the monitor: from then on the child's own death harms nothing;
+4. call the handler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from delayed import context
+from delayed.codec import BY_VALUE
+from delayed.errors import DecodeError, TaskStopped, TaskTimeout
+from delayed.functions import resolve, stand_for_main
+from delayed.message import Message, Ref
+from delayed.task import Task
+from delayed.worker import channel, outcome, process, verdict
+from delayed.worker.channel import TaskFrame
+from delayed.worker.ladder import read_stack
+from delayed.worker.verdict import Verdict
+
+if TYPE_CHECKING:
+    from delayed.worker.child import Child
+
+
+class Call(NamedTuple):
+    """A call of a handler that is due: its path and arguments."""
+
+    path: str
+    args: tuple[Any, ...]
+
+
+class Start(NamedTuple):
+    """What is known of a task when it begins: its message, or the error in its header; the time, and the lane's CPU."""
+
+    message: Message | None
+    error: DecodeError | None
+    begun: float
+    cpu: float
+
+
+class Lane:
+    """One lane of a child; this one runs its tasks in the thread that calls :meth:`run`.
+
+    Attributes:
+        serial: of the task, or handler, that may be stopped; 0 while no user code runs.
+    """
+
+    def __init__(self, child: Child, number: int) -> None:
+        self.child = child
+        self.config = child.config
+        self.board = child.board
+        self.seat = child.seat
+        self.number = number
+        self.serial = 0
+        self.cpu = 0.0  # seconds of CPU used before the task that runs now
+
+    # -- what differs between the kinds of children --------------------------------------------------------------
+
+    clock = staticmethod(time.process_time)  # of the CPU that the lane uses
+
+    def enter(self, run: context.Run | None) -> None:
+        """Let this be the run that ``current`` speaks of."""
+        context.run = run
+
+    def interrupt(self, error: type[TaskStopped], text: str) -> None:
+        """Raise the error in the task. Called by a signal handler, in the main thread."""
+        raise error(text)
+
+    def stack(self) -> str:
+        """Where the task stood when it was asked to stop."""
+        return read_stack(self.child.stack)
+
+    # -- a task ------------------------------------------------------------------------------------------------
+
+    def run(self, frame: TaskFrame) -> None:
+        """Run one task, note how it ended, tell the monitor, and call the handler."""
+        error: BaseException | None = None
+        task: Task | None = None
+        run: context.Run | None = None
+        start = self.begin(frame)
+        try:
+            try:
+                task = self.load(frame, start)
+                run = self.run_of(frame, start)
+                self.enter(run)
+                self.serial = frame.serial
+                task.run()
+                self.serial = 0
+            except BaseException as raised:
+                self.serial = 0
+                error = raised
+        except TaskStopped as raised:  # the signal came a moment after the task had ended by itself
+            self.serial = 0
+            error = raised
+        call = self.end(frame, start, task, run, error)
+        if call is not None:
+            self.call_handler(call, frame.serial)
+            self.rest()
+
+    def begin(self, frame: TaskFrame) -> Start:
+        """Note that a task begins."""
+        message: Message | None = None
+        error: DecodeError | None = None
+        try:
+            message = Message.parse(frame.id, frame.header, frame.payload)
+        except DecodeError as raised:
+            error = raised
+        begun = process.now()
+        timeout = (message.timeout or 0.0) if message is not None else 0.0
+        self.board.begin(self.seat, self.number, frame.slot, frame.serial, timeout, begun)
+        return Start(message, error, begun, self.cpu)
+
+    def load(self, frame: TaskFrame, start: Start) -> Task:
+        """The task itself.
+
+        Raises:
+            DecodeError: When header or payload can't be decoded.
+            FunctionNotFound: When the module that its payload may need can't be imported.
+        """
+        message = start.message
+        if message is None:
+            raise start.error or DecodeError("the header can't be read")
+        if not message.func.startswith(BY_VALUE):
+            stand_for_main(message.func)
+        return Task.from_message(message, self.child.codecs[frame.queue])
+
+    def run_of(self, frame: TaskFrame, start: Start) -> context.Run:
+        """What the task can know of its run."""
+        assert start.message is not None
+        board, seat, slot = self.board, self.seat, frame.slot
+        return context.Run(
+            start.message,
+            Ref(self.config.queues[frame.queue], frame.id, frame.delivery, frame.nonce),
+            frame.attempt,
+            time.monotonic(),
+            self.config.url,
+            lambda state: board.note_transaction(seat, slot, state),
+        )
+
+    def end(
+        self, frame: TaskFrame, start: Start, task: Task | None, run: context.Run | None, error: BaseException | None
+    ) -> Call | None:
+        """Note how a task ended and tell the monitor.
+
+        Returns:
+            The handler that is to be called now, and after it :meth:`rest`; None if nothing is left to do.
+        """
+        child, board, seat, slot = self.child, self.board, self.seat, frame.slot
+        if os.getpid() != child.pid:
+            os._exit(0)  # the task forked, and this is the copy: the outcome is the original's to tell
+        flush()  # what it printed is not to wait for the next task, nor to be lost when the worker leaves after it
+        ended = process.now()
+        self.cpu = self.clock()
+        cpu = self.cpu - start.cpu
+        self.enter(None)
+        code = verdict.RETURNED if error is None else outcome.outcome_of(error)
+        if code == verdict.RETURNED and run is not None and run.state == context.COMMITTED:
+            code = verdict.COMMITTED
+        if code in (verdict.RETURNED, verdict.COMMITTED):
+            board.end(seat, slot, code, ended, cpu)
+            if self.config.success_handler:
+                board.handler(seat, self.number, frame.serial, process.now())
+                child.report(channel.OUTCOME, slot, frame.serial, code)
+                return Call(self.config.success_handler, (task,))
+            board.idle(seat, self.number)
+            if code == verdict.RETURNED:
+                child.returned(slot, frame.serial, ended)
+            else:
+                child.report(channel.OUTCOME, slot, frame.serial, code)
+            return None
+        assert error is not None
+        found = outcome.describe(code, error, self.stack() if isinstance(error, TaskStopped) else "")
+        board.end(seat, slot, code, ended, cpu, str(found._what()).encode(errors="replace"))
+        if self.config.error_handler and code not in (verdict.STOPPED, verdict.LOST):
+            board.handler(seat, self.number, frame.serial, process.now())
+            child.report(channel.OUTCOME, slot, frame.serial, code, found.dump())
+            if task is None:
+                task = self.known_of(frame, start.message)
+            task.verdict = found._replace(wall=ended - start.begun, cpu=cpu, timeout=task.timeout)
+            return Call(self.config.error_handler, (task, None, (type(error), error, error.__traceback__)))
+        board.idle(seat, self.number)
+        child.report(channel.OUTCOME, slot, frame.serial, code, found.dump())
+        return None
+
+    def rest(self) -> None:
+        """The handler has ended too: nothing runs here."""
+        self.cpu = self.clock()
+        self.board.idle(self.seat, self.number)
+
+    # -- handlers ----------------------------------------------------------------------------------------------
+
+    def run_killed(self, frame: TaskFrame) -> None:
+        """Call the error handler for a task whose child was killed."""
+        call = self.begin_killed(frame)
+        if call is not None:
+            self.call_handler(call, frame.serial)
+        self.end_killed(frame)
+
+    def begin_killed(self, frame: TaskFrame) -> Call | None:
+        """The call of the error handler for a task whose child was killed."""
+        found = Verdict.load(frame.detail)
+        self.board.handler(self.seat, self.number, frame.serial, process.now())
+        if not self.config.error_handler:
+            return None
+        message: Message | None = None
+        with contextlib.suppress(DecodeError):
+            message = Message.parse(frame.id, frame.header, frame.payload)
+        task = self.known_of(frame, message)
+        task.verdict = found
+        info = None
+        if found.code == verdict.TIMED_OUT:
+            timeout = TaskTimeout(f"{found}\n{found.stack}".strip())
+            info = (TaskTimeout, timeout, None)
+        return Call(self.config.error_handler, (task, found.signal or None, info))
+
+    def end_killed(self, frame: TaskFrame) -> None:
+        """The error handler for a task whose child was killed has ended."""
+        self.board.idle(self.seat, self.number)
+        self.child.report(channel.HANDLED, frame.slot, frame.serial)
+
+    def known_of(self, frame: TaskFrame, message: Message | None) -> Task:
+        """As much of a task as can be had, for an error handler."""
+        if message is None:
+            return Task(id=frame.id, func_path="?")
+        with contextlib.suppress(Exception):
+            return Task.from_message(message, self.child.codecs[frame.queue])
+        return Task(id=message.id, func_path=message.func, timeout=message.timeout)
+
+    def call_handler(self, call: Call, serial: int) -> None:
+        """Call a handler; nothing that it does harms the task's outcome."""
+        try:
+            try:
+                handler: Callable[..., Any] = resolve(call.path)
+                self.serial = serial
+                handler(*call.args)
+                self.serial = 0
+            except BaseException as error:  # also SystemExit: a handler can't stop the worker
+                self.serial = 0
+                self.handler_failed(call, error)
+        except TaskStopped as error:
+            self.serial = 0
+            self.handler_failed(call, error)
+
+    def handler_failed(self, call: Call, error: BaseException) -> None:
+        how = "was stopped" if isinstance(error, TaskStopped) else "failed"
+        outcome.log_error(self.config, f"handler {call.path} {how}; the task's outcome stands", error)
+
+
+def flush() -> None:
+    """Let go of what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105  # suppress() takes longer than the rest
+            stream.flush()
+        except Exception:  # closed by a task, replaced by something else, or its reader is gone
+            pass

@@ -1,0 +1,78 @@
+"""How a task ended, in words and as data, as its own child sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from delayed.errors import DecodeError, FunctionNotFound, SignatureMismatch, TaskLost, TaskStopped, TaskTimeout
+from delayed.worker import verdict
+from delayed.worker.verdict import Verdict
+
+if TYPE_CHECKING:
+    from delayed.worker.config import Config
+
+TEXT_MAX = 4096  # characters of an exception's text that are kept
+TRACEBACK_MAX = 24000  # characters of a traceback that are kept: its end, which is nearest to the fault
+
+
+def outcome_of(error: BaseException) -> int:
+    """Which outcome an exception means."""
+    if isinstance(error, TaskTimeout):
+        return verdict.TIMED_OUT
+    if isinstance(error, TaskLost):
+        return verdict.LOST
+    if isinstance(error, TaskStopped):
+        return verdict.STOPPED
+    if isinstance(error, DecodeError):
+        return verdict.UNDECODABLE
+    if isinstance(error, FunctionNotFound):
+        return verdict.UNKNOWN_FUNCTION
+    if isinstance(error, SignatureMismatch):
+        return verdict.BAD_ARGUMENTS
+    if isinstance(error, SystemExit):
+        return verdict.RETURNED if error.code in (None, 0) else verdict.EXITED
+    return verdict.RAISED
+
+
+def describe(code: int, error: BaseException, stack: str) -> Verdict:
+    """The verdict of an exception, in words: the object itself never leaves the child.
+
+    Args:
+        stack: where the task stood when it was asked to stop, "" if it was not.
+    """
+    import resource
+    import traceback
+
+    kind = type(error)
+    try:
+        text = str(error)
+    except BaseException:
+        text = "(its text can't be had: __str__ failed)"
+    try:
+        trace = "".join(traceback.format_exception(error))
+    except BaseException:
+        trace = "(its traceback can't be formatted)"
+    exit_code = 0
+    if isinstance(error, SystemExit):
+        exit_code = error.code if isinstance(error.code, int) else 1
+    return Verdict(
+        code,
+        type=f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
+        text=text[:TEXT_MAX],
+        traceback=trace[-TRACEBACK_MAX:],
+        exit_code=exit_code,
+        stack=stack,
+        rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def log_error(config: Config, text: str, error: BaseException) -> None:
+    """Log an error of a child. Logging is loaded only then: it makes each fork slower."""
+    from delayed.logger import logger, setup_logger
+
+    if not any(handler.__class__.__name__ != "NullHandler" for handler in logger.handlers):
+        setup_logger(config.log_level, as_json=config.log_json)
+    try:
+        logger.error("%s", text, exc_info=error)
+    except BaseException:  # its own __str__ may raise
+        logger.error("%s: %s", text, type(error).__qualname__)
