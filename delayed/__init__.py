@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from delayed.supervisor import Supervisor
     from delayed.sweeper import Sweeper
     from delayed.task import Task
-    from delayed.worker import ForkedWorker, PreforkedWorker
+    from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker
 
 __all__ = [
+    "AsyncWorker",
     "BrokerError",
     "BrokerFull",
     "BrokerUnavailable",
@@ -62,6 +63,7 @@ __all__ = [
     "TaskLost",
     "TaskStopped",
     "TaskTimeout",
+    "ThreadedWorker",
     "UnknownOption",
     "Unsupported",
     "current",
@@ -77,7 +79,7 @@ _PLACES = {
     "supervisor": ("Supervisor",),
     "sweeper": ("Sweeper",),
     "task": ("Task",),
-    "worker": ("ForkedWorker", "PreforkedWorker"),
+    "worker": ("AsyncWorker", "ForkedWorker", "PreforkedWorker", "ThreadedWorker"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from delayed.errors import TaskError
@@ -56,13 +57,15 @@ class Run:
         self.note(state)
 
 
-run: Run | None = None  # the run that this process is in
+run: Run | None = None  # the run that this process is in, if it does one at a time
+here: ContextVar[Run | None] = ContextVar("delayed_run", default=None)  # ... else the one that this context is in
 
 
 def _run() -> Run:
-    if run is None:
+    found = run if run is not None else here.get()
+    if found is None:
         raise TaskError("no task runs here: `current` has a meaning only while a worker runs a task in this process")
-    return run
+    return found
 
 
 class Current:
@@ -160,9 +163,10 @@ class Current:
         found.go(COMMITTED)
 
     def __repr__(self) -> str:
-        if run is None:
+        found = run if run is not None else here.get()
+        if found is None:
             return "<current: no task>"
-        return f"<current: task {run.ref.id} of queue {run.ref.queue}, attempt {run.attempt}>"
+        return f"<current: task {found.ref.id} of queue {found.ref.queue}, attempt {found.attempt}>"
 
 
 current = Current()

@@ -215,23 +215,40 @@ class Task:
             FunctionNotFound: When its path leads nowhere.
             SignatureMismatch: When the arguments don't fit.
         """
-        func = self._func
-        if func is None:
-            if self.func_path.startswith(BY_VALUE):
-                raise FunctionNotFound(f"{self.func_path} should travel with its code, but the payload has none")
-            func = resolve(self.func_path)
-        try:
-            result = func(*self.args, **self.kwargs)
-        except TypeError as error:
-            # Raised by the call itself if no frame below this one was entered.
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None and not self._fits(func):
-                raise SignatureMismatch(f"{self.func_path}: {error}") from error
-            raise
+        result = self.call()
         if hasattr(result, "__await__"):
             import asyncio
 
             return asyncio.run(_finish(result))
         return result
+
+    def function(self) -> Callable[..., Any]:
+        """The function.
+
+        Raises:
+            FunctionNotFound: When its path leads nowhere.
+        """
+        if self._func is not None:
+            return self._func
+        if self.func_path.startswith(BY_VALUE):
+            raise FunctionNotFound(f"{self.func_path} should travel with its code, but the payload has none")
+        return resolve(self.func_path)
+
+    def call(self) -> Any:
+        """Call the function now, here, and return what it returns, even if that is to be awaited.
+
+        Raises:
+            FunctionNotFound: When its path leads nowhere.
+            SignatureMismatch: When the arguments don't fit.
+        """
+        func = self.function()
+        try:
+            return func(*self.args, **self.kwargs)
+        except TypeError as error:
+            # Raised by the call itself if no frame below this one was entered.
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None and not self._fits(func):
+                raise SignatureMismatch(f"{self.func_path}: {error}") from error
+            raise
 
     def _fits(self, func: Callable[..., Any]) -> bool:
         import inspect

@@ -6,13 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from delayed.worker.asynchronous import AsyncWorker
     from delayed.worker.base import Worker
     from delayed.worker.forked import ForkedWorker
     from delayed.worker.preforked import PreforkedWorker
+    from delayed.worker.threaded import ThreadedWorker
 
-__all__ = ["ForkedWorker", "PreforkedWorker", "Worker"]
+__all__ = ["AsyncWorker", "ForkedWorker", "PreforkedWorker", "ThreadedWorker", "Worker"]
 
-_HOMES = {"ForkedWorker": "forked", "PreforkedWorker": "preforked", "Worker": "base"}
+_HOMES = {
+    "AsyncWorker": "asynchronous",
+    "ForkedWorker": "forked",
+    "PreforkedWorker": "preforked",
+    "ThreadedWorker": "threaded",
+    "Worker": "base",
+}
 
 
 def __getattr__(name: str) -> Any:

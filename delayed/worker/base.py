@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
 
 from delayed.brokers.base import LEASE, Broker
 from delayed.errors import ConfigError, NotEnqueueable
@@ -31,6 +31,23 @@ _OPTIONS = (
     "processes", "kill_timeout", "success_handler", "error_handler", "max_tasks", "max_memory", "shutdown_timeout",
     "burst", "preload", "sweep", "lease",
 )  # fmt: skip
+
+
+class WorkerOptions(TypedDict, total=False):
+    """What every :class:`Worker` takes by name."""
+
+    queues: Sequence[Queue]
+    processes: int
+    kill_timeout: float
+    success_handler: Handler | str | None
+    error_handler: Handler | str | None
+    max_tasks: int | None
+    max_memory: int | None
+    shutdown_timeout: float
+    burst: bool
+    preload: Sequence[str]
+    sweep: bool
+    lease: float
 
 
 class Worker:
@@ -66,7 +83,10 @@ class Worker:
     """
 
     mode: ClassVar[str]
-    one_shot: ClassVar[bool]
+    one_shot: ClassVar[bool] = False
+    own_options: ClassVar[tuple[str, ...]] = ()  # arguments that only this kind has
+    lanes_are: ClassVar[str] = ""
+    child: ClassVar[str] = "delayed.worker.child:Child"
 
     def __init__(
         self,
@@ -97,17 +117,19 @@ class Worker:
                     f"one worker serves one broker: queue {self.queues[0].name!r} is on {self.broker!r}, "
                     f"{each.name!r} on {each.broker!r}; start a worker for each"
                 )
-        self.processes = _at_least("processes", processes, 1)
-        self.kill_timeout = _at_least("kill_timeout", kill_timeout, 0)
-        self.shutdown_timeout = _at_least("shutdown_timeout", shutdown_timeout, 0)
-        self.lease = _at_least("lease", lease, 0.3)
-        self.max_tasks = None if max_tasks is None else _at_least("max_tasks", max_tasks, 1)
-        self.max_memory = None if max_memory is None else _at_least("max_memory", max_memory, 1)
+        self.processes = at_least("processes", processes, 1)
+        self.kill_timeout = at_least("kill_timeout", kill_timeout, 0)
+        self.shutdown_timeout = at_least("shutdown_timeout", shutdown_timeout, 0)
+        self.lease = at_least("lease", lease, 0.3)
+        self.max_tasks = None if max_tasks is None else at_least("max_tasks", max_tasks, 1)
+        self.max_memory = None if max_memory is None else at_least("max_memory", max_memory, 1)
         self.success_handler = _handler_path("success_handler", success_handler)
         self.error_handler = _handler_path("error_handler", error_handler)
         self.burst = burst
         self.preload = list(preload)
         self.sweep = sweep
+        self.lanes = 1  # tasks that a child runs at once
+        self.uvloop = False
         self.id = ""
         # For a supervisor: a descriptor that all processes of this worker shall hold, and who wants to know its id.
         self.presence = -1
@@ -125,7 +147,7 @@ class Worker:
         return {
             "kind": path_of(type(self)),
             "queues": [queue.spec() for queue in self.queues],
-            "options": {name: getattr(self, name) for name in _OPTIONS},
+            "options": {name: getattr(self, name) for name in (*_OPTIONS, *self.own_options)},
             "log_level": logger.getEffectiveLevel(),
             "log_json": _logs_json(),
         }
@@ -190,7 +212,8 @@ class Worker:
 
     def _describe(self) -> str:
         names = ", ".join(queue.name for queue in self.queues)
-        return f"{self.mode}, {self.processes} at once, queues {names} on {self.broker!r}"
+        lanes = f" with {self.lanes} {self.lanes_are} each" if self.lanes_are else ""
+        return f"{self.mode}, {self.processes} processes{lanes}, queues {names} on {self.broker!r}"
 
     def _make_monitor(self) -> Monitor:
         config = Config(
@@ -203,6 +226,9 @@ class Worker:
             life=-1,
             life_write=-1,
             one_shot=self.one_shot,
+            child=self.child,
+            lanes=self.lanes,
+            uvloop=self.uvloop,
             kill_timeout=self.kill_timeout,
             lease=self.lease,
             max_tasks=self.max_tasks,
@@ -235,6 +261,7 @@ class Worker:
             "pid": os.getpid(),
             "mode": self.mode,
             "processes": self.processes,
+            "lanes": self.lanes,
             "queues": config.queues,
             "started": round(time.time(), 3),
             "version": importlib.metadata.version("delayed"),
@@ -262,7 +289,7 @@ def _logs_json() -> bool:
 N = TypeVar("N", int, float)
 
 
-def _at_least(name: str, value: N, least: float) -> N:
+def at_least(name: str, value: N, least: float) -> N:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
         raise ConfigError(f"{name} must be a number of at least {least:g}, not {value!r}")
     return value

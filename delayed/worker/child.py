@@ -179,12 +179,8 @@ class Child:
             was_asked = False
             for lane in self.lanes:
                 reason, serial = self.board.stop_asked(self.seat, lane.number)
-                if reason and serial and serial == lane.serial:
-                    lane.serial = 0  # once
-                    lane.interrupt(*_STOPS[reason])
+                if reason and serial and lane.stop(serial, *_STOPS[reason]):
                     was_asked = True
-                elif reason and not lane.serial:
-                    was_asked = True  # too late: the task it was meant for has ended
             if was_asked:
                 return
         if number == signal.SIGINT and self.lane.serial:

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
+from delayed.functions import resolve
 from delayed.worker import channel, child, process
 from delayed.worker.board import Board
 from delayed.worker.channel import Control
@@ -78,11 +79,13 @@ class ForkServer:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self.on_signal)
         signal.siginterrupt(signal.SIGCHLD, False)  # for the code that children run
+        make = resolve(self.config.child)
         self.children = [
-            child.Child(seat, self.board, self.channels[seat][1], stack, self.dump, self.lines[seat], self.config)
+            make(seat, self.board, self.channels[seat][1], stack, self.dump, self.lines[seat], self.config)
             for seat, (_, _, stack) in enumerate(self.config.seats)
         ]
-        child.rehearse(self.config)
+        if self.config.lanes == 1:
+            child.rehearse(self.config)
         gc.disable()
         gc.collect()
         gc.freeze()  # so that a child's first collection does not copy every page of the server

@@ -70,9 +70,23 @@ class Lane:
         """Let this be the run that ``current`` speaks of."""
         context.run = run
 
-    def interrupt(self, error: type[TaskStopped], text: str) -> None:
-        """Raise the error in the task. Called by a signal handler, in the main thread."""
-        raise error(text)
+    def stop(self, serial: int, error: type[TaskStopped], text: str) -> bool:
+        """Raise the error in the task `serial`, if that runs here. Called by a signal handler, in the main thread.
+
+        Returns:
+            Whether the request is done with; it may also have raised the error.
+        """
+        if serial == self.serial:
+            self.serial = 0  # once
+            raise error(text)
+        return not self.serial  # too late: the task that it was meant for has ended
+
+    def disarm(self) -> None:
+        """From here on the task is not stopped any more.
+
+        Raises:
+            TaskStopped: When that was asked for a moment before.
+        """
 
     def stack(self) -> str:
         """Where the task stood when it was asked to stop."""
@@ -97,6 +111,7 @@ class Lane:
             except BaseException as raised:
                 self.serial = 0
                 error = raised
+            self.disarm()
         except TaskStopped as raised:  # the signal came a moment after the task had ended by itself
             self.serial = 0
             error = raised
@@ -245,6 +260,7 @@ class Lane:
             except BaseException as error:  # also SystemExit: a handler can't stop the worker
                 self.serial = 0
                 self.handler_failed(call, error)
+            self.disarm()
         except TaskStopped as error:
             self.serial = 0
             self.handler_failed(call, error)

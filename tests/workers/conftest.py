@@ -111,6 +111,7 @@ class Bench:
 # and on MongoDB only what depends on the store most.
 SLOW = {"postgres", "mongodb"}
 ON_MONGODB = {"test_running", "test_deaths_of_guardians", "test_outages", "test_transactions"}
+SHARED = {"threaded", "async"}  # only their children differ, which know nothing of the store
 URLS = {"redis": "redis_url", "postgres": "postgres_schema", "mongodb": "mongo_database"}
 
 
@@ -124,6 +125,8 @@ def _left_out(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
     bench, server, mode = [callspec.params.get(name) for name in ("bench", "server", "mode")] if callspec else [""] * 3
     store = bench or server
+    if mode in SHARED and store not in ("", "sqlite"):
+        return True
     return (store in SLOW and mode == "forked") or (store == "mongodb" and item.path.stem not in ON_MONGODB)
 
 
@@ -138,7 +141,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
-@pytest.fixture(params=["forked", "preforked"])
+@pytest.fixture(params=["forked", "preforked", "threaded", "async"])
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -7,12 +7,22 @@ import sys
 
 from delayed import Queue
 from delayed.logger import setup_logger
-from delayed.worker import ForkedWorker, PreforkedWorker, ladder
+from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, ladder
+
+# Their lanes are one unless a test asks for more, so that all kinds run as many tasks at once.
+KINDS = {
+    "forked": (ForkedWorker, ""),
+    "preforked": (PreforkedWorker, ""),
+    "threaded": (ThreadedWorker, "threads"),
+    "async": (AsyncWorker, "concurrency"),
+}
 
 if __name__ == "__main__":
     _, url, name, options = sys.argv
     settings = json.loads(options)
-    kind = {"forked": ForkedWorker, "preforked": PreforkedWorker}[settings.pop("mode")]
+    kind, lanes = KINDS[settings.pop("mode")]
+    if lanes:
+        settings.setdefault(lanes, 1)
     ladder.HANDLER_TIMEOUT = settings.pop("handler_timeout", ladder.HANDLER_TIMEOUT)
     setup_logger(settings.pop("log_level", "INFO"))
     kind(Queue(name, url), **settings).run()

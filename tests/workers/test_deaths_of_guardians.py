@@ -97,7 +97,7 @@ def test_random_deaths_of_monitors_and_fork_servers_lose_and_repeat_nothing(benc
                 workers[victim].wait(20)
                 workers[victim] = bench.start(mode, processes=2)
             else:
-                wait_for(lambda: killed not in fork_servers_of(workers[victim].pid))
+                wait_for(lambda victim=victim, killed=killed: killed not in fork_servers_of(workers[victim].pid))
 
     assert kills
     assert bench.settled(), f"seed {seed}: {bench.queue.broker.counts(bench.queue.name)}"

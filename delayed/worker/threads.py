@@ -1,0 +1,184 @@
+"""The child of a threaded worker: each lane is a thread.
+
+Every thread reads tasks from the channel by itself, when it is ready to begin one. The main thread runs no task: it is
+there for signals, which Python delivers to it alone, so that it can stop what runs in the others.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import ctypes
+import os
+import socket
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from delayed import context
+from delayed.errors import TaskStopped
+from delayed.task import Task
+from delayed.worker import channel
+from delayed.worker.channel import TaskFrame
+from delayed.worker.child import CHANNEL_LOST, REPORT_MAX, Child
+from delayed.worker.ladder import pick_stack
+from delayed.worker.lane import Lane, Start
+
+if TYPE_CHECKING:
+    from delayed.worker.board import Board
+    from delayed.worker.config import Config
+
+PATIENCE = 1.0  # seconds
+_loading = threading.Lock()  # what stands for __main__ while a payload is decoded is one for the whole process
+
+
+class ThreadLane(Lane):
+    """A lane whose tasks run in a thread of its own."""
+
+    child: SharedChild
+
+    def __init__(self, child: SharedChild, number: int) -> None:
+        super().__init__(child, number)
+        self.thread = 0
+        # Held while it is decided whether the task that is to be stopped still runs.
+        self.turn = threading.Lock()
+
+    clock = staticmethod(time.thread_time)
+
+    def enter(self, run: context.Run | None) -> None:
+        context.here.set(run)
+
+    def settle_in(self) -> None:
+        """Be run by this thread from now on."""
+        self.note(threading.get_ident())
+        self.cpu = self.clock()
+
+    def note(self, thread: int) -> None:
+        """Note whose stack is that of the lane's task."""
+        if thread != self.thread:
+            self.thread = thread
+            self.board.note_thread(self.seat, self.number, thread)
+
+    def stop(self, serial: int, error: type[TaskStopped], text: str) -> bool:
+        if not self.turn.acquire(timeout=PATIENCE):
+            return True  # then it will be killed
+        try:
+            if serial == self.serial:
+                self.serial = 0
+                throw(self.thread, error)
+        finally:
+            self.turn.release()
+        return True
+
+    def disarm(self) -> None:
+        with self.turn:
+            self.serial = 0
+            throw(self.thread, None)
+
+    def stack(self) -> str:
+        return pick_stack(self.child.stack, self.thread, 0)
+
+    def load(self, frame: TaskFrame, start: Start) -> Task:
+        with _loading:
+            return super().load(frame, start)
+
+    def run_frame(self, frame: TaskFrame) -> None:
+        """Do what a frame says, in a context of its own: what a task sets in context variables ends with it."""
+        contextvars.Context().run(self.run if frame.kind == channel.RUN else self.run_killed, frame)
+
+
+def throw(thread: int, error: type[BaseException] | None) -> None:
+    """Raise the error in a thread, as soon as that runs Python code; None: nothing any more."""
+    what = ctypes.py_object(error) if error is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+
+
+class SharedChild(Child):
+    """A child that runs several tasks at once."""
+
+    def __init__(
+        self, seat: int, board: Board, sock: socket.socket, stack: int, dump: int, line: int, config: Config
+    ) -> None:
+        super().__init__(seat, board, sock, stack, dump, line, config)
+        self.done = 0  # tasks, or handlers for killed ones, that have ended
+        self.leaving = False  # takes nothing more
+        self.ends: deque[int] = deque()  # slots of tasks that have returned, and that the monitor was not told of
+
+    def returned(self, slot: int, serial: int, at: float) -> None:
+        self.ends.append(slot)
+        if len(self.ends) >= REPORT_MAX:
+            self.report_returned()
+
+    def report_returned(self) -> None:
+        slots = []
+        while self.ends:
+            try:
+                slots.append(self.ends.popleft())
+            except IndexError:  # another thread was quicker
+                break
+        if slots:
+            self.report(channel.RETURNED, 0, 0, detail=channel.pack_slots(slots))
+
+    def next_frame_into(self, buffer: bytearray) -> TaskFrame | None:
+        """As :meth:`next_frame`, from any thread."""
+        try:
+            try:
+                return channel.receive_task(self.sock, buffer, channel.NO_WAIT)
+            except BlockingIOError:
+                self.report_returned()
+                return channel.receive_task(self.sock, buffer)
+        except OSError:  # a task closed it
+            os._exit(CHANNEL_LOST)
+
+    def retire(self) -> None:
+        """Take nothing more; go when what runs has ended."""
+        if not self.leaving:
+            self.leaving = True
+            self.report(channel.RETIRING, 0, 0)
+
+    def spoiled(self) -> bool:
+        return False  # threads are its business, and whose folder or handler it is can't be told
+
+
+class ThreadedChild(SharedChild):
+    """A child with a thread for each lane."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.lanes = [ThreadLane(self, number) for number in range(self.config.lanes)]
+        self.gate = threading.Lock()
+        self.running = 0
+        self.gone = False  # nothing begins any more
+        self.home = threading.Lock()  # held until the child may go; no descriptor, for a task may close them all
+        self.home.acquire()
+
+    def serve(self) -> None:
+        for lane in self.lanes:
+            threading.Thread(target=self.work, args=(lane,), name=f"delayed-{lane.number}", daemon=True).start()
+        self.home.acquire()
+        self.report_returned()
+
+    def work(self, lane: ThreadLane) -> None:
+        """The life of a thread."""
+        lane.settle_in()
+        buffer = bytearray(channel.PACKET_MAX + 256)
+        while not self.leaving:
+            frame = self.next_frame_into(buffer)
+            if frame is None or frame.kind == channel.LEAVE:
+                self.leaving = True
+                break
+            with self.gate:
+                if self.gone:
+                    break  # it has not begun, so it is run by another
+                self.running += 1
+            lane.run_frame(frame)
+            with self.gate:
+                self.running -= 1
+                self.done += 1
+                enough = not self.leaving and self.has_done_enough(self.done)
+            if enough:
+                self.retire()
+        with self.gate:
+            if not self.running and not self.gone:
+                self.gone = True
+                self.home.release()
