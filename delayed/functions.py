@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from _thread import RLock  # from where `threading` has it, which the fork server shall not load
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -20,6 +21,7 @@ DECORATIONS = ("delay", "adelay", "options", "timeout", "queue")  # the attribut
 
 _paths: dict[Any, str] = {}
 _found: dict[str, Callable[..., Any]] = {}
+_script = RLock()  # held while a script is loaded
 _CLOUDPICKLE = "use a queue with serializer='cloudpickle', or move it to the top level of a module"
 
 
@@ -189,7 +191,13 @@ def _resolve(path: str) -> Callable[..., Any]:
 
 def _import(place: str) -> Any:
     # Loaded already, for most: the machinery of an import costs a fresh fork a tenth of a millisecond to find that out.
-    return sys.modules.get(place) or importlib.import_module(place)
+    return sys.modules[place] if is_loaded(place) else importlib.import_module(place)
+
+
+def is_loaded(place: str) -> bool:
+    """Whether a module is imported, and not only begun to be by another thread."""
+    module = sys.modules.get(place)
+    return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)
 
 
 def _walk(module: Any, name: str) -> Any:
@@ -201,6 +209,11 @@ def _walk(module: Any, name: str) -> Any:
 
 def _load_script(file: str) -> Any:
     """Run a script once, under another name than ``__main__``."""
+    with _script:
+        return _load_script_alone(file)
+
+
+def _load_script_alone(file: str) -> Any:
     loaded = sys.modules.get(MAIN)
     if loaded is not None and getattr(loaded, "__file__", None) == file:
         return loaded

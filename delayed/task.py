@@ -217,9 +217,7 @@ class Task:
         """
         result = self.call()
         if hasattr(result, "__await__"):
-            import asyncio
-
-            return asyncio.run(_finish(result))
+            return finish(result)
         return result
 
     def function(self) -> Callable[..., Any]:
@@ -265,6 +263,13 @@ class Task:
         shown = [_short(value) for value in self.args]
         shown += [f"{name}={_short(value)}" for name, value in self.kwargs.items()]
         return f"<Task {self._id} {self.func_path}({', '.join(shown)})>"
+
+
+def finish(awaitable: Any) -> Any:
+    """Await something on an event loop of its own, and return what it gives."""
+    import asyncio
+
+    return asyncio.run(_finish(awaitable))
 
 
 async def _finish(awaitable: Any) -> Any:

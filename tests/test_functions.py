@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +159,20 @@ def test_what_is_typed_into_an_interpreter_travels_with_its_classes_and_queue(tm
     )  # fmt: skip
 
     assert done.stdout.split("\n")[:3] == ["count 2", "count 1", "count 0"], done.stderr
+
+
+def test_a_module_that_another_thread_imports_just_now_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+    monkeypatch.setattr(builtins, "slow_begun", begun, raising=False)
+    monkeypatch.setattr(builtins, "slow_gate", gate, raising=False)
+    (tmp_path / "slow_module.py").write_text("slow_begun.set()\nslow_gate.wait(10)\ndef func(): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(resolve, "slow_module:func")
+        assert begun.wait(10)
+        second = pool.submit(resolve, "slow_module:func")
+        assert not wait([second], 0.1).done
+        gate.set()
+        assert first.result(10) is second.result(10)

@@ -20,9 +20,16 @@ from delayed.logger import logger
 from delayed.queue import Queue
 from delayed.serializers import SERIALIZERS
 from delayed.supervisor import Supervisor
-from delayed.worker import ForkedWorker, PreforkedWorker
+from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, Worker
 
-WORKERS = {"forked": ForkedWorker, "preforked": PreforkedWorker}
+WORKERS: dict[str, type[Worker]] = {
+    "forked": ForkedWorker,
+    "preforked": PreforkedWorker,
+    "threaded": ThreadedWorker,
+    "async": AsyncWorker,
+}
+# Options that only one kind of worker has, and which.
+ONLY = {"threads": "threaded", "concurrency": "async", "uvloop": "async"}
 
 
 @click.command(
@@ -32,6 +39,7 @@ Examples:
   delayed worker shop.tasks --queue mails    only one of its queues
   delayed worker --queue mails --queue rest  by name: mails first, rest when there are none
   delayed worker app --mode preforked --processes 8 --preload app
+  delayed worker app --mode async --concurrency 500
   delayed worker app --workers 4             four of them, started again when they die
   delayed worker app --burst                 leave when nothing is left to do
 \b
@@ -50,7 +58,8 @@ Signals:
     type=click.Choice(list(WORKERS)),
     default="forked",
     show_default=True,
-    help="forked: a new process for each task. preforked: a process runs task after task, which is faster.",
+    help="forked: a new process for each task. preforked: a process runs task after task, which is faster. "
+    "threaded: a process runs tasks in threads. async: a process runs coroutines on an event loop.",
 )
 @click.option(
     "--serializer",
@@ -61,8 +70,18 @@ Signals:
     "--processes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="How many tasks run at once. [default: one for each core]",
+    help="How many processes run tasks. [default: one for each core]",
 )
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="M", help="Threads of each process. (threaded) [default: 8]"
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    metavar="M",
+    help="Tasks that each process runs at once. (async) [default: 100]",
+)
+@click.option("--uvloop", is_flag=True, default=None, help="Use uvloop's event loop. (async)")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -72,7 +91,7 @@ Signals:
 @click.option("--burst", is_flag=True, help="Leave when the queues are empty.")
 @click.option("--no-sweep", is_flag=True, help="Leave the return of lost tasks to `delayed sweeper`.")
 @click.option(
-    "--max-tasks", type=click.IntRange(min=1), metavar="N", help="Replace a process after N tasks. (preforked)"
+    "--max-tasks", type=click.IntRange(min=1), metavar="N", help="Replace a process after N tasks. (not forked)"
 )
 @click.option(
     "--max-memory", type=Size(), metavar="SIZE", help="Replace a process that is larger than this, such as 512M."
@@ -108,6 +127,9 @@ def worker(
     mode: str,
     serializer: str | None,
     processes: int | None,
+    threads: int | None,
+    concurrency: int | None,
+    uvloop: bool | None,
     workers: int | None,
     burst: bool,
     no_sweep: bool,
@@ -130,6 +152,11 @@ def worker(
     # Tasks are imported from here, as with `python -m`.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    own: dict[str, Any] = {"threads": threads, "concurrency": concurrency, "uvloop": uvloop}
+    own = {name: value for name, value in own.items() if value is not None}
+    for name in own:
+        if ONLY[name] != mode:
+            raise click.UsageError(f"--{name} goes with --mode {ONLY[name]}, and this is --mode {mode}")
     handlers = [path for path in (success_handler, error_handler) if path]
     if module and url:
         raise click.UsageError("--url goes with --queue; the queues of a module have their store already")
@@ -164,6 +191,7 @@ def worker(
         burst=burst,
         preload=preload,
         sweep=not no_sweep,
+        **own,
     )
     if workers:
         return Supervisor(worker, workers).run()

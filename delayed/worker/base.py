@@ -212,8 +212,8 @@ class Worker:
 
     def _describe(self) -> str:
         names = ", ".join(queue.name for queue in self.queues)
-        lanes = f" with {self.lanes} {self.lanes_are} each" if self.lanes_are else ""
-        return f"{self.mode}, {self.processes} processes{lanes}, queues {names} on {self.broker!r}"
+        each = f" ({self.lanes} {self.lanes_are} in each of {self.processes} processes)" if self.lanes_are else ""
+        return f"{self.mode}, {self.processes * self.lanes} at once{each}, queues {names} on {self.broker!r}"
 
     def _make_monitor(self) -> Monitor:
         config = Config(

@@ -177,10 +177,16 @@ class Child:
         """SIGTERM stops the tasks that its guardians asked for; everything else does what it does to any process."""
         if number == signal.SIGTERM:
             was_asked = False
+            to_raise: TaskStopped | None = None
             for lane in self.lanes:
                 reason, serial = self.board.stop_asked(self.seat, lane.number)
-                if reason and serial and lane.stop(serial, *_STOPS[reason]):
-                    was_asked = True
+                if reason and serial:
+                    try:
+                        was_asked |= lane.stop(serial, *_STOPS[reason])
+                    except TaskStopped as error:
+                        to_raise = error  # when all have been told
+            if to_raise is not None:
+                raise to_raise
             if was_asked:
                 return
         if number == signal.SIGINT and self.lane.serial:

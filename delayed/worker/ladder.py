@@ -102,7 +102,7 @@ class Ladder:
         if climb.killed:
             return 0
         if now >= climb.deadline + self.kill_timeout and climb.asked:
-            climb.stack = self._stack_of(seat, lane, climb.serial) or climb.stack
+            climb.stack = self.stack_of(seat, lane, climb.serial) or climb.stack
             climb.killed = True
             return signal.SIGKILL
         if not climb.asked:
@@ -111,7 +111,7 @@ class Ladder:
             if self.board.lanes == 1 or now > self.dumped[seat] + STACK_PATIENCE:
                 self.dump(seat, now)
         elif not climb.warned:
-            climb.stack = self._stack_of(seat, lane, climb.serial)
+            climb.stack = self.stack_of(seat, lane, climb.serial)
             if climb.stack or now >= climb.asked + STACK_PATIENCE:
                 climb.warned = True
                 self.board.ask_stop(seat, lane, climb.reason, climb.serial)
@@ -157,7 +157,8 @@ class Ladder:
         except OSError:
             return ""
 
-    def _stack_of(self, seat: int, lane: int, serial: int) -> str:
+    def stack_of(self, seat: int, lane: int, serial: int) -> str:
+        """Of what the child of a seat has written, the stack of the task in one of its lanes."""
         if self.board.lanes == 1 and not self.board.thread(seat, lane):
             return self.read_stack(seat)
         try:

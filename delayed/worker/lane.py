@@ -20,7 +20,7 @@ from delayed.codec import BY_VALUE
 from delayed.errors import DecodeError, TaskStopped, TaskTimeout
 from delayed.functions import resolve, stand_for_main
 from delayed.message import Message, Ref
-from delayed.task import Task
+from delayed.task import Task, finish
 from delayed.worker import channel, outcome, process, verdict
 from delayed.worker.channel import TaskFrame
 from delayed.worker.ladder import read_stack
@@ -51,6 +51,8 @@ class Lane:
 
     Attributes:
         serial: of the task, or handler, that may be stopped; 0 while no user code runs.
+        expected: of the task that has begun, until its own code does; 0 else.
+        early: why that task has to stop before its own code has begun; None if it need not.
     """
 
     def __init__(self, child: Child, number: int) -> None:
@@ -60,6 +62,8 @@ class Lane:
         self.seat = child.seat
         self.number = number
         self.serial = 0
+        self.expected = 0
+        self.early: TaskStopped | None = None
         self.cpu = 0.0  # seconds of CPU used before the task that runs now
 
     # -- what differs between the kinds of children --------------------------------------------------------------
@@ -79,7 +83,22 @@ class Lane:
         if serial == self.serial:
             self.serial = 0  # once
             raise error(text)
+        if serial == self.expected:
+            self.early = error(text)
+            return True
         return not self.serial  # too late: the task that it was meant for has ended
+
+    def arm(self, serial: int) -> None:
+        """From here on the task can be stopped.
+
+        Raises:
+            TaskStopped: When that was asked for already.
+        """
+        self.serial = serial
+        self.expected = 0
+        if self.early is not None:
+            self.serial = 0
+            raise self.early
 
     def disarm(self) -> None:
         """From here on the task is not stopped any more.
@@ -105,7 +124,7 @@ class Lane:
                 task = self.load(frame, start)
                 run = self.run_of(frame, start)
                 self.enter(run)
-                self.serial = frame.serial
+                self.arm(frame.serial)
                 task.run()
                 self.serial = 0
             except BaseException as raised:
@@ -128,6 +147,8 @@ class Lane:
             message = Message.parse(frame.id, frame.header, frame.payload)
         except DecodeError as raised:
             error = raised
+        self.early = None
+        self.expected = frame.serial
         begun = process.now()
         timeout = (message.timeout or 0.0) if message is not None else 0.0
         self.board.begin(self.seat, self.number, frame.slot, frame.serial, timeout, begun)
@@ -255,7 +276,9 @@ class Lane:
             try:
                 handler: Callable[..., Any] = resolve(call.path)
                 self.serial = serial
-                handler(*call.args)
+                result = handler(*call.args)
+                if hasattr(result, "__await__"):
+                    finish(result)
                 self.serial = 0
             except BaseException as error:  # also SystemExit: a handler can't stop the worker
                 self.serial = 0

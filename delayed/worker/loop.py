@@ -12,13 +12,12 @@ import contextvars
 import importlib
 import inspect
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from delayed import context
 from delayed.errors import TaskStopped
-from delayed.functions import resolve
+from delayed.functions import is_loaded, resolve
 from delayed.task import Task
 from delayed.worker import channel, process
 from delayed.worker.channel import TaskFrame
@@ -59,7 +58,7 @@ class CoroutineLane(ThreadLane):
             return
         self.note(self.child.thread)
         start = self.begin(frame)
-        if start.message is not None and start.message.func.rpartition(":")[0] not in sys.modules:
+        if start.message is not None and not is_loaded(start.message.func.rpartition(":")[0]):
             # To import a module may take long, and would hold up all the others.
             done = self.child.in_thread(self._load, frame, start)
             done.add_done_callback(lambda loaded: self.launch(frame, start, *loaded.result()))
@@ -83,11 +82,15 @@ class CoroutineLane(ThreadLane):
         run = self.current_run = self.run_of(frame, start)
         within = contextvars.Context()
         within.run(context.here.set, run)
-        self.current = self.serial = frame.serial
         if inspect.iscoroutinefunction(task.function()):
             self.in_thread = False
             self.task = self.child.loop.create_task(self.attempt(task), context=within)
             self.task.add_done_callback(lambda done: self.finish(frame, start, task, run, self.error_of(done)))
+            self.current = self.serial = frame.serial
+            self.expected = 0
+            if self.early is not None:
+                self.stopped, self.serial = self.early, 0
+                self.task.cancel()
         else:
             self.in_thread = True
             done = self.child.in_thread(within.run, self.attempt_here, frame, task)
@@ -108,6 +111,7 @@ class CoroutineLane(ThreadLane):
             try:
                 self.settle_in()
                 before = ThreadLane.clock()
+                self.arm(frame.serial)
                 task.run()
             except BaseException as raised:
                 error = raised
@@ -187,7 +191,7 @@ class CoroutineLane(ThreadLane):
     # -- stopping ----------------------------------------------------------------------------------------------
 
     def stop(self, serial: int, error: type[TaskStopped], text: str) -> bool:
-        if self.in_thread:
+        if self.in_thread or serial == self.expected:
             return super().stop(serial, error, text)
         if serial != self.serial or self.task is None:
             return True

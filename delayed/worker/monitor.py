@@ -35,7 +35,7 @@ from delayed.worker.board import Board
 from delayed.worker.channel import Control, TaskFrame
 from delayed.worker.config import Config
 from delayed.worker.courier import TRUST, Courier, Held
-from delayed.worker.ladder import Ladder
+from delayed.worker.ladder import STACK_PATIENCE, Ladder
 from delayed.worker.process import now
 from delayed.worker.seat import Seat
 from delayed.worker.verdict import Verdict
@@ -49,6 +49,7 @@ FORK_SERVER_PAUSE = 0.5  # seconds from one start of a fork server that fails to
 FORK_SERVER_TRIES = 5  # starts that may fail in a row at the beginning
 FORK_SERVER_PATIENCE = 10.0  # seconds a fork server may take to start
 COMMIT_PATIENCE = 1.0  # seconds that a task in a transaction goes on after its claim is gone: it may have committed
+LOOP_BLOCKED = 1.0  # seconds without a turn after which an event loop is reported
 BLOCKED_PAUSE = 1.0  # seconds for which nothing is handed to a child that began nothing of what it had
 SUSPECTS_MAX = 10_000  # tasks that are remembered because they may have ended their child
 RUNNING_MAX = 100  # running tasks that a worker names when it says what it does
@@ -547,6 +548,7 @@ class Monitor:
             if not seat.busy and not self.board.busy(seat.index):
                 continue
             self.ladder.tick(seat.index, at)
+            self.mind_loop(seat, at)
             self.collect(seat)
             activities = self.board.activities(seat.index)
             if at > seat.handed_at + BLOCKED_PAUSE:
@@ -578,6 +580,26 @@ class Monitor:
         if not self.server_ready and self.server is not None and at > self.server_started + FORK_SERVER_PATIENCE:
             logger.error("the fork server does not start; trying another")
             self.server.kill()
+
+    def mind_loop(self, seat: Seat, at: float) -> None:
+        """Report an event loop that does not turn, once, with what blocks it."""
+        beat = self.board.beat(seat.index)
+        if not beat or at - beat < LOOP_BLOCKED or seat.reported == beat:
+            return
+        if seat.asked != beat:
+            seat.asked = beat
+            self.ladder.dump(seat.index, at)
+            return
+        stack = self.ladder.stack_of(seat.index, 0, 0)
+        if stack or at > self.ladder.dumped[seat.index] + STACK_PATIENCE:
+            seat.reported = beat
+            logger.warning(
+                "the event loop of child %d has not turned for %.3g s, and holds up all of its tasks; it is here:\n%s",
+                seat.pid,
+                at - beat,
+                stack,
+                extra={"action": "loop_blocked"},
+            )
 
     def mind_lost(self, at: float) -> None:
         """Stop the tasks whose claims were lost: another worker may run them by now."""

@@ -27,6 +27,7 @@ class Seat:
         retiring: whether its child takes nothing more, and goes when what it runs has ended.
         blocked: whether its child does not begin what it was handed, though it has room for it.
         handed_at: when something was handed over last.
+        asked, reported: the last beat of a blocked event loop about which its stack was asked for, and reported.
         tasks: what was handed over and has not been reported back, by slot.
         slots: free slots.
         handling: the error handler's frame that the child works on, if any.
@@ -46,6 +47,7 @@ class Seat:
         self.retiring = False
         self.blocked = False
         self.handed_at = 0.0
+        self.asked = self.reported = 0.0
         self.tasks: dict[int, Held] = {}
         self.slots: deque[int] = deque(range(slots))
         self.handling: TaskFrame | None = None

@@ -66,6 +66,8 @@ class ThreadLane(Lane):
             if serial == self.serial:
                 self.serial = 0
                 throw(self.thread, error)
+            elif serial == self.expected:
+                self.early = error(text)
         finally:
             self.turn.release()
         return True

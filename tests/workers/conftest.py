@@ -125,7 +125,7 @@ def _left_out(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
     bench, server, mode = [callspec.params.get(name) for name in ("bench", "server", "mode")] if callspec else [""] * 3
     store = bench or server
-    if mode in SHARED and store not in ("", "sqlite"):
+    if (mode in SHARED or item.path.stem == "test_lanes") and store != "sqlite":
         return True
     return (store in SLOW and mode == "forked") or (store == "mongodb" and item.path.stem not in ON_MONGODB)
 

@@ -13,7 +13,7 @@ import pytest
 
 from delayed.codec import Codec
 from delayed.message import Message
-from tests.workers import tasks
+from tests.workers import slow, tasks
 from tests.workers.conftest import Bench, alive, wait_for
 
 HANDLER = "tests.workers.tasks:on_error"
@@ -235,3 +235,15 @@ def test_worker_ignores_a_task_s_own_sigalrm(bench: Bench) -> None:
 
     assert "last" in bench.ledger.lines
     assert "killed by signal 14" in bench.ledger.find("error")[0]
+
+
+def test_a_task_whose_time_is_up_before_its_module_is_imported_never_runs(bench: Bench, mode: str) -> None:
+    bench.put(slow.run, timeout=0.2)
+    bench.put(tasks.mark, "last")
+
+    bench.burst(mode, error_handler=HANDLER, kill_timeout=10.0)
+
+    (error,) = bench.ledger.find("error")
+    assert error.startswith("run | None | TaskTimeout | timed out (limit 0.2 s) after")
+    assert "ran" not in bench.ledger.lines
+    assert "last" in bench.ledger.lines

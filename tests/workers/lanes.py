@@ -1,0 +1,204 @@
+"""Tasks for children that run several at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import itertools
+import os
+import re
+import threading
+import time
+from collections import deque
+
+from delayed import TaskTimeout, current
+from tests.workers.tasks import note
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+def meet(ledger: str, name: str, parties: int) -> None:
+    """Wait until all parties are here: shows that they run at once."""
+    note(ledger, "here", name)
+    _wait_for_lines(ledger, "here", parties)
+    note(ledger, "met", name)
+
+
+async def meet_async(ledger: str, name: str, parties: int) -> None:
+    note(ledger, "here", name)
+    while _count(ledger, "here") < parties:
+        await asyncio.sleep(0.01)
+    note(ledger, "met", name, os.getpid())
+
+
+def nap_in_steps(ledger: str, name: str, seconds: float) -> None:
+    """Sleep so that other threads' exceptions get in."""
+    note(ledger, "begin", name)
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        note(ledger, "end", name)
+    except TaskTimeout:
+        note(ledger, "timeout", name)
+        raise
+    finally:
+        note(ledger, "tidied", name)
+
+
+async def sleep(ledger: str, name: str, seconds: float) -> None:
+    note(ledger, "begin", name)
+    try:
+        await asyncio.sleep(seconds)
+        note(ledger, "end", name)
+    except asyncio.CancelledError:
+        note(ledger, "cancelled", name)
+        raise
+    finally:
+        note(ledger, "tidied", name)
+
+
+async def deep(ledger: str) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(note, ledger, "left")
+        await deeper()
+
+
+async def deeper() -> None:
+    await asyncio.Event().wait()
+
+
+async def swallow(ledger: str) -> None:
+    """Does not let itself be cancelled."""
+    note(ledger, "begin", "swallow")
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+
+async def block(ledger: str, name: str, seconds: float) -> None:
+    """Holds up the event loop, in Python code."""
+    note(ledger, "begin", name)
+    time.sleep(seconds)
+    note(ledger, "end", name)
+
+
+async def block_in_subtask(ledger: str) -> None:
+    async def inner() -> None:
+        note(ledger, "begin", "inner")
+        time.sleep(3600)
+
+    await asyncio.gather(inner(), asyncio.sleep(0))
+
+
+async def block_in_c(ledger: str) -> None:
+    note(ledger, "begin", "stuck")
+    deque(itertools.repeat(0), maxlen=0)
+
+
+def stuck_in_c(ledger: str) -> None:
+    note(ledger, "begin", "stuck")
+    deque(itertools.repeat(0), maxlen=0)
+
+
+def stuck_in_regex(ledger: str) -> None:
+    note(ledger, "begin", "stuck")
+    re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+def stuck_in_lock(ledger: str) -> None:
+    note(ledger, "begin", "stuck")
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def who(ledger: str, name: str) -> None:
+    """Note what `current` and a context variable say, before and after others ran."""
+    before = variable.get()
+    variable.set(name)
+    time.sleep(0.05)
+    note(ledger, "who", name, current.key, before, variable.get())
+
+
+async def who_async(ledger: str, name: str) -> None:
+    before = variable.get()
+    variable.set(name)
+    await asyncio.sleep(0.05)
+    inner = await asyncio.create_task(_key())
+    note(ledger, "who", name, inner, before, variable.get())
+
+
+async def _key() -> str:
+    return current.key
+
+
+def die(ledger: str, code: int) -> None:
+    note(ledger, "dies", os.getpid())
+    os._exit(code)
+
+
+def crash(ledger: str) -> None:
+    import ctypes
+
+    note(ledger, "crashes")
+    ctypes.string_at(1)
+
+
+async def die_async(ledger: str, code: int) -> None:
+    os._exit(code)
+
+
+async def exit_softly(ledger: str, code: int) -> None:
+    raise SystemExit(code)
+
+
+async def fork(ledger: str) -> None:
+    os.fork()
+
+
+async def leave_task(ledger: str) -> None:
+    async def left() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            note(ledger, "left task ended")
+
+    kept.append(asyncio.create_task(left()))
+    await asyncio.sleep(0)
+
+
+async def loop_name(ledger: str) -> None:
+    note(ledger, "loop", type(asyncio.get_running_loop()).__module__.split(".")[0])
+
+
+async def nothing(ledger: str) -> None:
+    pass
+
+
+def pid(ledger: str) -> None:
+    note(ledger, "pid", os.getpid())
+
+
+async def on_success_async(task: object) -> None:
+    await asyncio.sleep(0)
+    note(os.environ["LEDGER"], "success", task.id)  # type: ignore[attr-defined]
+
+
+async def on_error_async(task: object, kill_signal: int | None, exc_info: object) -> None:
+    await asyncio.sleep(0)
+    note(os.environ["LEDGER"], "error", task.func_name, kill_signal)  # type: ignore[attr-defined]
+
+
+kept: list[object] = []
+
+
+def _count(ledger: str, start: str) -> int:
+    with open(ledger) as file:
+        return sum(line.startswith(start) for line in file)
+
+
+def _wait_for_lines(ledger: str, start: str, count: int) -> None:
+    while _count(ledger, start) < count:
+        time.sleep(0.01)
