@@ -9,10 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.tasks import note_time, nothing
+from benchmarks.tasks import note_time, nothing, sleep_and_note
 from delayed import Queue, Task
 from delayed.delay import delay
 
@@ -21,10 +21,10 @@ PAUSE = 0.02  # seconds from the end of one measurement of latency to the next
 
 
 @contextlib.contextmanager
-def serving(queue: Queue, mode: str, processes: int) -> Iterator[None]:
+def serving(queue: Queue, mode: str, processes: int, lanes: int = 1) -> Iterator[None]:
     """A worker in a process of its own."""
     url = str(queue.broker.spec())
-    command = [sys.executable, "-m", "benchmarks.serve", url, queue.name, mode, str(processes)]
+    command = [sys.executable, "-m", "benchmarks.serve", url, queue.name, mode, str(processes), str(lanes)]
     worker = subprocess.Popen(command)
     try:
         yield
@@ -33,18 +33,36 @@ def serving(queue: Queue, mode: str, processes: int) -> Iterator[None]:
         worker.wait(60)
 
 
-def drain(url: str, mode: str, n: int, processes: int = 1) -> float:
+def drain(
+    url: str, mode: str, n: int, processes: int = 1, lanes: int = 1, func: Callable[..., object] = nothing
+) -> float:
     """No-op tasks a second that one worker runs, from the start of the first to the start of the last."""
     queue = Queue(f"bench-{secrets.token_hex(4)}", url)
     with tempfile.TemporaryDirectory() as folder:
         times = Path(folder, "times")
-        mark, task = Task.create(note_time, (str(times),)), Task.create(nothing)
+        mark, task = Task.create(note_time, (str(times),)), Task.create(func)
         # All are there before the worker starts, so that nobody else is at work; the first bring it to full speed.
         queue.enqueue_many([task] * (n // 10) + [mark] + [task] * (n - 1) + [mark])
-        with serving(queue, mode, processes):
+        with serving(queue, mode, processes, lanes):
             _until_empty(queue)
         first, last = map(int, times.read_text().split())
         return n / (last - first) * 1e9
+
+
+def sleepers(url: str, n: int, seconds: float) -> tuple[float, float]:
+    """(seconds from the first beginning to the last end, seconds of CPU of their process for each) of `n` coroutines
+    that sleep at once in one child.
+    """
+    queue = Queue(f"bench-{secrets.token_hex(4)}", url)
+    with tempfile.TemporaryDirectory() as folder:
+        times = Path(folder, "times")
+        queue.enqueue_many([Task.create(sleep_and_note, (str(times), seconds))] * n)
+        with serving(queue, "async", 1, n):
+            _until_empty(queue)
+        rows = [list(map(float, line.split())) for line in times.read_text().splitlines()]
+        begun, ended, before, after = zip(*rows, strict=True)
+        assert len(rows) == n
+        return max(ended) - min(begun), (max(after) - min(before)) / n
 
 
 def delays(url: str, n: int = 5000) -> float:

@@ -545,14 +545,14 @@ class Monitor:
     def tick(self, at: float) -> None:
         longest = 0.0
         for seat in self.seats:
+            if at > seat.handed_at + BLOCKED_PAUSE:
+                seat.blocked = False
             if not seat.busy and not self.board.busy(seat.index):
                 continue
             self.ladder.tick(seat.index, at)
             self.mind_loop(seat, at)
             self.collect(seat)
             activities = self.board.activities(seat.index)
-            if at > seat.handed_at + BLOCKED_PAUSE:
-                seat.blocked = False
             since = max((activity.since for _, activity in activities), default=at)  # when something began last
             if self.lanes == 1:
                 waiting = len(seat.tasks) > 1

@@ -7,12 +7,12 @@ import sys
 
 from delayed import Queue, Supervisor, supervisor
 from delayed.logger import setup_logger
-from delayed.worker import ForkedWorker, PreforkedWorker
+from tests.workers.serve import KINDS
 
 if __name__ == "__main__":
     _, url, name, workers, options = sys.argv
     settings = json.loads(options)
-    kind = {"forked": ForkedWorker, "preforked": PreforkedWorker}[settings.pop("mode")]
+    kind, _ = KINDS[settings.pop("mode")]
     supervisor.BACKOFF = (0.05, 0.2)
     setup_logger("INFO")
     sys.exit(Supervisor(kind(Queue(name, url), **settings), int(workers)).run())

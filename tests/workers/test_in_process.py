@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from delayed import ConfigError, ForkedWorker, PreforkedWorker, Queue, Task
+from delayed import (
+    AsyncWorker,
+    ConfigError,
+    ForkedWorker,
+    MissingDependency,
+    PreforkedWorker,
+    Queue,
+    Task,
+    ThreadedWorker,
+)
 from delayed.delay import delay
+from delayed.worker import Worker
+from delayed.worker.base import WorkerOptions
 from tests.workers import tasks
 from tests.workers.conftest import Ledger, wait_for
 
@@ -114,13 +127,14 @@ def test_two_workers_of_one_process_share_the_work(queue: Queue, ledger: Ledger)
     assert sorted(map(int, ledger.lines)) == list(range(40))
 
 
-def test_a_worker_leaves_no_descriptors_behind(queue: Queue, ledger: Ledger) -> None:
+@pytest.mark.parametrize("kind", [PreforkedWorker, ThreadedWorker, AsyncWorker])
+def test_a_worker_leaves_no_descriptors_behind(queue: Queue, ledger: Ledger, kind: type[Worker]) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     def run() -> None:
         delay(queue)(tasks.mark)(str(ledger.path), "x")
-        PreforkedWorker(queue, burst=True).run()
+        kind(queue, burst=True).run()
 
     run()
     before = descriptors()
@@ -144,6 +158,35 @@ def test_a_worker_leaves_no_descriptors_behind(queue: Queue, ledger: Ledger) -> 
 def test_wrong_arguments_are_named(queue: Queue, options: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         PreforkedWorker(queue, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        (ThreadedWorker, {"threads": 0}, "threads must be a number of at least 1, not 0"),
+        (AsyncWorker, {"concurrency": "9"}, "concurrency must be a number of at least 1, not '9'"),
+        (ThreadedWorker, {"processes": 0}, "processes must be"),
+    ],
+)
+def test_wrong_lanes_are_named(
+    queue: Queue, kind: Callable[..., Worker], options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        kind(queue, **options)
+
+
+def test_uvloop_is_asked_for_by_name_where_it_is_missing(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match=re.escape("pip install 'delayed[uvloop]'")):
+        AsyncWorker(queue, uvloop=True)
+
+
+def test_all_kinds_take_the_same_options(tmp_path: Path) -> None:
+    queue = Queue("q", f"sqlite:///{tmp_path}/tasks.db")
+    taken = set(inspect.signature(Worker.__init__).parameters) - {"self", "queue"}
+    assert taken == set(WorkerOptions.__annotations__)
+    assert taken - {"queues"} == set(PreforkedWorker(queue).settings()["options"])
+    assert "threads" in ThreadedWorker(queue).settings()["options"]
 
 
 def test_a_worker_needs_queues_of_one_store(tmp_path: Path) -> None:

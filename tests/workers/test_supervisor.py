@@ -17,7 +17,7 @@ import pytest
 
 from delayed import ConfigError, PreforkedWorker, Queue, Supervisor
 from delayed.retry import Retry
-from tests.workers import tasks
+from tests.workers import lanes, tasks
 from tests.workers.conftest import Bench, alive, children_of, fork_servers_of, wait_for
 
 pytestmark = pytest.mark.parametrize("bench", ["sqlite", "redis"], indirect=True)
@@ -82,6 +82,17 @@ def test_it_keeps_its_workers_alive(bench: Bench, start: Start) -> None:
     bench.put(tasks.mark, "x")
     wait_for(lambda: bench.ledger.lines == ["x"])
     assert "was killed by signal 9" in log_of(bench)
+
+
+@pytest.mark.parametrize("mode", ["threaded", "async"])
+def test_its_workers_have_the_lanes_that_were_asked_for(bench: Bench, start: Start, mode: str) -> None:
+    option = {"threaded": "threads", "async": "concurrency"}[mode]
+    start(2, mode=mode, **{option: 3})
+    for number in range(6):
+        bench.put(lanes.meet_async, number, 6)
+
+    wait_for(bench.settled)
+    assert len(bench.ledger.find("met")) == 6
 
 
 def test_the_tasks_of_a_dead_worker_go_back_at_once(bench: Bench, start: Start) -> None:
