@@ -169,6 +169,12 @@ def delayed(first: Any = None, /, **options: Any) -> Any:
         delay: seconds from the enqueue until it may run first; 0 by default.
         key: a name for the task; None by default.
         max_deliveries: how often it is handed out when its workers vanish each time; 11 by default.
+        memory: what one run may allocate, on top of what its process has before it: bytes, or text such as ``512M``
+            (powers of 1024). Beyond it Python raises :class:`MemoryError`. None (the default): no limit.
+        cpu: seconds of CPU that one run may use, rounded up to whole ones; then it is stopped like a task whose time is
+            up. None (the default): no limit.
+
+    The last two hold in forked and preforked workers on Linux; others refuse the task, see :class:`LimitsRefused`.
 
     Raises:
         UnknownOption: When an option is not one of these.

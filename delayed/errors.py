@@ -9,7 +9,8 @@ DelayedError
 │   ├── NotEnqueueable (TypeError)       .delay() refuses the function or its arguments
 │   ├── DecodeError (ValueError)         a message can't be decoded
 │   ├── FunctionNotFound (ImportError)   the function's path leads nowhere
-│   └── SignatureMismatch (TypeError)    the arguments don't fit the function
+│   ├── SignatureMismatch (TypeError)    the arguments don't fit the function
+│   └── LimitsRefused                    this kind of worker can't hold the task to its limits
 └── BrokerError                          the store refused, or answered nonsense
     └── BrokerUnavailable (ConnectionError)   the store can't be reached now
         ├── EnqueueRefused               certainly not stored
@@ -17,7 +18,7 @@ DelayedError
         └── EnqueueUncertain             may be stored; .retry() settles it
 
 TaskStopped (BaseException)              raised *inside* a task that has to stop
-├── TaskTimeout                          ... because its time is up
+├── TaskTimeout                          ... because its time is up, or its CPU time
 └── TaskLost                             ... because its claim went to another worker
 """
 
@@ -64,6 +65,10 @@ class FunctionNotFound(TaskError, ImportError):
 
 class SignatureMismatch(TaskError, TypeError):
     """Raised when the arguments of a task don't fit the signature of its function."""
+
+
+class LimitsRefused(TaskError):
+    """Raised when a task has limits of its own that the worker which took it can't hold it to."""
 
 
 class BrokerError(DelayedError):
@@ -125,7 +130,7 @@ class TaskStopped(BaseException):
 
 
 class TaskTimeout(TaskStopped):
-    """Raised inside a running task when its timeout is over."""
+    """Raised inside a running task when its timeout is over, or its CPU time is used up."""
 
 
 class TaskLost(TaskStopped):

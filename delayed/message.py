@@ -8,7 +8,8 @@ task decodes. On the wire the header is compact JSON with short keys (only what 
 written), so that a script in any language can read it beside the payload:
 
     v version · f function path · t timeout (s) · p priority · e enqueued_at (unix s) · d delay (s)
-    r retry policy (plain data) · m max deliveries · k key · x trace context · and what later versions add
+    r retry policy (plain data) · m max deliveries · k key · x trace context
+    l limits of a run, {"memory": bytes, "cpu": s}, either of them or both · and what later versions add
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ State = Literal["scheduled", "ready", "running", "dead"]
 STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
 
 _NO_EXTRA: Mapping[str, Any] = MappingProxyType({})
-_KNOWN_KEYS = frozenset("vftpedrmkx")
+_KNOWN_KEYS = frozenset("vftpedrmkxl")
 
 
 class Message(NamedTuple):
@@ -45,6 +46,7 @@ class Message(NamedTuple):
         max_deliveries: claims after which a message that always loses its watchers is dead.
         key: a name the caller gave the task; None if he gave none.
         trace: the W3C trace context it was enqueued in, if any.
+        limits: what one run may use: "memory" in bytes, "cpu" in seconds, each only if limited; None means no limits.
         extra: header fields of later versions: kept and handed on untouched.
     """
 
@@ -59,6 +61,7 @@ class Message(NamedTuple):
     max_deliveries: int = DEFAULT_MAX_DELIVERIES
     key: str | None = None
     trace: str | None = None
+    limits: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = _NO_EXTRA
 
     def header(self) -> bytes:
@@ -80,6 +83,8 @@ class Message(NamedTuple):
             data["k"] = self.key
         if self.trace is not None:
             data["x"] = self.trace
+        if self.limits is not None:
+            data["l"] = self.limits
         if self.extra:
             data.update(self.extra)
         return _dumps(data)
@@ -111,6 +116,7 @@ class Message(NamedTuple):
                 max_deliveries=data.get("m", DEFAULT_MAX_DELIVERIES),
                 key=data.get("k"),
                 trace=data.get("x"),
+                limits=data.get("l"),
                 extra=_NO_EXTRA
                 if _KNOWN_KEYS.issuperset(data)
                 else {key: value for key, value in data.items() if key not in _KNOWN_KEYS},
@@ -121,6 +127,8 @@ class Message(NamedTuple):
             raise DecodeError(f"the header of task {id} can't be read: {type(error).__name__}: {error}") from error
         if not isinstance(message.func, str) or not isinstance(message.timeout, (int, float, type(None))):
             raise DecodeError(f"the header of task {id} has a function path or a timeout of a wrong type")
+        if message.limits is not None:
+            _check_limits(message)
         return message
 
     @classmethod
@@ -132,6 +140,16 @@ class Message(NamedTuple):
             return cls.parse(id, header, payload)
         except DecodeError:
             return cls(id=id, func="?", payload=payload)
+
+
+def _check_limits(message: Message) -> None:
+    limits = message.limits
+    if (
+        not isinstance(limits, dict)
+        or not limits.keys() <= {"memory", "cpu"}
+        or not all(isinstance(value, (int, float)) and 0 < value < 2**62 for value in limits.values())
+    ):
+        raise DecodeError(f"the header of task {message.id} has limits that this version does not know: {limits!r}")
 
 
 _read = json.JSONDecoder().raw_decode

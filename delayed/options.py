@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 from delayed.errors import ConfigError, UnknownOption
 from delayed.retry import Retry
+from delayed.sizes import size_of
 
 PRIORITY_MAX = 32767
 DELAY_MAX = 100 * 365 * 86400  # seconds
@@ -16,6 +17,8 @@ _ELSEWHERE = {
     "error_handler": "give it to the worker: ForkedWorker(queue, error_handler=...)",
     "success_handler": "give it to the worker: ForkedWorker(queue, success_handler=...)",
     "queue": "give it first: delayed(queue, ...)",
+    "max_memory": "it is the worker's; a task has memory=...",
+    "kill_memory": "it is the worker's; a task has memory=...",
     "serializer": "give it to the queue: Queue(name, serializer=...)",
 }
 
@@ -31,6 +34,8 @@ class Options(NamedTuple):
         key: a name of the caller's for it.
         max_deliveries: how often it may be handed out when its workers always vanish; None: 11, and one more for
             each retry.
+        memory: bytes that one run may allocate, or text such as ``512M``; None: no limit.
+        cpu: seconds of CPU that one run may use, rounded up to whole ones; None: no limit.
     """
 
     timeout: float | None = None
@@ -39,6 +44,8 @@ class Options(NamedTuple):
     delay: float = 0.0
     key: str | None = None
     max_deliveries: int | None = None
+    memory: int | None = None
+    cpu: float | None = None
 
     def updated(self, given: Mapping[str, Any]) -> Self:
         """These options, with those of `given` instead, which are as a user writes them.
@@ -110,6 +117,16 @@ def _max_deliveries(value: Any) -> int | None:
     return value
 
 
+def _memory(value: Any) -> int | None:
+    return None if value is None else size_of("memory", value)
+
+
+def _cpu(value: Any) -> float | None:
+    if value is not None and not (_number(value) and 0 < value < inf):
+        raise ConfigError(f"cpu must be a number of seconds above 0, or None for no limit, not {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
 _CHECKS = {
     "timeout": _timeout,
     "retry": Retry.of,
@@ -117,4 +134,6 @@ _CHECKS = {
     "delay": _delay,
     "key": _key,
     "max_deliveries": _max_deliveries,
+    "memory": _memory,
+    "cpu": _cpu,
 }

@@ -28,7 +28,8 @@ from typing import Any
 from delayed.errors import BrokerError, ConfigError, DecodeError
 from delayed.logger import logger
 from delayed.message import DEFAULT_MAX_DELIVERIES, Claim, Settlement
-from delayed.worker import process
+from delayed.sizes import size_text
+from delayed.worker import memory, process
 from delayed.worker.base import Worker
 
 OK, FAILED = 0, 3  # what run() returns
@@ -53,6 +54,7 @@ class Member:
         self.news = -1
         self.leash = -1
         self.leaving = False  # it was told to
+        self.gauge: memory.Gauge | None = None
 
     @property
     def alive(self) -> bool:
@@ -79,6 +81,9 @@ class Supervisor:
     What dies is started again, at first after half a second, then after twice as long each time, 30 s at most; the
     tasks of a dead worker go back to their queues at once, and do not wait for the end of its lease. A worker that ends
     five times in a row within 10 s of its start is a crash loop: the supervisor stops all, and says so.
+
+    A worker that uses more than its `worker_memory` is renewed: the next one starts, then it finishes what runs, and
+    leaves. Until then there are both.
 
     It may itself be killed: its workers then finish what runs, and leave.
 
@@ -121,6 +126,7 @@ class Supervisor:
             while not self._over():
                 now = time.monotonic()
                 self._mind_stop(now)
+                self._mind_memory(now)
                 self._mind_renewal(now)
                 for member in self.members:
                     if not member.alive and not self._stops and now >= member.start_at and not self._left(member):
@@ -219,6 +225,21 @@ class Supervisor:
             member.leaving = True
             member.signal(number)
 
+    def _mind_memory(self, now: float) -> None:
+        if self._stops:
+            return
+        for member in self.members:
+            if member.process is None or member.gauge is None or member in self.renewal:
+                continue
+            used = member.gauge.over(member.process.pid, now)
+            if used:
+                logger.warning(
+                    "worker %d (pid %d) uses %s of memory, limit %s; it is renewed",
+                    member.number, member.process.pid, size_text(used), size_text(member.gauge.limit),
+                    extra={"action": "outgrown", "pid": member.process.pid},
+                )  # fmt: skip
+                self.renewal.append(member)
+
     def _mind_renewal(self, now: float) -> None:
         if self._stops:
             return
@@ -262,6 +283,7 @@ class Supervisor:
             os.close(fd)
         member.news, member.leash = news_read, leash_write
         member.started = time.monotonic()
+        member.gauge = memory.worker_gauge(self.worker.worker_memory, member.started)
         member.start_at = 0.0
 
     def _ended(self, member: Member) -> None:
@@ -368,6 +390,7 @@ def serve(file: int) -> None:
 
     threading.Thread(target=watch, name="delayed-leash", daemon=True).start()
     worker.presence, worker.told = news, told
+    worker.worker_memory = None  # the supervisor measures it, and renews it
     try:
         worker.run()
     except ConfigError as error:

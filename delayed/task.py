@@ -13,6 +13,7 @@ from delayed.errors import FunctionNotFound, NotEnqueueable, SignatureMismatch
 from delayed.functions import bare, path_of, resolve
 from delayed.message import DEFAULT_MAX_DELIVERIES, Message
 from delayed.retry import Retry
+from delayed.sizes import size_of
 
 if TYPE_CHECKING:
     from delayed.worker.verdict import Verdict
@@ -36,14 +37,16 @@ class Task:
         key: a name of the caller's for it.
         max_deliveries: claims after which a task that always loses its workers is dead; None: 11, and one more for
             each retry.
+        memory: bytes that one run may allocate, or text such as ``512M``; None: no limit.
+        cpu: seconds of CPU that one run may use; None: no limit.
 
     Attributes:
         verdict: in an error handler: how the run ended.
     """
 
     __slots__ = (
-        "_data", "_func", "_id", "args", "delay", "func_path", "key", "kwargs", "max_deliveries", "priority", "retry",
-        "timeout", "verdict",
+        "_data", "_func", "_id", "args", "cpu", "delay", "func_path", "key", "kwargs", "max_deliveries", "memory",
+        "priority", "retry", "timeout", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +64,8 @@ class Task:
         delay: float = 0.0,
         key: str | None = None,
         max_deliveries: int | None = None,
+        memory: int | str | None = None,
+        cpu: float | None = None,
         func: Callable[..., Any] | None = None,
     ) -> None:
         self._id = id
@@ -73,6 +78,8 @@ class Task:
         self.delay = delay
         self.key = key
         self.max_deliveries = max_deliveries
+        self.memory = None if memory is None else size_of("memory", memory)
+        self.cpu = cpu
         self.verdict: Verdict | None = None
         self._func = func  # where no path leads to it
         self._data: bytes | None = None
@@ -183,7 +190,12 @@ class Task:
             retry=retry.data() if retry is not None else None,
             max_deliveries=most,
             key=self.key,
+            limits=None if self.memory is self.cpu is None else self._limits(),
         )
+
+    def _limits(self) -> dict[str, float]:
+        limits = {"memory": self.memory, "cpu": self.cpu}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     @classmethod
     def from_message(cls, message: Message, codec: Codec) -> Task:
@@ -193,7 +205,7 @@ class Task:
             DecodeError: When its payload can't be decoded.
         """
         args, kwargs, func = codec.decode(message.payload)
-        return cls(
+        task = cls(
             message.id,
             None,
             None,
@@ -207,6 +219,10 @@ class Task:
             max_deliveries=message.max_deliveries,
             func=func,
         )
+        if message.limits is not None:
+            task.memory = message.limits.get("memory")
+            task.cpu = message.limits.get("cpu")
+        return task
 
     def run(self) -> Any:
         """Call the function now, here, and return what it returns; a coroutine is run to its end.

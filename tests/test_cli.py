@@ -286,6 +286,27 @@ def test_a_worker_calls_its_handlers(terminal: Terminal) -> None:
     assert said(done) == ["sent a", "good send", "bad hold TypeError"]
 
 
+def test_a_worker_kills_what_uses_too_much_memory(terminal: Terminal) -> None:
+    terminal.write(
+        "large.py",
+        """
+        import time
+        from delayed import delayed
+
+        @delayed()
+        def grow():
+            data = b"x" * (150 << 20)
+            time.sleep(60)
+        """,
+    )
+    terminal.python("import large; large.grow.delay()")
+
+    done = terminal.run("worker", "large", "--burst", "--kill-memory", "100M", "--worker-memory", "5G")
+
+    assert re.search(r"killed by its worker: it used \d+ MB of memory, limit 100 MB", done.stderr), done.stderr
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_leaves_when_it_is_told_to(terminal: Terminal, number: int) -> None:
     worker = terminal.start("worker", "app")
@@ -353,6 +374,8 @@ def test_a_module_that_raises_shows_where(terminal: Terminal) -> None:
         (["app", "--url", "sqlite:///x.db"], "--url goes with --queue"),
         (["--url", "memory://"], "lives in one process only"),
         (["app", "--max-memory", "lots"], "write 512M or 2G"),
+        (["app", "--kill-memory", "0"], "write 512M or 2G"),
+        (["app", "--worker-memory", "-5M"], "write 512M or 2G"),
         (["app", "--processes", "0"], "--processes"),
         (["app", "--error-handler", "app:nobody"], "handler 'app:nobody'"),
         (["app", "--error-handler", "app:APP_NAME_WITHOUT"], "handler"),

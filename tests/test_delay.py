@@ -222,6 +222,12 @@ def test_arguments_that_can_not_be_pickled_are_named(queue: Queue) -> None:
         ({"key": 3}, ConfigError, "key"),
         ({"max_deliveries": 0}, ConfigError, "max_deliveries"),
         ({"timeout": 3, "seconds": 4}, ConfigError, "old name"),
+        ({"memory": "much"}, ConfigError, "memory must be a size: write 512M or 2G, or a number of bytes; not 'much'"),
+        ({"memory": 0}, ConfigError, "memory"),
+        ({"memory": True}, ConfigError, "memory"),
+        ({"cpu": 0}, ConfigError, "cpu must be a number of seconds above 0"),
+        ({"cpu": "30"}, ConfigError, "not '30'"),
+        ({"kill_memory": "1G"}, UnknownOption, "it is the worker's; a task has memory=..."),
     ],
 )
 def test_wrong_options_fail_at_decoration(queue: Queue, options: Any, error: type[Exception], words: str) -> None:

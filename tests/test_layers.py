@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "delayed"
 # Each layer may import those above it in this list, and itself. A module belongs to the longest name that fits.
 LAYERS = [
     ["delayed.errors"],
-    ["delayed.logger", "delayed.message", "delayed.retry", "delayed.functions", "delayed.serializers"],
+    ["delayed.logger", "delayed.message", "delayed.retry", "delayed.functions", "delayed.serializers", "delayed.sizes"],
     ["delayed.codec", "delayed.options", "delayed.signature"],
     ["delayed.brokers"],
     ["delayed.task", "delayed.producer", "delayed.transactions"],

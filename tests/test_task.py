@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from delayed import ConfigError, DecodeError, FunctionNotFound, NotEnqueueable, Retry, SignatureMismatch, Task
 from delayed.codec import Codec
+from delayed.message import Message
 from delayed.retry import delay_before_next
 from tests import functions
 
@@ -90,6 +92,32 @@ def test_a_task_survives_its_message() -> None:
     for name in ("func_path", "args", "kwargs", "timeout", "retry", "priority", "key", "max_deliveries"):
         assert getattr(again, name) == getattr(task, name), name
     assert again.id == 11
+
+
+def test_the_limits_of_a_task_survive_its_message() -> None:
+    codec = Codec()
+    task = Task.create(functions.add, (1,), memory="512M", cpu=30)
+
+    message = task.to_message(codec, 11, 600)
+    again = Task.from_message(Message.parse(11, message.header(), message.payload), codec)
+
+    assert json.loads(message.header())["l"] == {"memory": 512 << 20, "cpu": 30}
+    assert (again.memory, again.cpu) == (512 << 20, 30)
+
+
+def test_a_task_without_limits_has_none_in_its_message() -> None:
+    message = Task.create(functions.add, (1,)).to_message(Codec(), 11, 600)
+
+    assert "l" not in json.loads(message.header())
+    assert Message.parse(11, message.header(), b"").limits is None
+
+
+@pytest.mark.parametrize("limits", [[], 3, {"memory": "512M"}, {"memory": -1}, {"cpu": 1e300}, {"disk": 3}])
+def test_limits_that_nobody_knows_are_a_decode_error(limits: Any) -> None:
+    header = json.dumps({"v": 1, "f": "os:getpid", "l": limits}).encode()
+
+    with pytest.raises(DecodeError, match="limits"):
+        Message.parse(11, header, b"")
 
 
 @pytest.mark.parametrize(

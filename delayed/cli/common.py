@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +12,9 @@ from typing import Any, TypeVar
 import click
 
 from delayed.brokers import Broker, broker_for
-from delayed.errors import BrokerUnavailable
+from delayed.errors import BrokerUnavailable, ConfigError
 from delayed.logger import setup_logger
+from delayed.sizes import size_of
 
 PATIENCE = 3.0  # seconds a command tries to reach the store before it gives up
 
@@ -85,18 +85,15 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # newer clicks have it generic
-    """A number of bytes: ``800000``, ``512M``, ``2G`` (K, M, G are powers of 1024)."""
+    """A number of bytes, see :func:`delayed.sizes.size_of`: ``800000``, ``512M``, ``2G``."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", str(value), re.IGNORECASE)
-        size = int(float(match[1]) * 1024 ** " KMG".index(match[2].upper() or " ")) if match else 0
-        if size <= 0:
-            self.fail(f"{value!r} is not a size; write 512M or 2G", param, ctx)
-        return size
+        try:
+            return size_of("it", value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
 
 
 def plural(number: int, noun: str) -> str:

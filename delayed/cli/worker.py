@@ -94,7 +94,22 @@ Signals:
     "--max-tasks", type=click.IntRange(min=1), metavar="N", help="Replace a process after N tasks. (not forked)"
 )
 @click.option(
-    "--max-memory", type=Size(), metavar="SIZE", help="Replace a process that is larger than this, such as 512M."
+    "--max-memory",
+    type=Size(),
+    metavar="SIZE",
+    help="Replace a process that has grown by more than this, such as 512M, after its task. (preforked)",
+)
+@click.option(
+    "--kill-memory",
+    type=Size(),
+    metavar="SIZE",
+    help="Kill a process that uses more than this, in the middle of its task, which has failed then.",
+)
+@click.option(
+    "--worker-memory",
+    type=Size(),
+    metavar="SIZE",
+    help="When all its processes together use more than this, the worker leaves; with --workers, it is renewed.",
 )
 @click.option(
     "--kill-timeout",
@@ -135,6 +150,8 @@ def worker(
     no_sweep: bool,
     max_tasks: int | None,
     max_memory: int | None,
+    kill_memory: int | None,
+    worker_memory: int | None,
     kill_timeout: float,
     shutdown_timeout: float,
     preload: tuple[str, ...],
@@ -142,7 +159,7 @@ def worker(
     error_handler: str | None,
     log_level: str,
     log_format: str,
-) -> int | None:
+) -> int:
     """Run tasks.
 
     MODULE is imported, in a process of its own, to find its queues: what is a Queue in it, and the queues of its
@@ -187,6 +204,8 @@ def worker(
         error_handler=error_handler,
         max_tasks=max_tasks,
         max_memory=max_memory,
+        kill_memory=kill_memory,
+        worker_memory=worker_memory,
         shutdown_timeout=shutdown_timeout,
         burst=burst,
         preload=preload,
@@ -195,8 +214,7 @@ def worker(
     )
     if workers:
         return Supervisor(worker, workers).run()
-    worker.run()
-    return None
+    return worker.run()
 
 
 def _chosen(specs: Sequence[dict[str, Any]], module: str, names: Sequence[str]) -> list[Queue]:

@@ -18,6 +18,8 @@ from delayed.brokers.base import LEASE, Broker
 from delayed.errors import ConfigError, NotEnqueueable
 from delayed.functions import path_of, resolve
 from delayed.logger import JsonFormatter, logger, setup_logger
+from delayed.sizes import size_of
+from delayed.worker import memory, process
 from delayed.worker.config import Config
 from delayed.worker.courier import Courier, Held
 from delayed.worker.monitor import Monitor
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 Handler = Callable[..., Any]
 
 _OPTIONS = (
-    "processes", "kill_timeout", "success_handler", "error_handler", "max_tasks", "max_memory", "shutdown_timeout",
-    "burst", "preload", "sweep", "lease",
+    "processes", "kill_timeout", "success_handler", "error_handler", "max_tasks", "max_memory", "kill_memory",
+    "worker_memory", "shutdown_timeout", "burst", "preload", "sweep", "lease",
 )  # fmt: skip
+
+OK, OUTGROWN = 0, 4  # what run() returns
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -42,7 +46,9 @@ class WorkerOptions(TypedDict, total=False):
     success_handler: Handler | str | None
     error_handler: Handler | str | None
     max_tasks: int | None
-    max_memory: int | None
+    max_memory: int | str | None
+    kill_memory: int | str | None
+    worker_memory: int | str | None
     shutdown_timeout: float
     burst: bool
     preload: Sequence[str]
@@ -69,7 +75,13 @@ class Worker:
             ``task.verdict`` has all that is known. What a handler raises is logged and harms nothing; one that
             takes longer than 30 s is killed.
         max_tasks: tasks after which a child is replaced; None: never. (A forked child runs one.)
-        max_memory: bytes that a child may grow before it is replaced, looked at between tasks; None: any.
+        max_memory: how much a child may grow before it is replaced, looked at between tasks: bytes, or text such as
+            ``512M`` (powers of 1024); None: any.
+        kill_memory: how much a child may use, together with the processes that it started; when it is found above that,
+            at one of the looks each second while it is busy, it is killed, which counts as a crash of its task. In the
+            same form. Memory that processes share, such as preloaded modules, is divided among them; None: any.
+        worker_memory: how much all processes of the worker may use together; above that it finishes what runs and
+            leaves, but not in its first minute. A supervisor starts the next one before. In the same form; None: any.
         shutdown_timeout: seconds that running tasks get to finish after SIGTERM, before they are stopped and
             given back.
         burst: leave when the queues are empty.
@@ -98,7 +110,9 @@ class Worker:
         success_handler: Handler | str | None = None,
         error_handler: Handler | str | None = None,
         max_tasks: int | None = None,
-        max_memory: int | None = None,
+        max_memory: int | str | None = None,
+        kill_memory: int | str | None = None,
+        worker_memory: int | str | None = None,
         shutdown_timeout: float = 20.0,
         burst: bool = False,
         preload: Sequence[str] = (),
@@ -122,7 +136,9 @@ class Worker:
         self.shutdown_timeout = at_least("shutdown_timeout", shutdown_timeout, 0)
         self.lease = at_least("lease", lease, 0.3)
         self.max_tasks = None if max_tasks is None else at_least("max_tasks", max_tasks, 1)
-        self.max_memory = None if max_memory is None else at_least("max_memory", max_memory, 1)
+        self.max_memory = _memory("max_memory", max_memory)
+        self.kill_memory = _memory("kill_memory", kill_memory)
+        self.worker_memory = _memory("worker_memory", worker_memory)
         self.success_handler = _handler_path("success_handler", success_handler)
         self.error_handler = _handler_path("error_handler", error_handler)
         self.burst = burst
@@ -162,12 +178,15 @@ class Worker:
         worker: Worker = kind(queues=[Queue.from_spec(spec) for spec in settings["queues"]], **settings["options"])
         return worker
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Work until :meth:`stop` or a signal; in burst mode, until the queues are empty. May be called again.
 
         In the main thread it handles SIGTERM and SIGINT (take nothing more, let what runs finish within
         `shutdown_timeout`, give the rest back; the second one: at once) and SIGHUP (let what runs finish, then
         leave), and restores the former handlers when it returns.
+
+        Returns:
+            0 when it was stopped, or a burst is over; 4 when it left because it used more than `worker_memory`.
 
         Raises:
             ConfigError: When a module can't be preloaded, or the fork server does not start.
@@ -193,6 +212,7 @@ class Worker:
                 self.told(self.id)
             monitor.run()
             logger.info("worker %s has stopped", self.id, extra={"action": "worker_stopped"})
+            return OUTGROWN if monitor.outgrown else OK
         finally:
             self._monitor = None
             self._stop_early = False
@@ -233,6 +253,7 @@ class Worker:
             lease=self.lease,
             max_tasks=self.max_tasks,
             max_memory=self.max_memory,
+            kill_memory=self.kill_memory,
             success_handler=self.success_handler,
             error_handler=self.error_handler,
             preload=self.preload,
@@ -266,7 +287,8 @@ class Worker:
             "started": round(time.time(), 3),
             "version": importlib.metadata.version("delayed"),
         }
-        return Monitor(config, self.processes, self.shutdown_timeout, make_courier, about)
+        gauge = memory.worker_gauge(self.worker_memory, process.now())
+        return Monitor(config, self.processes, self.shutdown_timeout, make_courier, about, gauge)
 
     def _install_signals(self, monitor: Monitor) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():
@@ -293,6 +315,12 @@ def at_least(name: str, value: N, least: float) -> N:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
         raise ConfigError(f"{name} must be a number of at least {least:g}, not {value!r}")
     return value
+
+
+def _memory(name: str, value: int | str | None) -> int | None:
+    if value is not None and not memory.MEASURABLE:
+        raise ConfigError(f"{name} can't be kept here: how much memory a process uses is only known on Linux")
+    return None if value is None else size_of(name, value)
 
 
 def _handler_path(name: str, handler: Handler | str | None) -> str | None:

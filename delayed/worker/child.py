@@ -75,6 +75,7 @@ class Child:
         self.baseline = 0
         self.folder = -1  # descriptor of the working folder, to which each task is taken back
         self.sigterm_handler: Any = None
+        self.limited = False  # for good, by what a task did
         self.lane = Lane(self, 0)
         self.lanes: Sequence[Lane] = (self.lane,)
 
@@ -171,7 +172,7 @@ class Child:
             main, ours = threading.main_thread(), context.threads()
             if not all(thread is main or thread.name.startswith(ours) for thread in threading.enumerate()):
                 return True
-        return signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
+        return self.limited or signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
 
     def on_signal(self, number: int) -> None:
         """SIGTERM stops the tasks that its guardians asked for; everything else does what it does to any process."""

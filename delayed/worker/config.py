@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+ONE_AT_A_TIME = "delayed.worker.child:Child"  # the kind of child that runs one task after the other
+
 
 class Config(NamedTuple):
     """The settings of one worker.
@@ -26,6 +28,7 @@ class Config(NamedTuple):
         uvloop: whether an event loop is uvloop's.
         max_tasks: tasks after which a child retires; None: never.
         max_memory: bytes that a child may grow before it retires; None: any.
+        kill_memory: bytes that a child, with what it started, may use before it is killed; None: any.
         success_handler, error_handler: their paths, or None.
         preload: modules that the fork server imports.
         lease: seconds.
@@ -49,11 +52,12 @@ class Config(NamedTuple):
     kill_timeout: float
     lease: float
     control: int = -1
-    child: str = "delayed.worker.child:Child"
+    child: str = ONE_AT_A_TIME
     lanes: int = 1
     uvloop: bool = False
     max_tasks: int | None = None
     max_memory: int | None = None
+    kill_memory: int | None = None
     success_handler: str | None = None
     error_handler: str | None = None
     preload: Sequence[str] = ()
@@ -61,6 +65,11 @@ class Config(NamedTuple):
     log_json: bool = False
     path: Sequence[str] = ()
     presence: int = -1
+
+    @property
+    def holds_limits(self) -> bool:
+        """Whether a child can hold a task to limits of its own: they are its process's, so nobody else may be in it."""
+        return self.child == ONE_AT_A_TIME
 
     def dump(self) -> bytes:
         return json.dumps(self._asdict()).encode()

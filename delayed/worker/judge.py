@@ -18,8 +18,8 @@ from delayed.worker.board import Slot
 from delayed.worker.ladder import Ladder
 from delayed.worker.verdict import Verdict
 
-# Seconds before the next try of a task whose function this worker does not know: during a rolling deploy a newer
-# worker may. After the last one it is dead.
+# Seconds before the next try of a task that this worker can't run: during a rolling deploy a newer worker may know its
+# function, and one of another kind may keep its limits. After the last one it is dead.
 UNKNOWN_FUNCTION_DELAYS = (5.0, 15.0, 45.0)
 
 
@@ -31,7 +31,8 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
     raised, timed out,
     exited, killed            retry as the task's policy says, else done: it failed
     bad arguments             done: no retry can mend it
-    unknown function          retry after 5, 15 and 45 s, then dead
+    unknown function,
+    refused for its limits    retry after 5, 15 and 45 s, then dead: another worker may run it
     undecodable               dead
     stopped by the worker     back, uncharged
     lost                      nothing: the claim is gone
@@ -46,7 +47,7 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
         return Settlement(claim.ref, "back")
     if code == verdict.UNDECODABLE:
         return _dead(claim, found)
-    if code == verdict.UNKNOWN_FUNCTION:
+    if code in (verdict.UNKNOWN_FUNCTION, verdict.REFUSED):
         if claim.attempt <= len(UNKNOWN_FUNCTION_DELAYS):
             return Settlement(claim.ref, "retry", UNKNOWN_FUNCTION_DELAYS[claim.attempt - 1])
         return _dead(claim, found)

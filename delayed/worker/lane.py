@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from delayed import context
@@ -28,6 +28,7 @@ from delayed.worker.verdict import Verdict
 
 if TYPE_CHECKING:
     from delayed.worker.child import Child
+    from delayed.worker.limits import Limits
 
 
 class Call(NamedTuple):
@@ -65,6 +66,7 @@ class Lane:
         self.expected = 0
         self.early: TaskStopped | None = None
         self.cpu = 0.0  # seconds of CPU used before the task that runs now
+        self.limits: Limits | None = None  # of the task that runs now, if it has some of its own
 
     # -- what differs between the kinds of children --------------------------------------------------------------
 
@@ -160,13 +162,28 @@ class Lane:
         Raises:
             DecodeError: When header or payload can't be decoded.
             FunctionNotFound: When the module that its payload may need can't be imported.
+            LimitsRefused: When it has limits that this lane can't hold it to.
         """
         message = start.message
         if message is None:
             raise start.error or DecodeError("the header can't be read")
+        if message.limits is not None:
+            self.limits = self.hold(message.limits)
         if not message.func.startswith(BY_VALUE):
             stand_for_main(message.func)
         return Task.from_message(message, self.child.codecs[frame.queue])
+
+    def hold(self, limits: Mapping[str, Any]) -> Limits:
+        """Hold the process to the limits of the task that is about to run here."""
+        from delayed.worker import limits as module  # few tasks have some
+
+        return module.hold(limits, self.config.holds_limits, self.child.stack, self.on_cpu_used)
+
+    def on_cpu_used(self) -> None:
+        """The task has used the CPU time that it may. Called by a signal handler, in the main thread."""
+        if self.serial and self.limits is not None:
+            self.serial = 0  # once
+            raise self.limits.over_cpu()
 
     def run_of(self, frame: TaskFrame, start: Start) -> context.Run:
         """What the task can know of its run."""
@@ -192,6 +209,9 @@ class Lane:
         child, board, seat, slot = self.child, self.board, self.seat, frame.slot
         if os.getpid() != child.pid:
             os._exit(0)  # the task forked, and this is the copy: the outcome is the original's to tell
+        limits, self.limits = self.limits, None
+        if limits is not None and not limits.release():
+            child.limited = True
         flush()  # what it printed is not to wait for the next task, nor to be lost when the worker leaves after it
         ended = process.now()
         self.cpu = self.clock()
@@ -214,6 +234,8 @@ class Lane:
             return None
         assert error is not None
         found = outcome.describe(code, error, self.stack() if isinstance(error, TaskStopped) else "")
+        if limits is not None:
+            found = limits.explain(found, error)
         board.end(seat, slot, code, ended, cpu, str(found._what()).encode(errors="replace"))
         if self.config.error_handler and code not in (verdict.STOPPED, verdict.LOST):
             board.handler(seat, self.number, frame.serial, process.now())

@@ -4,7 +4,7 @@ Its duties:
 
 1. hand claimed tasks to children, ahead of need when they are short;
 2. learn how they end, from the channel, or from the board when the child is dead, and pass on the settlement;
-3. keep deadlines;
+3. keep deadlines and limits;
 4. take back what has not begun, when the running task takes long or the worker stops;
 5. keep every seat taken, and a fork server alive.
 
@@ -28,7 +28,8 @@ from typing import Any
 from delayed import context
 from delayed.errors import ConfigError, DecodeError
 from delayed.logger import logger
-from delayed.message import Settlement
+from delayed.message import Claim, Settlement
+from delayed.sizes import size_text
 from delayed.worker import board as boards
 from delayed.worker import channel, judge, process, verdict
 from delayed.worker.board import Board
@@ -36,9 +37,11 @@ from delayed.worker.channel import Control, TaskFrame
 from delayed.worker.config import Config
 from delayed.worker.courier import TRUST, Courier, Held
 from delayed.worker.ladder import STACK_PATIENCE, Ladder
+from delayed.worker.memory import Gauge
 from delayed.worker.process import now
 from delayed.worker.seat import Seat
 from delayed.worker.verdict import Verdict
+from delayed.worker.watch import Watch
 
 TICK = 0.05  # seconds between looks at the deadlines while something runs
 IDLE_TICK = 1.0  # ... and while nothing does
@@ -63,6 +66,10 @@ class Monitor:
         config: what the fork server is told; the monitor adds the descriptors.
         processes: how many children may run tasks at once.
         make_courier: makes the courier, given notify, freed and info.
+        gauge: measures the whole worker, which leaves when it is too large; None: it may be of any size.
+
+    Attributes:
+        outgrown: whether it left because it was too large.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class Monitor:
         shutdown_timeout: float,
         make_courier: Callable[[Callable[[], None], Callable[[Held], None], Callable[[], Mapping[str, Any]]], Courier],
         about: Mapping[str, Any],
+        gauge: Gauge | None = None,
     ) -> None:
         self.config = config
         self.processes = processes
@@ -89,6 +97,9 @@ class Monitor:
         self.life_read, self.life_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.ladder = Ladder(self.board, [seat.stack for seat in self.seats], config.kill_timeout, self.signal)
+        self.watch = Watch(self.board, config, self.ladder, self.signal, self.claim_in)
+        self.gauge = gauge
+        self.outgrown = False
         self.turn = threading.Lock()  # held while seats are looked at or changed
         self.courier = make_courier(self.deliver, self.freed, self.info)
         self.control: socket.socket | None = None
@@ -420,6 +431,7 @@ class Monitor:
         found = Verdict.load(detail) if detail else Verdict(code, text=slot.text)
         _, _, stack = self.ladder.outcome(seat.index, slot.lane, held.serial)
         found = found._replace(wall=wall, cpu=slot.cpu, timeout=slot.timeout or None, stack=found.stack or stack)
+        found = self.watch.explain(seat.index, found, held.serial, held.claim)
         self.judge(held, found, slot.transaction)
 
     def judge(self, held: Held, found: Verdict, transaction: int, *, handler: bool = False) -> None:
@@ -483,6 +495,7 @@ class Monitor:
         if status != 0:
             self.ladder.clear_stack(seat.index)
         self.ladder.forget(seat.index)
+        self.watch.forget(seat.index)
         if seat.pidfd >= 0 and seat.orphan:
             self.poller.unregister(seat.pidfd)
             del self.by_fd[seat.pidfd]
@@ -499,6 +512,7 @@ class Monitor:
         if not guilty and not by_us:
             stack = self.ladder.read_stack(seat.index)
             found = judge.verdict_of_death(status, False, out_of_memory, stack, 0.0, cpu, rss)
+            found = self.watch.explain(seat.index, found)
             logger.error(
                 "a child %s while it ran %d tasks; they go back to the queue, and this worker runs each alone: %s\n%s",
                 found._what(),
@@ -522,6 +536,7 @@ class Monitor:
                 found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
             elif reason != boards.STOP_NOTHING:
                 found = found._replace(code=verdict.STOPPED)
+            found = self.watch.explain(seat.index, found, held.serial, held.claim)
             self.judge(held, found, slot.transaction, handler=True)
 
     def suspect(self, held: Held) -> None:
@@ -550,6 +565,7 @@ class Monitor:
             if not seat.busy and not self.board.busy(seat.index):
                 continue
             self.ladder.tick(seat.index, at)
+            self.watch.tick(seat.index, seat.pid, at)
             self.mind_loop(seat, at)
             self.collect(seat)
             activities = self.board.activities(seat.index)
@@ -580,6 +596,8 @@ class Monitor:
         if not self.server_ready and self.server is not None and at > self.server_started + FORK_SERVER_PATIENCE:
             logger.error("the fork server does not start; trying another")
             self.server.kill()
+        if self.gauge is not None and not self.stopping:
+            self.mind_size(self.gauge, at)
 
     def mind_loop(self, seat: Seat, at: float) -> None:
         """Report an event loop that does not turn, once, with what blocks it."""
@@ -600,6 +618,25 @@ class Monitor:
                 stack,
                 extra={"action": "loop_blocked"},
             )
+
+    def mind_size(self, gauge: Gauge, at: float) -> None:
+        """Leave if the worker has grown too large: whoever started it gets another one."""
+        used = gauge.over(os.getpid(), at)
+        if used:
+            self.outgrown = True
+            logger.warning(
+                "worker %s uses %s of memory, limit %s: it finishes what runs, and leaves",
+                self.config.worker,
+                size_text(used),
+                size_text(gauge.limit),
+                extra={"action": "outgrown"},
+            )
+            self.ask_stop(gently=True)
+
+    def claim_in(self, seat: int, slot: int) -> Claim | None:
+        """The claim of the task in a slot."""
+        held = self.seats[seat].tasks.get(slot)
+        return held.claim if held is not None else None
 
     def mind_lost(self, at: float) -> None:
         """Stop the tasks whose claims were lost: another worker may run them by now."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from delayed.errors import DecodeError, FunctionNotFound, SignatureMismatch, TaskLost, TaskStopped, TaskTimeout
+from delayed.errors import (
+    DecodeError,
+    FunctionNotFound,
+    LimitsRefused,
+    SignatureMismatch,
+    TaskLost,
+    TaskStopped,
+    TaskTimeout,
+)
 from delayed.worker import verdict
 from delayed.worker.verdict import Verdict
 
@@ -25,6 +33,8 @@ def outcome_of(error: BaseException) -> int:
         return verdict.STOPPED
     if isinstance(error, DecodeError):
         return verdict.UNDECODABLE
+    if isinstance(error, LimitsRefused):
+        return verdict.REFUSED
     if isinstance(error, FunctionNotFound):
         return verdict.UNKNOWN_FUNCTION
     if isinstance(error, SignatureMismatch):

@@ -27,6 +27,7 @@ from delayed.worker.channel import Control
 from delayed.worker.ladder import Ladder
 from delayed.worker.process import now
 from delayed.worker.verdict import Verdict
+from delayed.worker.watch import Watch
 
 if TYPE_CHECKING:
     from delayed.worker.forkserver import ForkServer
@@ -53,6 +54,7 @@ class StandIn:
         self.buffer = bytearray(channel.PACKET_MAX + 256)
         stacks = [stack for _, _, stack in self.config.seats]
         self.ladder = Ladder(self.board, stacks, self.config.kill_timeout, self.signal)
+        self.watch = Watch(self.board, self.config, self.ladder, self.signal, self.claim_in)
         self.poller = select.poll()
         self.orphans: dict[int, Orphan] = {}  # by seat
         self.claims: dict[tuple[int, int, int], Claim] = {}  # (queue, id, delivery) -> what is not settled
@@ -79,6 +81,8 @@ class StandIn:
             at = now()
             for seat in range(self.board.seats):
                 self.ladder.tick(seat, at)
+                if self.lives(seat) and self.board.busy(seat):
+                    self.watch.tick(seat, self.board.pid(seat), at)
             self.bury()
             try:
                 if at >= broker_at:
@@ -146,6 +150,11 @@ class StandIn:
                     continue
             self.died(seat, None)
 
+    def claim_in(self, seat: int, slot: int) -> Claim | None:
+        """The claim of the task in a slot, once the store has told it."""
+        found = self.board.slot(seat, slot)
+        return self.claims.get((found.queue, found.id, found.delivery))
+
     def lives(self, seat: int) -> bool:
         """Whether a child is in this seat."""
         return seat in self.server.pids or seat in self.orphans
@@ -200,12 +209,13 @@ class StandIn:
         detail = self.details.pop(slot.serial, b"")
         found = Verdict.load(detail) if detail else Verdict(slot.code, text=slot.text)
         stack = self.ladder.outcome(seat, slot.lane, slot.serial)[2]
-        return found._replace(
+        found = found._replace(
             wall=slot.ended - slot.begun,
             cpu=slot.cpu,
             timeout=slot.timeout or None,
             stack=found.stack or stack,
         )
+        return self.watch.explain(seat, found, slot.serial)
 
     def read_reports(self) -> None:
         for monitor_end, _ in self.server.channels:
@@ -249,7 +259,10 @@ class StandIn:
             found = judge.verdict_of_death(status, killed, out_of_memory, crash, now() - slot.begun, cpu, rss)
             if reason == boards.STOP_TIMEOUT:
                 found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
+            claim = self.claims.get((slot.queue, slot.id, slot.delivery))
+            found = self.watch.explain(seat, found, slot.serial, claim)
             self.deaths[slot.serial] = found
+        self.watch.forget(seat)
         self.board.vacate(seat)
 
     def renewed(self, lost: list[Ref]) -> None:

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
     LOST,
     # ... and returned, having ended its claim itself, in its own transaction:
     COMMITTED,
-) = range(1, 12)
+    # ... and not run, because the task has limits that this kind of worker can't keep:
+    REFUSED,
+) = range(1, 13)
 
 KINDS = {
     RETURNED: "returned",
@@ -35,6 +37,7 @@ KINDS = {
     KILLED: "killed",
     LOST: "lost",
     COMMITTED: "returned",
+    REFUSED: "refused",
 }
 
 
@@ -56,6 +59,7 @@ class Verdict(NamedTuple):
         cpu: seconds of CPU that it used.
         rss: peak memory of its process in bytes; 0 if unknown.
         timeout: the task's limit in seconds, None if it had none.
+        limit: the limit of CPU or memory that ended it, or that it may have failed for, in words; "" if there is none.
     """
 
     code: int
@@ -72,6 +76,7 @@ class Verdict(NamedTuple):
     cpu: float = 0.0
     rss: int = 0
     timeout: float | None = None
+    limit: str = ""
 
     @property
     def kind(self) -> str:
@@ -86,23 +91,29 @@ class Verdict(NamedTuple):
         return f"{self._what()} after {self.wall:.3g} s{self._used()}"
 
     def _what(self) -> str:
+        why = f"; {self.limit}" if self.limit else ""
         match self.code:
             case 2:  # RAISED
-                return f"raised {self.type}" + (f": {_first_line(self.text)}" if self.text else "")
+                return f"raised {self.type}" + (f": {_first_line(self.text)}" if self.text else "") + why
             case 3:  # TIMED_OUT
                 how = f", and was killed by signal {signal_name(self.signal)}" if self.signal else ""
+                if self.limit:
+                    return self.limit + how
                 return f"timed out (limit {self.timeout:g} s){how}" if self.timeout else f"timed out{how}"
             case 4:
                 return "stopped: " + (_first_line(self.text) or "the worker shuts down")
-            case 5 | 6 | 7:
+            case 5 | 6 | 7 | 12:
                 return f"{self.kind}: {_first_line(self.text)}"
             case 8:
-                return f"exited with {self.exit_code}" + (f": {_first_line(self.text)}" if self.text else "")
+                return f"exited with {self.exit_code}" + (f": {_first_line(self.text)}" if self.text else "") + why
             case 9:  # KILLED
                 if self.out_of_memory:
                     return f"killed by signal {signal_name(self.signal)}: out of memory"
+                if self.limit and self.by_us:
+                    return f"killed by its worker: {self.limit}"
                 by = "by its worker" if self.by_us else "not by its worker"
-                return f"killed by signal {signal_name(self.signal)}, {by}" + (" (core dumped)" if self.core else "")
+                core = " (core dumped)" if self.core else ""
+                return f"killed by signal {signal_name(self.signal)}, {by}{core}{why}"
             case 10:
                 return "lost: " + (_first_line(self.text) or "its claim went to another worker")
         return self.kind

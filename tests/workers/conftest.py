@@ -81,10 +81,10 @@ class Bench:
     def log(self, number: int = 0) -> str:
         return (self.folder / f"worker-{number}.log").read_text()
 
-    def burst(self, mode: str = "preforked", **options: Any) -> None:
-        """Run a worker until the queue is empty."""
+    def burst(self, mode: str = "preforked", bound: float = BOUND, **options: Any) -> None:
+        """Run a worker until the queue is empty, for `bound` seconds at most."""
         worker = self.start(mode, burst=True, **options)
-        assert worker.wait(BOUND) == 0, self.log(len(self.workers) - 1)
+        assert worker.wait(bound) == 0, self.log(len(self.workers) - 1)
 
     def settled(self) -> bool:
         counts = self.queue.broker.counts(self.queue.name)

@@ -7,6 +7,7 @@ import sys
 
 from delayed import Queue, Supervisor, supervisor
 from delayed.logger import setup_logger
+from delayed.worker import memory
 from tests.workers.serve import KINDS
 
 if __name__ == "__main__":
@@ -14,5 +15,6 @@ if __name__ == "__main__":
     settings = json.loads(options)
     kind, _ = KINDS[settings.pop("mode")]
     supervisor.BACKOFF = (0.05, 0.2)
+    memory.WORKER_PATIENCE, memory.WORKER_LOOK = 0.5, 0.1
     setup_logger("INFO")
     sys.exit(Supervisor(kind(Queue(name, url), **settings), int(workers)).run())

@@ -7,6 +7,7 @@ import ctypes
 import itertools
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -231,6 +232,60 @@ def leak(ledger: str, size: int) -> None:
 kept: list[bytes] = []
 
 
+# -- memory and CPU ----------------------------------------------------------------------------------------------
+
+
+def hoard(ledger: str, megabytes: int) -> None:
+    """Fill so much memory, and keep it for long."""
+    hoard_for(ledger, megabytes, 60.0)
+
+
+def hoard_for(ledger: str, megabytes: int, seconds: float) -> None:
+    data = b"x" * (megabytes << 20)
+    time.sleep(seconds)
+    note(ledger, "end hoard")
+    del data
+
+
+def hoard_when_told(ledger: str, megabytes: int, file: str) -> None:
+    note(ledger, "begin")
+    while not os.path.exists(file):
+        time.sleep(0.01)
+    hoard(ledger, megabytes)
+
+
+def hoard_in_subprocess(ledger: str, megabytes: int) -> None:
+    code = f"import time; data = b'x' * ({megabytes} << 20); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-S", "-c", code])
+    note(ledger, "started", process.pid)
+    process.wait()
+
+
+def allocate(ledger: str, megabytes: int) -> None:
+    data = bytearray(megabytes << 20)
+    note(ledger, "allocated", len(data) >> 20)
+
+
+def allocate_or_abort(ledger: str, megabytes: int) -> None:
+    """As native code does that knows no other way."""
+    malloc = ctypes.CDLL(None).malloc
+    malloc.restype = ctypes.c_void_p
+    if not malloc(ctypes.c_size_t(megabytes << 20)):
+        os.abort()
+    note(ledger, "allocated", megabytes)
+
+
+def burn_and_tidy_up(ledger: str) -> None:
+    try:
+        burn(ledger, 60.0)
+    finally:
+        note(ledger, "tidied")
+
+
+def lower_hard_limit(ledger: str, megabytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
+
+
 # -- handlers ----------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +299,12 @@ def on_error(task: Any, kill_signal: int | None, exc_info: Any) -> None:
     note(os.environ["LEDGER"], "error", task.func_path.rpartition(":")[2], "|", kill_signal, "|", kind, "|", verdict)
     if verdict.stack:
         note(os.environ["LEDGER"], "stack", verdict.stack.replace("\n", " / "))
+
+
+def hoard_in_handler(task: Any) -> None:
+    if task.args[1] == "done":
+        note(os.environ["LEDGER"], "handler", "done")
+        hoard(os.environ["LEDGER"], 150)
 
 
 def hang(*args: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -184,6 +185,24 @@ def test_a_renewal_replaces_one_after_another_and_loses_nothing(bench: Bench, st
     wait_for(bench.settled)
     assert sorted(map(int, bench.ledger.lines)) == list(range(number))
     assert "died" not in log_of(bench)
+
+
+def test_a_worker_that_uses_too_much_memory_is_renewed(bench: Bench, start: Start) -> None:
+    supervisor = start(2, worker_memory="150M", max_tasks=100)
+    before = ready(supervisor, 2)
+    bench.put(tasks.leak, 200_000_000)
+    bench.put(tasks.nap, "long", 1.0)
+
+    wait_for(lambda: len(set(before) - set(children_of(supervisor.pid))) == 1)
+    after = ready(supervisor, 2)
+
+    assert len(set(before) & set(after)) == 1, "the other one is left alone"
+    wait_for(bench.settled)
+    assert bench.ledger.find("end") == ["long"]
+    (words,) = re.findall(r"worker \d \(pid \d+\) uses (\d+) MB of memory, limit 150 MB; it is renewed", log_of(bench))
+    assert 150 <= int(words) < 320
+    assert "died" not in log_of(bench)
+    assert "finishes what runs, and leaves" not in log_of(bench), "the supervisor is the one who minds it"
 
 
 def test_when_it_is_killed_its_workers_finish_and_leave(bench: Bench, start: Start) -> None:
