@@ -20,11 +20,20 @@ DelayedError
 TaskStopped (BaseException)              raised *inside* a task that has to stop
 ├── TaskTimeout                          ... because its time is up, or its CPU time
 └── TaskLost                             ... because its claim went to another worker
+
+TaskControl (BaseException)              raised *by* a task, to say how it goes on
+├── RetryLater                           ... again after a while
+├── GiveBack                             ... not here: let the queue have it back
+├── Reject                               ... never: keep it as a dead letter
+├── RetireChild                          ... it is done, and so is this process
+└── StopWorkers                          ... it is done, and so are this worker and those beside it
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
+DELAY_MAX = 100 * 365 * 86400  # seconds; no store can keep every date
 
 
 class DelayedError(Exception):
@@ -135,3 +144,63 @@ class TaskTimeout(TaskStopped):
 
 class TaskLost(TaskStopped):
     """Raised inside a running task whose claim does not hold any more: another worker may run it by now."""
+
+
+class TaskControl(BaseException):
+    """The base of what a task raises to say how it goes on.
+
+    It derives from BaseException so that an ``except Exception`` in between can't swallow it. Hooks may raise it too,
+    see :class:`delayed.Hooks`.
+
+    Args:
+        reason: why, in words, for the log; "" for none.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+
+
+class RetryLater(TaskControl):
+    """Raised by a task that wants to run again after `delay` seconds, whatever its retry policy says of delays.
+
+    Args:
+        delay: seconds until it may run again; 0: at once.
+        reason: why, in words, for the log; "" for none.
+        count: whether this run counts as a failed one. If it does, the task fails for good when its retries are used
+            up, and when it has none. If not (the default) its attempt is not charged; but each delivery counts, and
+            after `max_deliveries` of them (11, unless the task has another number) it is a dead letter.
+
+    Raises:
+        ConfigError: When the delay is no number of seconds from 0 to a hundred years.
+    """
+
+    def __init__(self, delay: float, reason: str = "", *, count: bool = False) -> None:
+        super().__init__(reason)
+        if not isinstance(delay, (int, float)) or isinstance(delay, bool) or not 0 <= delay <= DELAY_MAX:
+            raise ConfigError(f"RetryLater's delay must be seconds from 0 to a hundred years, not {delay!r}")
+        self.delay = float(delay)
+        self.count = count
+
+
+class GiveBack(TaskControl):
+    """Raised by a task that can't run here and now: it goes back to its queue, uncharged, for whoever takes it next.
+
+    It may be claimed again after a second, so that it is not taken in a circle; after `max_deliveries` claims (11,
+    unless the task has another number) it is a dead letter.
+    """
+
+
+class Reject(TaskControl):
+    """Raised by a task that nobody shall try again: it is kept as a dead letter, with the reason."""
+
+
+class RetireChild(TaskControl):
+    """Raised by a task that is done, and after which its process should be replaced: that takes nothing more, lets
+    the tasks that run beside it finish, and leaves.
+    """
+
+
+class StopWorkers(TaskControl):
+    """Raised by a task that is done, and after which nothing more should run here: its worker stops as by SIGTERM, and
+    so do the others of its supervisor. Other workers of the queue go on.
+    """

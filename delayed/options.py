@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any, NamedTuple, Self
 
-from delayed.errors import ConfigError, UnknownOption
+from delayed.errors import DELAY_MAX, ConfigError, UnknownOption
 from delayed.retry import Retry
 from delayed.sizes import size_of
 
 PRIORITY_MAX = 32767
-DELAY_MAX = 100 * 365 * 86400  # seconds
 _OLD_NAMES = {"seconds": "timeout", "prior": "priority"}
 _ELSEWHERE = {
     "error_handler": "give it to the worker: ForkedWorker(queue, error_handler=...)",

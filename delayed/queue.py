@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from delayed import transactions
+from delayed import events, transactions
 from delayed.brokers import DEFAULT_URL, Broker, broker_for
 from delayed.codec import MAX_SIZE, Codec
 from delayed.errors import ConfigError
@@ -113,6 +113,8 @@ class Queue:
         (id,) = producer.reserve_ids(1)
         producer.enqueue((task.to_message(self.codec, id, self.default_timeout),))
         task.id = id
+        if events.listeners:
+            events.tell_enqueued(self.name, (task,))
         return id
 
     def enqueue_many(self, tasks: Iterable[Task]) -> list[int]:
@@ -136,6 +138,8 @@ class Queue:
             for task, id in zip(chunk, ids, strict=True):
                 task.id = id
             stored += ids
+            if events.listeners:
+                events.tell_enqueued(self.name, chunk)
         return stored
 
     @contextmanager

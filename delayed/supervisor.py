@@ -33,6 +33,7 @@ from delayed.worker import memory, process
 from delayed.worker.base import Worker
 
 OK, FAILED = 0, 3  # what run() returns
+STOPPED_BY_TASK = 5  # exit code of a worker whose task wants all workers to stop
 TICK = 0.25  # seconds between looks at the workers
 STABLE = 10.0  # seconds that a worker has to live for its end not to count as a failed start
 BACKOFF = (0.5, 30.0)  # seconds: pause after the first failed start, and the longest
@@ -296,7 +297,11 @@ class Supervisor:
             self.departed.append(_departed(member))
             member.news = -1
         expected = code == 0 and (member.leaving or self._stops or self.worker.burst)
-        if expected:
+        if code == STOPPED_BY_TASK:
+            if not self._stops:  # else it would be the second time: at once
+                logger.info("a task of worker %d has stopped it, and with it all others here", member.number)
+                self.stop()
+        elif expected:
             member.start_at = float("inf") if self.worker.burst and not member.leaving else now
             member.failures = 0
         elif not self._stops:
@@ -396,6 +401,8 @@ def serve(file: int) -> None:
     except ConfigError as error:
         logger.error("%s", error)
         sys.exit(2)
+    if worker.stopped_by_task:
+        sys.exit(STOPPED_BY_TASK)
 
 
 def _departed(member: Member) -> Member:

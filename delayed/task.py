@@ -42,11 +42,13 @@ class Task:
 
     Attributes:
         verdict: in an error handler: how the run ended.
+        attempt: in hooks: the number of the run, 1 for the first; else None.
+        queue: in hooks: the name of the queue that it came from; else None.
     """
 
     __slots__ = (
-        "_data", "_func", "_id", "args", "cpu", "delay", "func_path", "key", "kwargs", "max_deliveries", "memory",
-        "priority", "retry", "timeout", "verdict",
+        "_data", "_func", "_id", "args", "attempt", "cpu", "delay", "func_path", "key", "kwargs", "max_deliveries",
+        "memory", "priority", "queue", "retry", "timeout", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +83,8 @@ class Task:
         self.memory = None if memory is None else size_of("memory", memory)
         self.cpu = cpu
         self.verdict: Verdict | None = None
+        self.attempt: int | None = None
+        self.queue: str | None = None
         self._func = func  # where no path leads to it
         self._data: bytes | None = None
 
@@ -232,9 +236,7 @@ class Task:
             SignatureMismatch: When the arguments don't fit.
         """
         result = self.call()
-        if hasattr(result, "__await__"):
-            return finish(result)
-        return result
+        return finished(result) if hasattr(result, "__await__") else result
 
     def function(self) -> Callable[..., Any]:
         """The function.
@@ -281,11 +283,13 @@ class Task:
         return f"<Task {self._id} {self.func_path}({', '.join(shown)})>"
 
 
-def finish(awaitable: Any) -> Any:
-    """Await something on an event loop of its own, and return what it gives."""
+def finished(result: Any) -> Any:
+    """What a call has returned; if that is to be awaited, what it gives when it is run to its end, here."""
+    if not hasattr(result, "__await__"):
+        return result
     import asyncio
 
-    return asyncio.run(_finish(awaitable))
+    return asyncio.run(_finish(result))
 
 
 async def _finish(awaitable: Any) -> Any:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent / "delayed"
 LAYERS = [
     ["delayed.errors"],
     ["delayed.logger", "delayed.message", "delayed.retry", "delayed.functions", "delayed.serializers", "delayed.sizes"],
+    ["delayed.events"],
     ["delayed.codec", "delayed.options", "delayed.signature"],
     ["delayed.brokers"],
     ["delayed.task", "delayed.producer", "delayed.transactions"],

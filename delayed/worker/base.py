@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
 
 from delayed.brokers.base import LEASE, Broker
 from delayed.errors import ConfigError, NotEnqueueable
+from delayed.events import Hooks
 from delayed.functions import path_of, resolve
 from delayed.logger import JsonFormatter, logger, setup_logger
 from delayed.sizes import size_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Handler = Callable[..., Any]
 
 _OPTIONS = (
-    "processes", "kill_timeout", "success_handler", "error_handler", "max_tasks", "max_memory", "kill_memory",
+    "processes", "kill_timeout", "success_handler", "error_handler", "hooks", "max_tasks", "max_memory", "kill_memory",
     "worker_memory", "shutdown_timeout", "burst", "preload", "sweep", "lease",
 )  # fmt: skip
 
@@ -45,6 +46,7 @@ class WorkerOptions(TypedDict, total=False):
     kill_timeout: float
     success_handler: Handler | str | None
     error_handler: Handler | str | None
+    hooks: type[Hooks] | str | None
     max_tasks: int | None
     max_memory: int | str | None
     kill_memory: int | str | None
@@ -74,6 +76,8 @@ class Worker:
             ``sys.exc_info()``, None for a run that was killed (but for a timeout a ``TaskTimeout`` with the stack);
             ``task.verdict`` has all that is known. What a handler raises is logged and harms nothing; one that
             takes longer than 30 s is killed.
+        hooks: a subclass of :class:`delayed.Hooks`, of which each child makes an object that it calls around its tasks;
+            a class that can be imported, or its path ``package.module:Class``.
         max_tasks: tasks after which a child is replaced; None: never. (A forked child runs one.)
         max_memory: how much a child may grow before it is replaced, looked at between tasks: bytes, or text such as
             ``512M`` (powers of 1024); None: any.
@@ -109,6 +113,7 @@ class Worker:
         kill_timeout: float = 5.0,
         success_handler: Handler | str | None = None,
         error_handler: Handler | str | None = None,
+        hooks: type[Hooks] | str | None = None,
         max_tasks: int | None = None,
         max_memory: int | str | None = None,
         kill_memory: int | str | None = None,
@@ -141,6 +146,13 @@ class Worker:
         self.worker_memory = _memory("worker_memory", worker_memory)
         self.success_handler = _handler_path("success_handler", success_handler)
         self.error_handler = _handler_path("error_handler", error_handler)
+        if (
+            hooks is not None
+            and not isinstance(hooks, str)
+            and not (isinstance(hooks, type) and issubclass(hooks, Hooks))
+        ):
+            raise ConfigError(f"hooks must be a subclass of delayed.Hooks, or its path, not {hooks!r}")
+        self.hooks = _handler_path("hooks", hooks)
         self.burst = burst
         self.preload = list(preload)
         self.sweep = sweep
@@ -150,6 +162,7 @@ class Worker:
         # For a supervisor: a descriptor that all processes of this worker shall hold, and who wants to know its id.
         self.presence = -1
         self.told: Callable[[str], None] | None = None
+        self.stopped_by_task = False  # the last run ended because a task raised StopWorkers
         self._monitor: Monitor | None = None
         self._stop_early = False
         self._lock = threading.Lock()
@@ -216,6 +229,7 @@ class Worker:
         finally:
             self._monitor = None
             self._stop_early = False
+            self.stopped_by_task = monitor.stopped_by_task
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
@@ -256,6 +270,7 @@ class Worker:
             kill_memory=self.kill_memory,
             success_handler=self.success_handler,
             error_handler=self.error_handler,
+            hooks=self.hooks,
             preload=self.preload,
             log_level=logger.getEffectiveLevel(),
             log_json=_logs_json(),

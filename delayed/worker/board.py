@@ -21,6 +21,8 @@ SLOT_SIZE = 512
 LANE_SIZE = 64
 SEAT_HEAD = 64
 
+HOOK_SERIALS = 2**63  # from here on serials are of the hooks that a child calls for no task
+
 # States of a slot.
 FREE, HANDED, BEGUN, ENDED = range(4)
 # Phases of a lane.
@@ -37,8 +39,8 @@ _STOP = Struct("<BQ")  # reason, serial
 _STOP_AT = 32
 _THREAD = Struct("<Q")
 _THREAD_AT = 48
-# state, code, len(text), queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu, lane
-_SLOT = Struct("<BBHHHQQIIddddH")
+# state, code, len(text), queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu, lane, -, delay
+_SLOT = Struct("<BBHHHQQIIddddH6xd")
 _HANDED = Struct("<BBHHHQQII")
 _TEXT_AT = _SLOT.size
 TEXT_MAX = SLOT_SIZE - _TEXT_AT
@@ -53,6 +55,8 @@ _END_AT = 48
 _CODE = Struct("<BH")
 _LANE_OF = Struct("<H")
 _LANE_OF_AT = 64
+_DELAY = Struct("<d")
+_DELAY_AT = 72
 
 
 class Activity(NamedTuple):
@@ -81,6 +85,7 @@ class Slot(NamedTuple):
     lane: int
     text: str
     transaction: int
+    delay: float
 
 
 class Board:
@@ -117,6 +122,10 @@ class Board:
     def note_transaction(self, seat: int, slot: int, state: int) -> None:
         """How far the task's own transaction is, see :mod:`delayed.context`."""
         _TRANSACTION.pack_into(self.map, self._slot_at(seat, slot) + _TRANSACTION_AT, state)
+
+    def note_delay(self, seat: int, slot: int, delay: float) -> None:
+        """After how many seconds the task asked to run again; noted before its end is."""
+        _DELAY.pack_into(self.map, self._slot_at(seat, slot) + _DELAY_AT, delay)
 
     def end(self, seat: int, slot: int, code: int, at: float, cpu: float, text: bytes = b"") -> None:
         """A task has ended with outcome `code`; `text` says more, cut to what fits."""
@@ -216,8 +225,8 @@ class Board:
         return any(self.map[base : base + self.lanes * LANE_SIZE : LANE_SIZE])
 
     def began(self, seat: int) -> bool:
-        """Whether the child in this seat has ever begun anything."""
-        return any(self.activity(seat, lane).serial for lane in range(self.lanes))
+        """Whether the child in this seat has ever begun a task, or a handler for one."""
+        return any(0 < self.activity(seat, lane).serial < HOOK_SERIALS for lane in range(self.lanes))
 
     def state(self, seat: int, slot: int) -> int:
         return self.map[seat * self.seat_size + self.slots_at + slot * SLOT_SIZE]
@@ -244,14 +253,13 @@ class Board:
 
     def slot(self, seat: int, slot: int) -> Slot:
         offset = self._slot_at(seat, slot)
-        state, code, length, queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu, lane = (
-            _SLOT.unpack_from(self.map, offset)
-        )
+        found = _SLOT.unpack_from(self.map, offset)
+        state, code, length, queue, transaction, serial, id, delivery, attempt = found[:9]
+        timeout, begun, ended, cpu, lane, delay = found[9:]
         text = bytes(self.map[offset + _TEXT_AT : offset + _TEXT_AT + min(length, TEXT_MAX)])
         words = text.decode(errors="replace")
-        return Slot(
-            state, code, queue, serial, id, delivery, attempt, timeout, begun, ended, cpu, lane, words, transaction
-        )
+        times = timeout, begun, ended, cpu
+        return Slot(state, code, queue, serial, id, delivery, attempt, *times, lane, words, transaction, delay)
 
     def _slot_at(self, seat: int, slot: int) -> int:
         return seat * self.seat_size + self.slots_at + slot * SLOT_SIZE

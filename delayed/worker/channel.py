@@ -23,8 +23,9 @@ DETAIL_MAX = 49152  # bytes of an outcome's detail
 # Kinds of task frames.
 LEAVE, RUN, RUN_ERROR_HANDLER = range(3)
 # Kinds of report frames, from a child: how a task ended; that a handler of a killed task has ended; that tasks have
-# returned, as the board says (those in the slots named in the detail, else those up to now); that it takes no more.
-OUTCOME, HANDLED, RETURNED, RETIRING = range(1, 5)
+# returned, as the board says (those in the slots named in the detail, else those up to now); that it takes no more;
+# that a task wants the worker to stop.
+OUTCOME, HANDLED, RETURNED, RETIRING, STOP = range(1, 6)
 # Kinds of control frames: to the fork server ...
 FORK, SIGNAL, BYE = range(1, 4)
 # ... and from it.

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from delayed import context
 from delayed.codec import Codec
-from delayed.errors import TaskLost, TaskStopped, TaskTimeout
+from delayed.errors import RetireChild, StopWorkers, TaskLost, TaskStopped, TaskTimeout
 from delayed.message import Message
+from delayed.task import finished
 from delayed.worker import board as boards
 from delayed.worker import channel, outcome, process, verdict
 from delayed.worker.board import Board
@@ -28,6 +29,7 @@ from delayed.worker.lane import Lane, flush
 
 if TYPE_CHECKING:
     from delayed.worker.config import Config
+    from delayed.worker.hooking import Hooking
 
 inside = False  # whether this process is a child
 REHEARSALS = 30
@@ -40,6 +42,10 @@ _STOPS: dict[int, tuple[type[TaskStopped], str]] = {
     boards.STOP_LOST: (TaskLost, "its claim was lost"),
     boards.STOP_SHUTDOWN: (TaskStopped, "the worker shuts down"),
 }
+
+
+class HookFailed(Exception):
+    """Raised in a child whose first hook failed."""
 
 
 class Child:
@@ -76,6 +82,8 @@ class Child:
         self.folder = -1  # descriptor of the working folder, to which each task is taken back
         self.sigterm_handler: Any = None
         self.limited = False  # for good, by what a task did
+        self.hooks: Hooking | None = None
+        self.leaving = False  # takes nothing more
         self.lane = Lane(self, 0)
         self.lanes: Sequence[Lane] = (self.lane,)
 
@@ -101,6 +109,18 @@ class Child:
             if self.config.max_memory:
                 self.baseline = _resident()
 
+    def hook_up(self) -> None:
+        """Make the hooks, and call the one for the beginning.
+
+        Raises:
+            HookFailed: When that fails: then this is no process for tasks.
+        """
+        from delayed.worker.hooking import Hooking
+
+        self.hooks = Hooking(self)
+        if not self.hooks.start():
+            raise HookFailed
+
     def serve(self) -> None:
         """Run tasks until told to leave, or until retirement."""
         done = 0
@@ -113,7 +133,9 @@ class Child:
             else:
                 self.lane.run_killed(frame)
             done += 1
-            if self.config.one_shot or self.has_done_enough(done) or self.spoiled():
+            if self.config.one_shot or self.leaving or self.has_done_enough(done) or self.spoiled():
+                if self.hooks is not None:
+                    self.retire()  # it may take a while to go
                 return
 
     def next_frame(self) -> TaskFrame | None:
@@ -123,6 +145,8 @@ class Child:
                 return channel.receive_task(self.sock, self.buffer, channel.NO_WAIT)
             except BlockingIOError:
                 self.report_returned()
+        if self.hooks is not None and self.hooks.mind_idleness:
+            return self.hooks.next_frame()
         return channel.receive_task(self.sock, self.buffer)
 
     def returned(self, slot: int, serial: int, at: float) -> None:
@@ -149,6 +173,25 @@ class Child:
             channel.send_report(self.sock, kind, slot, serial, code, detail)
         except OSError:
             os._exit(CHANNEL_LOST)  # the outcome stands on the board
+
+    def retire(self) -> None:
+        """Take nothing more; go when what runs has ended."""
+        if not self.leaving:
+            self.leaving = True
+            if self.unreported:
+                self.report_returned()
+            self.report(channel.RETIRING, 0, 0)
+
+    def obey(self, control: BaseException) -> None:
+        """Do what a task or a hook asked for, beside ending."""
+        if isinstance(control, RetireChild):
+            self.retire()
+        elif isinstance(control, StopWorkers):
+            self.report(channel.STOP, 0, 0)
+
+    def finish(self, result: Any) -> Any:
+        """What a hook that belongs to no task has returned, run to its end if it is to be awaited."""
+        return finished(result)
 
     def has_done_enough(self, done: int) -> bool:
         """Whether this child is to be replaced after `done` tasks, or for the memory that it has taken."""
@@ -211,7 +254,7 @@ def rehearse(config: Config) -> None:
     main_module = sys.modules["__main__"]
     with mine, theirs:
         board = Board(file, 1)
-        plain = config._replace(success_handler=None, error_handler=None)
+        plain = config._replace(success_handler=None, error_handler=None, hooks=None)
         child = Child(0, board, theirs, file, file, file, plain)
         child.pid = os.getpid()
         message = Message(id=1, func=f"{__name__}:nothing", payload=child.codecs[0].encode((), {}), timeout=1.0)
@@ -237,12 +280,18 @@ def main(child: Child) -> NoReturn:
     code = 1
     try:
         child.prepare()
+        if child.config.hooks:
+            child.hook_up()
         child.serve()
+        if child.hooks is not None:
+            child.hooks.stop()
         code = 0
         if not child.config.one_shot:
             import atexit
 
             atexit._run_exitfuncs()
+    except HookFailed:
+        pass  # the log has it
     except BaseException as error:
         outcome.log_error(child.config, f"the child in seat {child.seat} fails", error)
     finally:

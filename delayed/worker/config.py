@@ -30,6 +30,7 @@ class Config(NamedTuple):
         max_memory: bytes that a child may grow before it retires; None: any.
         kill_memory: bytes that a child, with what it started, may use before it is killed; None: any.
         success_handler, error_handler: their paths, or None.
+        hooks: the path of the class of hooks, or None.
         preload: modules that the fork server imports.
         lease: seconds.
         kill_timeout: seconds between the soft stop and SIGKILL.
@@ -60,6 +61,7 @@ class Config(NamedTuple):
     kill_memory: int | None = None
     success_handler: str | None = None
     error_handler: str | None = None
+    hooks: str | None = None
     preload: Sequence[str] = ()
     log_level: int = 20
     log_json: bool = False

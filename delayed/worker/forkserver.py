@@ -35,6 +35,7 @@ from delayed.worker.channel import Control
 from delayed.worker.config import Config
 
 LEAVE_PATIENCE = 1.0  # seconds that idle children get for their exit handlers
+STOP_PATIENCE = 4.0  # ... and for the hook that ends a process
 
 
 class ForkServer:
@@ -80,6 +81,8 @@ class ForkServer:
             signal.signal(number, self.on_signal)
         signal.siginterrupt(signal.SIGCHLD, False)  # for the code that children run
         make = resolve(self.config.child)
+        if self.config.hooks:
+            importlib.import_module("delayed.worker.hooking")  # once, and not in every child
         self.children = [
             make(seat, self.board, self.channels[seat][1], stack, self.dump, self.lines[seat], self.config)
             for seat, (_, _, stack) in enumerate(self.config.seats)
@@ -208,7 +211,7 @@ class ForkServer:
         for seat in self.pids:
             with contextlib.suppress(OSError):
                 channel.send_task(self.channels[seat][0], channel.LEAVE_NOW)
-        deadline = process.now() + LEAVE_PATIENCE
+        deadline = process.now() + (STOP_PATIENCE if self.config.hooks else LEAVE_PATIENCE)
         while self.pids and process.now() < deadline:
             select.select([self.wake_read], [], [], 0.05)
             with contextlib.suppress(BlockingIOError):

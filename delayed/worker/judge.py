@@ -1,4 +1,4 @@
-"""What becomes of a task: from the verdict on a run to the settlement of its claim."""
+"""The verdict on a run: as its child has told it, as the death of the child shows it, and as the log has it."""
 
 from __future__ import annotations
 
@@ -7,62 +7,26 @@ import os
 import re
 from collections.abc import Sequence
 
-from delayed import context
 from delayed.errors import DecodeError
 from delayed.logger import logger
 from delayed.message import Claim, Settlement
-from delayed.retry import delay_before_next
 from delayed.worker import board as boards
 from delayed.worker import verdict
 from delayed.worker.board import Slot
 from delayed.worker.ladder import Ladder
 from delayed.worker.verdict import Verdict
 
-# Seconds before the next try of a task that this worker can't run: during a rolling deploy a newer worker may know its
-# function, and one of another kind may keep its limits. After the last one it is dead.
-UNKNOWN_FUNCTION_DELAYS = (5.0, 15.0, 45.0)
 
+def verdict_told(slot: Slot, detail: bytes) -> Verdict:
+    """The verdict on a run whose end its child has noted on the board.
 
-def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTION) -> Settlement | None:
-    """The settlement that a verdict leads to; None if the claim is gone: ended by the task's own transaction, or lost.
-
-    ========================  =====================================================================
-    returned                  done
-    raised, timed out,
-    exited, killed            retry as the task's policy says, else done: it failed
-    bad arguments             done: no retry can mend it
-    unknown function,
-    refused for its limits    retry after 5, 15 and 45 s, then dead: another worker may run it
-    undecodable               dead
-    stopped by the worker     back, uncharged
-    lost                      nothing: the claim is gone
-    ========================  =====================================================================
+    Args:
+        detail: the child's own words; empty if it died before it could say them.
     """
-    code = found.code
-    if code == verdict.LOST or transaction == context.COMMITTED:
-        return None
-    if code in (verdict.RETURNED, verdict.BAD_ARGUMENTS):
-        return Settlement(claim.ref, "done")
-    if code == verdict.STOPPED:
-        return Settlement(claim.ref, "back")
-    if code == verdict.UNDECODABLE:
-        return _dead(claim, found)
-    if code in (verdict.UNKNOWN_FUNCTION, verdict.REFUSED):
-        if claim.attempt <= len(UNKNOWN_FUNCTION_DELAYS):
-            return Settlement(claim.ref, "retry", UNKNOWN_FUNCTION_DELAYS[claim.attempt - 1])
-        return _dead(claim, found)
-    try:
-        delay = delay_before_next(claim.message().retry, claim.attempt)
-    except DecodeError as error:
-        return _dead(claim, error)
-    if delay is None:
-        return Settlement(claim.ref, "done")
-    return Settlement(claim.ref, "retry", delay)
-
-
-def _dead(claim: Claim, reason: object) -> Settlement:
-    # Error texts may have what no store can keep as text: what came from bytes that are none.
-    return Settlement(claim.ref, "dead", reason=str(reason).encode("utf-8", "replace").decode())
+    if detail:
+        return Verdict.load(detail)
+    asked = slot.code in (verdict.POSTPONED, verdict.RETRIED)
+    return Verdict(slot.code, text=slot.text, delay=slot.delay if asked else None)
 
 
 def verdict_of_death(
@@ -125,10 +89,11 @@ def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> 
         func = claim.message().func
     except DecodeError:
         func = "?"
+    delay, reason = (settlement.delay, settlement.reason) if settlement is not None else (0.0, "")
     fates = {
-        "retry": f"it is tried again in {settlement.delay:.3g} s" if settlement is not None else "",
-        "back": "it goes back to the queue, uncharged",
-        "dead": "it is kept as a dead letter",
+        "retry": f"it is tried again in {delay:.3g} s",
+        "back": "it goes back to the queue, uncharged" + (f", for {delay:.3g} s at least" if delay else ""),
+        "dead": "it is kept as a dead letter" + (f": {reason}" if found.by_wish and reason != found.text else ""),
         "done": "it failed for good",
         "lost": "another worker has it",
         "committed": "its transaction had committed, so it is done",

@@ -3,7 +3,7 @@
 1. note on the board that it begins, so that the guardians can keep the deadline;
 2. decode, resolve and call;
 3. note on the board how it ended, then say so to the monitor: from then on the child's own death harms nothing;
-4. call the handler.
+4. call the handler, and the hooks that follow.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from delayed import context
 from delayed.codec import BY_VALUE
-from delayed.errors import DecodeError, TaskStopped, TaskTimeout
+from delayed.errors import DecodeError, RetireChild, StopWorkers, TaskControl, TaskStopped, TaskTimeout
 from delayed.functions import resolve, stand_for_main
 from delayed.message import Message, Ref
-from delayed.task import Task, finish
+from delayed.task import Task, finished
 from delayed.worker import channel, outcome, process, verdict
 from delayed.worker.channel import TaskFrame
 from delayed.worker.ladder import read_stack
@@ -32,10 +32,20 @@ if TYPE_CHECKING:
 
 
 class Call(NamedTuple):
-    """A call of a handler that is due: its path and arguments."""
+    """A call of a handler or hook that is due: the function or its path, the arguments, and its name in the log."""
 
-    path: str
+    function: str | Callable[..., Any]
     args: tuple[Any, ...]
+    name: str
+
+    @classmethod
+    def of_handler(cls, path: str, *args: Any) -> Call:
+        """The call of a handler."""
+        return cls(path, args, f"handler {path}")
+
+    def resolve(self) -> Callable[..., Any]:
+        """The function."""
+        return resolve(self.function) if isinstance(self.function, str) else self.function
 
 
 class Start(NamedTuple):
@@ -67,6 +77,8 @@ class Lane:
         self.early: TaskStopped | None = None
         self.cpu = 0.0  # seconds of CPU used before the task that runs now
         self.limits: Limits | None = None  # of the task that runs now, if it has some of its own
+        self.result: Any = None  # what the task returned
+        self.verdict: Verdict | None = None  # on its failure, from before its hook was asked
 
     # -- what differs between the kinds of children --------------------------------------------------------------
 
@@ -120,6 +132,7 @@ class Lane:
         error: BaseException | None = None
         task: Task | None = None
         run: context.Run | None = None
+        hooks = self.child.hooks
         start = self.begin(frame)
         try:
             try:
@@ -127,7 +140,10 @@ class Lane:
                 run = self.run_of(frame, start)
                 self.enter(run)
                 self.arm(frame.serial)
-                task.run()
+                if hooks is not None:
+                    hooks.label(task, frame)
+                    hooks.before(task)
+                self.result = task.run()
                 self.serial = 0
             except BaseException as raised:
                 self.serial = 0
@@ -136,9 +152,15 @@ class Lane:
         except TaskStopped as raised:  # the signal came a moment after the task had ended by itself
             self.serial = 0
             error = raised
-        call = self.end(frame, start, task, run, error)
-        if call is not None:
-            self.call_handler(call, frame.serial)
+        if error is not None and hooks is not None:
+            task = task or self.known_of(frame, start.message)
+            call = self.failing(frame, start, task, error)
+            if call is not None:
+                error = self.call_handler(call, frame.serial, error)
+        calls = self.end(frame, start, task, run, error)
+        if calls:
+            for call in calls:
+                self.call_handler(call, frame.serial)
             self.rest()
 
     def begin(self, frame: TaskFrame) -> Start:
@@ -198,17 +220,32 @@ class Lane:
             lambda state: board.note_transaction(seat, slot, state),
         )
 
+    def failing(self, frame: TaskFrame, start: Start, task: Task, error: BaseException) -> Call | None:
+        """The hook that is to be called before the end of a failed run is noted, for it may decide otherwise."""
+        hooks = self.child.hooks
+        assert hooks is not None
+        self.mind_copy()
+        hooks.label(task, frame)
+        if not hooks.mind_failures:
+            return None
+        if self.limits is not None:
+            self.limits.release()  # the hook is not the task
+        self.verdict = self.verdict_on(start, error, process.now(), self.clock() - start.cpu, self.limits)
+        call = hooks.failing(task, self.verdict, error)
+        if call is not None:
+            self.board.handler(self.seat, self.number, frame.serial, process.now())
+        return call
+
     def end(
         self, frame: TaskFrame, start: Start, task: Task | None, run: context.Run | None, error: BaseException | None
-    ) -> Call | None:
+    ) -> list[Call]:
         """Note how a task ended and tell the monitor.
 
         Returns:
-            The handler that is to be called now, and after it :meth:`rest`; None if nothing is left to do.
+            The handlers and hooks that are to be called now, and after them :meth:`rest`; none if nothing is left.
         """
         child, board, seat, slot = self.child, self.board, self.seat, frame.slot
-        if os.getpid() != child.pid:
-            os._exit(0)  # the task forked, and this is the copy: the outcome is the original's to tell
+        self.mind_copy()
         limits, self.limits = self.limits, None
         if limits is not None and not limits.release():
             child.limited = True
@@ -217,36 +254,70 @@ class Lane:
         self.cpu = self.clock()
         cpu = self.cpu - start.cpu
         self.enter(None)
+        result, self.result = self.result, None
         code = verdict.RETURNED if error is None else outcome.outcome_of(error)
         if code == verdict.RETURNED and run is not None and run.state == context.COMMITTED:
             code = verdict.COMMITTED
+        calls: list[Call] = []
         if code in (verdict.RETURNED, verdict.COMMITTED):
             board.end(seat, slot, code, ended, cpu)
             if self.config.success_handler:
+                calls.append(Call.of_handler(self.config.success_handler, task))
+            if child.hooks is not None:
+                task = task or self.known_of(frame, start.message)
+                returned = Verdict(code, wall=ended - start.begun, cpu=cpu, timeout=task.timeout)
+                calls += child.hooks.returned(task, result, returned)
+            if calls:
                 board.handler(seat, self.number, frame.serial, process.now())
-                child.report(channel.OUTCOME, slot, frame.serial, code)
-                return Call(self.config.success_handler, (task,))
-            board.idle(seat, self.number)
-            if code == verdict.RETURNED:
+            else:
+                board.idle(seat, self.number)
+            if code == verdict.RETURNED and not calls:
                 child.returned(slot, frame.serial, ended)
             else:
                 child.report(channel.OUTCOME, slot, frame.serial, code)
-            return None
+            if error is not None:
+                child.obey(error)
+            return calls
         assert error is not None
-        found = outcome.describe(code, error, self.stack() if isinstance(error, TaskStopped) else "")
-        if limits is not None:
-            found = limits.explain(found, error)
-        board.end(seat, slot, code, ended, cpu, str(found._what()).encode(errors="replace"))
-        if self.config.error_handler and code not in (verdict.STOPPED, verdict.LOST):
+        found, self.verdict = self.verdict, None
+        if found is None:
+            found = self.verdict_on(start, error, ended, cpu, limits)
+        if task is None:
+            task = self.known_of(frame, start.message)
+        name = ""
+        if child.hooks is not None:
+            name, found = child.hooks.decided(frame, found, run.state if run is not None else context.NO_TRANSACTION)
+        if found.delay is not None:
+            board.note_delay(seat, slot, found.delay)
+        words = found.text if found.by_wish else found._what()
+        board.end(seat, slot, code, ended, cpu, words.encode(errors="replace"))
+        if self.config.error_handler and code not in verdict.NO_FAILURES:
+            task.verdict = found
+            info = (type(error), error, error.__traceback__)
+            calls.append(Call.of_handler(self.config.error_handler, task, None, info))
+        if child.hooks is not None:
+            calls += child.hooks.ended(name, task, found)
+        if calls:
             board.handler(seat, self.number, frame.serial, process.now())
-            child.report(channel.OUTCOME, slot, frame.serial, code, found.dump())
-            if task is None:
-                task = self.known_of(frame, start.message)
-            task.verdict = found._replace(wall=ended - start.begun, cpu=cpu, timeout=task.timeout)
-            return Call(self.config.error_handler, (task, None, (type(error), error, error.__traceback__)))
-        board.idle(seat, self.number)
+        else:
+            board.idle(seat, self.number)
         child.report(channel.OUTCOME, slot, frame.serial, code, found.dump())
-        return None
+        return calls
+
+    def mind_copy(self) -> None:
+        """If the task forked, and this is the copy, leave: the outcome is the original's to tell."""
+        if os.getpid() != self.child.pid:
+            os._exit(0)
+
+    def verdict_on(
+        self, start: Start, error: BaseException, ended: float, cpu: float, limits: Limits | None
+    ) -> Verdict:
+        """The verdict on a run that raised."""
+        stack = self.stack() if isinstance(error, TaskStopped) else ""
+        found = outcome.describe(outcome.outcome_of(error), error, stack)
+        timeout = start.message.timeout if start.message is not None else None
+        found = found._replace(wall=ended - start.begun, cpu=cpu, timeout=timeout)
+        return found if limits is None else limits.explain(found, error)
 
     def rest(self) -> None:
         """The handler has ended too: nothing runs here."""
@@ -256,31 +327,36 @@ class Lane:
     # -- handlers ----------------------------------------------------------------------------------------------
 
     def run_killed(self, frame: TaskFrame) -> None:
-        """Call the error handler for a task whose child was killed."""
-        call = self.begin_killed(frame)
-        if call is not None:
+        """Call the error handler and the hooks for a task whose child was killed."""
+        for call in self.begin_killed(frame):
             self.call_handler(call, frame.serial)
         self.end_killed(frame)
 
-    def begin_killed(self, frame: TaskFrame) -> Call | None:
-        """The call of the error handler for a task whose child was killed."""
+    def begin_killed(self, frame: TaskFrame) -> list[Call]:
+        """The calls for a task whose child was killed."""
         found = Verdict.load(frame.detail)
         self.board.handler(self.seat, self.number, frame.serial, process.now())
-        if not self.config.error_handler:
-            return None
         message: Message | None = None
         with contextlib.suppress(DecodeError):
             message = Message.parse(frame.id, frame.header, frame.payload)
         task = self.known_of(frame, message)
         task.verdict = found
-        info = None
-        if found.code == verdict.TIMED_OUT:
-            timeout = TaskTimeout(f"{found}\n{found.stack}".strip())
-            info = (TaskTimeout, timeout, None)
-        return Call(self.config.error_handler, (task, found.signal or None, info))
+        timeout = TaskTimeout(f"{found}\n{found.stack}".strip()) if found.code == verdict.TIMED_OUT else None
+        calls = []
+        if self.config.error_handler:
+            info = (TaskTimeout, timeout, None) if timeout is not None else None
+            calls.append(Call.of_handler(self.config.error_handler, task, found.signal or None, info))
+        hooks = self.child.hooks
+        if hooks is not None:
+            hooks.label(task, frame)
+            name, found = hooks.decided(frame, found, context.NO_TRANSACTION)
+            failing = hooks.failing(task, found, timeout)
+            calls += [failing] if failing is not None else []
+            calls += hooks.ended(name, task, found)
+        return calls
 
     def end_killed(self, frame: TaskFrame) -> None:
-        """The error handler for a task whose child was killed has ended."""
+        """All that was to be called for a task whose child was killed has ended."""
         self.board.idle(self.seat, self.number)
         self.child.report(channel.HANDLED, frame.slot, frame.serial)
 
@@ -292,27 +368,42 @@ class Lane:
             return Task.from_message(message, self.child.codecs[frame.queue])
         return Task(id=message.id, func_path=message.func, timeout=message.timeout)
 
-    def call_handler(self, call: Call, serial: int) -> None:
-        """Call a handler; nothing that it does harms the task's outcome."""
+    def call_handler(self, call: Call, serial: int, error: BaseException | None = None) -> BaseException | None:
+        """Call a handler or a hook; nothing that it does harms the task's outcome.
+
+        Args:
+            error: what the task raised, if the call may still say something else of how it goes on.
+
+        Returns:
+            What the task shall be taken to have raised.
+        """
         try:
             try:
-                handler: Callable[..., Any] = resolve(call.path)
+                function = call.resolve()
                 self.serial = serial
-                result = handler(*call.args)
-                if hasattr(result, "__await__"):
-                    finish(result)
+                finished(function(*call.args))
                 self.serial = 0
-            except BaseException as error:  # also SystemExit: a handler can't stop the worker
+            except BaseException as raised:  # also SystemExit: a handler can't stop the worker
                 self.serial = 0
-                self.handler_failed(call, error)
+                error = self.handler_failed(call, raised, error)
             self.disarm()
-        except TaskStopped as error:
+        except TaskStopped as raised:
             self.serial = 0
-            self.handler_failed(call, error)
+            error = self.handler_failed(call, raised, error)
+        return error
 
-    def handler_failed(self, call: Call, error: BaseException) -> None:
-        how = "was stopped" if isinstance(error, TaskStopped) else "failed"
-        outcome.log_error(self.config, f"handler {call.path} {how}; the task's outcome stands", error)
+    def handler_failed(self, call: Call, raised: BaseException, error: BaseException | None) -> BaseException | None:
+        """A handler or a hook has raised; see :meth:`call_handler`."""
+        if isinstance(raised, (RetireChild, StopWorkers)):
+            self.child.obey(raised)
+        elif isinstance(raised, TaskControl) and error is not None:
+            raised.__cause__ = raised.__cause__ or error
+            self.verdict = None
+            return raised
+        else:
+            how = "was stopped" if isinstance(raised, TaskStopped) else "failed"
+            outcome.log_error(self.config, f"{call.name} {how}; the task's outcome stands", raised)
+        return error
 
 
 def flush() -> None:

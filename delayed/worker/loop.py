@@ -13,17 +13,20 @@ import importlib
 import inspect
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from delayed import context
 from delayed.errors import TaskStopped
-from delayed.functions import is_loaded, resolve
+from delayed.functions import is_loaded
 from delayed.task import Task
 from delayed.worker import channel, process
 from delayed.worker.channel import TaskFrame
 from delayed.worker.ladder import pick_stack
 from delayed.worker.lane import Call, Start
 from delayed.worker.threads import SharedChild, ThreadLane
+
+if TYPE_CHECKING:
+    from delayed.worker.hooking import Hooking
 
 BEAT = 0.1  # seconds between two signs that the loop turns, while anything runs
 FAREWELL = 1.0  # seconds that what tasks left behind on the loop gets to end
@@ -82,9 +85,12 @@ class CoroutineLane(ThreadLane):
         run = self.current_run = self.run_of(frame, start)
         within = contextvars.Context()
         within.run(context.here.set, run)
-        if inspect.iscoroutinefunction(task.function()):
+        hooks = self.child.hooks
+        if hooks is not None:
+            hooks.label(task, frame)
+        if inspect.iscoroutinefunction(task.function()) or (hooks is not None and "before" in hooks.methods):
             self.in_thread = False
-            self.task = self.child.loop.create_task(self.attempt(task), context=within)
+            self.task = self.child.loop.create_task(self.attempt(frame, task), context=within)
             self.task.add_done_callback(lambda done: self.finish(frame, start, task, run, self.error_of(done)))
             self.current = self.serial = frame.serial
             self.expected = 0
@@ -96,13 +102,34 @@ class CoroutineLane(ThreadLane):
             done = self.child.in_thread(within.run, self.attempt_here, frame, task)
             done.add_done_callback(lambda done: self.finish(frame, start, task, run, done.result()))
 
-    async def attempt(self, task: Task) -> BaseException | None:
+    async def attempt(self, frame: TaskFrame, task: Task) -> BaseException | None:
         """Await the task; whatever it raises is returned, for SystemExit would end the loop."""
         try:
-            await task.call()
+            if self.child.hooks is not None:
+                await self.call_before(self.child.hooks, task)
+            if inspect.iscoroutinefunction(task.function()):
+                self.result = await task.call()
+                return None
         except BaseException as error:
             return error
-        return None
+        self.serial, self.expected = 0, frame.serial
+        self.in_thread = True
+        within = contextvars.copy_context()
+        found: BaseException | None = await self.child.in_thread(within.run, self.attempt_here, frame, task)
+        return found
+
+    async def call_before(self, hooks: Hooking, task: Task) -> None:
+        """As :meth:`Hooking.before`; the loop goes on meanwhile."""
+        method = hooks.methods.get("before")
+        if inspect.iscoroutinefunction(method):
+            try:
+                await method(task)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                hooks.before_failed(error)
+        elif method is not None:
+            await self.child.in_thread(contextvars.copy_context().run, hooks.before, task)
 
     def attempt_here(self, frame: TaskFrame, task: Task) -> BaseException | None:
         """Call the task in this thread."""
@@ -112,7 +139,7 @@ class CoroutineLane(ThreadLane):
                 self.settle_in()
                 before = ThreadLane.clock()
                 self.arm(frame.serial)
-                task.run()
+                self.result = task.run()
             except BaseException as raised:
                 error = raised
             self.disarm()
@@ -138,55 +165,75 @@ class CoroutineLane(ThreadLane):
     ) -> None:
         """It has ended."""
         self.serial = 0
-        call = self.end(frame, start, task, run, error)
+        if error is not None and self.child.hooks is not None:
+            task = task or self.known_of(frame, start.message)
+            call = self.failing(frame, start, task, error)
+            if call is not None:
+                self.child.spawn(self.conclude_failed(call, frame, start, task, run, error))
+                return
+        self.conclude(frame, start, task, run, error)
+
+    async def conclude_failed(
+        self, call: Call, frame: TaskFrame, start: Start, task: Task, run: context.Run | None, error: BaseException
+    ) -> None:
+        self.conclude(frame, start, task, run, await self.handle(call, frame, error))
+
+    def conclude(
+        self, frame: TaskFrame, start: Start, task: Task | None, run: context.Run | None, error: BaseException | None
+    ) -> None:
+        """Note how it ended."""
+        calls = self.end(frame, start, task, run, error)
         self.current = 0
         self.task = self.stopped = None
-        if call is None:
-            self.child.free(self)
+        if calls:
+            self.child.spawn(self.call_after(calls, frame))
         else:
-            self.child.spawn(self.call_after(call, frame))
+            self.child.free(self)
 
     # -- handlers ----------------------------------------------------------------------------------------------
 
-    async def call_after(self, call: Call, frame: TaskFrame) -> None:
-        await self.handle(call, frame)
+    async def call_after(self, calls: list[Call], frame: TaskFrame) -> None:
+        for call in calls:
+            await self.handle(call, frame)
         self.rest()
         self.child.free(self)
 
     async def call_killed(self, frame: TaskFrame) -> None:
-        call = self.begin_killed(frame)
-        if call is not None:
+        for call in self.begin_killed(frame):
             await self.handle(call, frame)
         self.end_killed(frame)
         self.child.free(self)
 
-    async def handle(self, call: Call, frame: TaskFrame) -> None:
-        """Call a handler: on the loop if it is a coroutine, else in a thread."""
+    async def handle(self, call: Call, frame: TaskFrame, error: BaseException | None = None) -> BaseException | None:
+        """As :meth:`call_handler`: on the loop if it is a coroutine, else in a thread."""
         try:
-            handler = resolve(call.path)
-        except BaseException as error:
-            self.handler_failed(call, error)
-            return
+            handler = call.resolve()
+        except BaseException as raised:
+            return self.handler_failed(call, raised, error)
+        within = contextvars.Context()
+        within.run(context.here.set, self.current_run)
         if inspect.iscoroutinefunction(handler):
             self.in_thread = False
             self.current = self.serial = frame.serial
-            self.task = self.child.loop.create_task(self.handle_here(handler, call))
+            self.task = self.child.loop.create_task(self.handle_here(handler, call, error), context=within)
             with contextlib.suppress(asyncio.CancelledError):
-                await self.task
+                error = await self.task
             self.serial = self.current = 0
-        else:
-            self.in_thread = True
-            await self.child.in_thread(self.call_in_thread, call, frame.serial)
+            return error
+        self.in_thread = True
+        error = await self.child.in_thread(within.run, self.call_in_thread, call, frame.serial, error)
+        return error
 
-    async def handle_here(self, handler: Any, call: Call) -> None:
+    async def handle_here(self, handler: Any, call: Call, error: BaseException | None) -> BaseException | None:
         try:
             await handler(*call.args)
-        except BaseException as error:
-            self.handler_failed(call, error)
+        except BaseException as raised:
+            return self.handler_failed(call, raised, error)
+        return error
 
-    def call_in_thread(self, call: Call, serial: int) -> None:
+    def call_in_thread(self, call: Call, serial: int, error: BaseException | None) -> BaseException | None:
         self.settle_in()
-        self.call_handler(call, serial)
+        return self.call_handler(call, serial, error)
 
     # -- stopping ----------------------------------------------------------------------------------------------
 
@@ -250,17 +297,27 @@ class AsyncChild(SharedChild):
         else:
             self.new_loop = asyncio.new_event_loop
 
+    def prepare(self) -> None:
+        super().prepare()
+        self.loop = self.new_loop()
+        asyncio.set_event_loop(self.loop)
+
+    def finish(self, result: Any) -> Any:
+        return self.loop.run_until_complete(_ended(result)) if hasattr(result, "__await__") else result
+
     def serve(self) -> None:
         import threading
 
         self.thread = threading.get_ident()
-        self.loop = self.new_loop()
-        asyncio.set_event_loop(self.loop)
         self.pool = ThreadPoolExecutor(self.config.lanes, thread_name_prefix="delayed")
         self.home = self.loop.create_future()
         self.read_on()
+        if self.hooks is not None and self.hooks.mind_idleness:
+            self.spawn(self.watch(self.hooks))
         self.loop.run_until_complete(self.home)
         self.report_returned()
+        if self.hooks is not None:
+            self.hooks.stop()  # before what it began on the loop is cancelled
         self.loop.run_until_complete(self.farewell())
 
     def read_on(self) -> None:
@@ -334,6 +391,27 @@ class AsyncChild(SharedChild):
         self.others.add(task)
         task.add_done_callback(self.others.discard)
 
+    async def watch(self, hooks: Hooking) -> None:
+        """Tell of idleness."""
+        from delayed.worker.hooking import Idleness
+
+        method = hooks.methods["idle"]
+        idleness = Idleness(hooks.hooks.idle_after)
+        while not self.leaving:
+            await asyncio.sleep(idleness.tick)
+            seconds = idleness.look(self.done, len(self.idle) < len(self.lanes))
+            if seconds and not self.leaving:
+                try:
+                    if inspect.iscoroutinefunction(method):
+                        await method(seconds)
+                    else:
+                        await self.in_thread(method, seconds)
+                except asyncio.CancelledError:
+                    raise
+                except BaseException as error:
+                    hooks.failed("idle", error)
+        self.leave_when_done()
+
     async def farewell(self) -> None:
         """End what tasks left behind on the loop, as :func:`asyncio.run` does."""
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -343,3 +421,7 @@ class AsyncChild(SharedChild):
             await asyncio.wait(left, timeout=FAREWELL)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.loop.shutdown_asyncgens(), FAREWELL)
+
+
+async def _ended(awaitable: Any) -> Any:
+    return await awaitable

@@ -31,7 +31,7 @@ from delayed.logger import logger
 from delayed.message import Claim, Settlement
 from delayed.sizes import size_text
 from delayed.worker import board as boards
-from delayed.worker import channel, judge, process, verdict
+from delayed.worker import channel, fate, judge, process, verdict
 from delayed.worker.board import Board
 from delayed.worker.channel import Control, TaskFrame
 from delayed.worker.config import Config
@@ -120,6 +120,7 @@ class Monitor:
         self.reaps_orphans = False
         self.stopping = False
         self.stop_by = float("inf")
+        self.stopped_by_task = False  # a task has asked for it, and means all workers of a supervisor
         self.stop_asked = False  # set by other threads and signal handlers, read by the loop
         self.stop_gently = False
         self.stop_now = False
@@ -210,7 +211,8 @@ class Monitor:
                     next_tick = at + TICK
                     self.tick(at)
                 self.mind_lost(at)
-                if self.stop_asked or self.stop_gently or self.stop_now or self.courier.empty:
+                asked = self.stop_asked or self.stop_gently or self.stop_now or self.stopped_by_task
+                if asked or self.courier.empty:
                     self.mind_stop(at)
                 if not self.stopping:
                     self.hand_out(at)
@@ -279,7 +281,8 @@ class Monitor:
         if self.config.one_shot:
             if sum(seat.busy for seat in self.seats) >= self.processes:
                 return None
-            idle = [seat for seat in self.seats if not seat.busy and not seat.orphan and (seat.pid or seat.forking)]
+            idle = [seat for seat in self.seats if not (seat.busy or seat.orphan or seat.retiring)]
+            idle = [seat for seat in idle if seat.pid or seat.forking]
             return min(idle, key=lambda seat: not seat.pid, default=None)
         best = None
         least = depth
@@ -374,6 +377,9 @@ class Monitor:
                 seat.retiring = True
                 self.take_back(seat)
                 continue
+            if kind == channel.STOP:
+                self.stopped_by_task = True
+                continue
             if kind == channel.RETURNED and detail:
                 self.collect_some(seat, channel.unpack_slots(detail))
                 continue
@@ -428,7 +434,7 @@ class Monitor:
                 self.courier.settle((held, Settlement(held.claim.ref, "done")))
             logger.debug("task %d returned after %.3g s", held.claim.id, wall)
             return
-        found = Verdict.load(detail) if detail else Verdict(code, text=slot.text)
+        found = judge.verdict_told(slot, detail)
         _, _, stack = self.ladder.outcome(seat.index, slot.lane, held.serial)
         found = found._replace(wall=wall, cpu=slot.cpu, timeout=slot.timeout or None, stack=found.stack or stack)
         found = self.watch.explain(seat.index, found, held.serial, held.claim)
@@ -439,9 +445,12 @@ class Monitor:
         if held.lost and transaction != context.COMMITTED:
             self.courier.forget(held)
             return
-        settlement = judge.settle(held.claim, found, transaction)
-        if handler and self.config.error_handler and found.code not in (verdict.STOPPED, verdict.LOST):
+        settlement = fate.settle(held.claim, found, transaction)
+        wanted = self.config.error_handler or self.config.hooks
+        if handler and wanted and found.code not in (verdict.STOPPED, verdict.LOST):
             claim = held.claim
+            if settlement is not None and settlement.action == "retry":
+                found = found._replace(delay=settlement.delay)  # which hooks are told
             self.jobs.append(
                 TaskFrame(
                     channel.RUN_ERROR_HANDLER,
@@ -688,7 +697,7 @@ class Monitor:
             self.stopping = True
             self.courier.aim(0, 0)
             logger.info("worker %s stops: nothing more is taken", self.config.worker, extra={"action": "stopping"})
-        if self.stop_asked and self.stop_by == float("inf"):
+        if (self.stop_asked or self.stopped_by_task) and self.stop_by == float("inf"):
             self.stop_by = at + self.shutdown_timeout
             running = sum(len(self.board.activities(seat.index)) for seat in self.seats)
             if running:

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 from delayed.errors import (
     DecodeError,
     FunctionNotFound,
+    GiveBack,
     LimitsRefused,
+    Reject,
+    RetryLater,
     SignatureMismatch,
+    TaskControl,
     TaskLost,
     TaskStopped,
     TaskTimeout,
@@ -39,9 +43,19 @@ def outcome_of(error: BaseException) -> int:
         return verdict.UNKNOWN_FUNCTION
     if isinstance(error, SignatureMismatch):
         return verdict.BAD_ARGUMENTS
+    if isinstance(error, TaskControl):
+        return _wish(error)
     if isinstance(error, SystemExit):
         return verdict.RETURNED if error.code in (None, 0) else verdict.EXITED
     return verdict.RAISED
+
+
+def _wish(control: TaskControl) -> int:
+    if isinstance(control, RetryLater):
+        return verdict.RETRIED if control.count else verdict.POSTPONED
+    if isinstance(control, GiveBack):
+        return verdict.GIVEN_BACK
+    return verdict.REJECTED if isinstance(control, Reject) else verdict.RETURNED
 
 
 def describe(code: int, error: BaseException, stack: str) -> Verdict:
@@ -58,8 +72,10 @@ def describe(code: int, error: BaseException, stack: str) -> Verdict:
         text = str(error)
     except BaseException:
         text = "(its text can't be had: __str__ failed)"
+    # A wish is no fault; what led to it may be one.
+    shown = error.__cause__ if isinstance(error, TaskControl) else error
     try:
-        trace = "".join(traceback.format_exception(error))
+        trace = "".join(traceback.format_exception(shown)) if shown is not None else ""
     except BaseException:
         trace = "(its traceback can't be formatted)"
     exit_code = 0
@@ -73,6 +89,7 @@ def describe(code: int, error: BaseException, stack: str) -> Verdict:
         exit_code=exit_code,
         stack=stack,
         rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        delay=error.delay if isinstance(error, RetryLater) else None,
     )
 
 

@@ -21,7 +21,7 @@ from delayed.errors import BrokerError
 from delayed.logger import logger
 from delayed.message import Claim, Ref, Settlement
 from delayed.worker import board as boards
-from delayed.worker import channel, judge, process, verdict
+from delayed.worker import channel, fate, judge, process, verdict
 from delayed.worker.board import Slot
 from delayed.worker.channel import Control
 from delayed.worker.ladder import Ladder
@@ -198,7 +198,7 @@ class StandIn:
                 found = Verdict(verdict.STOPPED, text="it had not begun")
             claim = self.claims.pop(key)
             self.board.free(seat, number)
-            settlement = judge.settle(claim, found, slot.transaction)
+            settlement = fate.settle(claim, found, slot.transaction)
             if settlement is not None:
                 self.settlements.append(settlement)
             if not found.ok and found.code != verdict.STOPPED:
@@ -207,7 +207,7 @@ class StandIn:
     def ended(self, seat: int, slot: Slot) -> Verdict:
         """The verdict on a task whose end its child has noted."""
         detail = self.details.pop(slot.serial, b"")
-        found = Verdict.load(detail) if detail else Verdict(slot.code, text=slot.text)
+        found = judge.verdict_told(slot, detail)
         stack = self.ladder.outcome(seat, slot.lane, slot.serial)[2]
         found = found._replace(
             wall=slot.ended - slot.begun,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from delayed import context
 from delayed.errors import TaskStopped
-from delayed.task import Task
+from delayed.task import Task, finished
 from delayed.worker import channel
 from delayed.worker.channel import TaskFrame
 from delayed.worker.child import CHANNEL_LOST, REPORT_MAX, Child
@@ -27,6 +27,7 @@ from delayed.worker.lane import Lane, Start
 if TYPE_CHECKING:
     from delayed.worker.board import Board
     from delayed.worker.config import Config
+    from delayed.worker.hooking import Hooking
 
 PATIENCE = 1.0  # seconds
 _loading = threading.Lock()  # what stands for __main__ while a payload is decoded is one for the whole process
@@ -103,7 +104,6 @@ class SharedChild(Child):
     ) -> None:
         super().__init__(seat, board, sock, stack, dump, line, config)
         self.done = 0  # tasks, or handlers for killed ones, that have ended
-        self.leaving = False  # takes nothing more
         self.ends: deque[int] = deque()  # slots of tasks that have returned, and that the monitor was not told of
 
     def returned(self, slot: int, serial: int, at: float) -> None:
@@ -132,12 +132,6 @@ class SharedChild(Child):
         except OSError:  # a task closed it
             os._exit(CHANNEL_LOST)
 
-    def retire(self) -> None:
-        """Take nothing more; go when what runs has ended."""
-        if not self.leaving:
-            self.leaving = True
-            self.report(channel.RETIRING, 0, 0)
-
     def spoiled(self) -> bool:
         return False  # threads are its business, and whose folder or handler it is can't be told
 
@@ -157,8 +151,25 @@ class ThreadedChild(SharedChild):
     def serve(self) -> None:
         for lane in self.lanes:
             threading.Thread(target=self.work, args=(lane,), name=f"delayed-{lane.number}", daemon=True).start()
+        if self.hooks is not None and self.hooks.mind_idleness:
+            threading.Thread(target=self.watch, args=(self.hooks,), name="delayed-idle", daemon=True).start()
         self.home.acquire()
         self.report_returned()
+
+    def watch(self, hooks: Hooking) -> None:
+        """The life of the thread that tells of idleness."""
+        from delayed.worker.hooking import Idleness
+
+        idleness = Idleness(hooks.hooks.idle_after)
+        while not self.leaving:
+            time.sleep(idleness.tick)
+            seconds = idleness.look(self.done, self.running > 0)
+            if seconds and not self.leaving:
+                try:
+                    finished(hooks.methods["idle"](seconds))
+                except BaseException as error:
+                    hooks.failed("idle", error)
+        self.leave_when_done()
 
     def work(self, lane: ThreadLane) -> None:
         """The life of a thread."""
@@ -180,6 +191,10 @@ class ThreadedChild(SharedChild):
                 enough = not self.leaving and self.has_done_enough(self.done)
             if enough:
                 self.retire()
+        self.leave_when_done()
+
+    def leave_when_done(self) -> None:
+        """Leave, unless something runs."""
         with self.gate:
             if not self.running and not self.gone:
                 self.gone = True

@@ -23,7 +23,12 @@ from typing import Any, NamedTuple
     COMMITTED,
     # ... and not run, because the task has limits that this kind of worker can't keep:
     REFUSED,
-) = range(1, 13)
+    # ... and what a task asked for itself:
+    POSTPONED,
+    RETRIED,
+    GIVEN_BACK,
+    REJECTED,
+) = range(1, 17)
 
 KINDS = {
     RETURNED: "returned",
@@ -38,7 +43,13 @@ KINDS = {
     LOST: "lost",
     COMMITTED: "returned",
     REFUSED: "refused",
+    POSTPONED: "postponed",
+    RETRIED: "retried",
+    GIVEN_BACK: "given back",
+    REJECTED: "rejected",
 }
+# Those that handlers and hooks are not told of as a failure: nothing is wrong with the task.
+NO_FAILURES = frozenset({RETURNED, COMMITTED, STOPPED, LOST, POSTPONED, GIVEN_BACK})
 
 
 class Verdict(NamedTuple):
@@ -60,6 +71,8 @@ class Verdict(NamedTuple):
         rss: peak memory of its process in bytes; 0 if unknown.
         timeout: the task's limit in seconds, None if it had none.
         limit: the limit of CPU or memory that ended it, or that it may have failed for, in words; "" if there is none.
+        delay: seconds until the next run, as the task asked for it or its child has worked it out; None if there is
+            none, or if the monitor is to do that.
     """
 
     code: int
@@ -77,6 +90,7 @@ class Verdict(NamedTuple):
     rss: int = 0
     timeout: float | None = None
     limit: str = ""
+    delay: float | None = None
 
     @property
     def kind(self) -> str:
@@ -85,6 +99,11 @@ class Verdict(NamedTuple):
     @property
     def ok(self) -> bool:
         return self.code in (RETURNED, COMMITTED)
+
+    @property
+    def by_wish(self) -> bool:
+        """Whether the task asked for it."""
+        return self.code in (POSTPONED, RETRIED, GIVEN_BACK, REJECTED)
 
     def __str__(self) -> str:
         """The verdict in one sentence, without traceback and stack."""
@@ -114,6 +133,9 @@ class Verdict(NamedTuple):
                 by = "by its worker" if self.by_us else "not by its worker"
                 core = " (core dumped)" if self.core else ""
                 return f"killed by signal {signal_name(self.signal)}, {by}{core}{why}"
+            case 13 | 14 | 15 | 16:
+                asked = {13: "put itself off", 14: "asked for a retry", 15: "gave itself back", 16: "was rejected"}
+                return asked[self.code] + (f": {_first_line(self.text)}" if self.text else "")
             case 10:
                 return "lost: " + (_first_line(self.text) or "its claim went to another worker")
         return self.kind

@@ -1,0 +1,76 @@
+"""What becomes of a task: from the verdict on a run to the settlement of its claim. Plain arithmetic, which children
+with hooks do too.
+"""
+
+from __future__ import annotations
+
+from delayed import context
+from delayed.errors import DecodeError
+from delayed.message import Claim, Settlement
+from delayed.retry import delay_before_next
+from delayed.worker import verdict
+from delayed.worker.verdict import Verdict
+
+# Seconds before the next try of a task that this worker can't run: during a rolling deploy a newer worker may know its
+# function, and one of another kind may keep its limits. After the last one it is dead.
+UNKNOWN_FUNCTION_DELAYS = (5.0, 15.0, 45.0)
+GIVE_BACK_PAUSE = 1.0  # seconds before a task that gave itself back may be claimed again
+
+
+def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTION) -> Settlement | None:
+    """The settlement that a verdict leads to; None if the claim is gone: ended by the task's own transaction, or lost.
+
+    ========================  =====================================================================
+    returned                  done
+    raised, timed out,
+    exited, killed            retry as the task's policy says, else done: it failed
+    bad arguments             done: no retry can mend it
+    unknown function,
+    refused for its limits    retry after 5, 15 and 45 s, then dead: another worker may run it
+    undecodable               dead
+    stopped by the worker     back, uncharged
+    asked for a retry         retry after the delay that it asked for, if its policy has one left, else done: it failed
+    put itself off            back, uncharged, for the delay that it asked for; dead after `max_deliveries`
+    gave itself back          back, uncharged, for a second; dead after `max_deliveries`
+    was rejected              dead
+    lost                      nothing: the claim is gone
+    ========================  =====================================================================
+    """
+    code = found.code
+    if code == verdict.LOST or transaction == context.COMMITTED:
+        return None
+    if code in (verdict.RETURNED, verdict.BAD_ARGUMENTS):
+        return Settlement(claim.ref, "done")
+    if code == verdict.STOPPED:
+        return Settlement(claim.ref, "back")
+    if code == verdict.UNDECODABLE:
+        return _dead(claim, found)
+    if code == verdict.REJECTED:
+        return _dead(claim, found.text or "rejected by its own code")
+    if code in (verdict.UNKNOWN_FUNCTION, verdict.REFUSED):
+        if claim.attempt <= len(UNKNOWN_FUNCTION_DELAYS):
+            return Settlement(claim.ref, "retry", UNKNOWN_FUNCTION_DELAYS[claim.attempt - 1])
+        return _dead(claim, found)
+    try:
+        message = claim.message()
+    except DecodeError as error:
+        return _dead(claim, error)
+    if code in (verdict.POSTPONED, verdict.GIVEN_BACK):
+        if claim.delivery >= message.max_deliveries:
+            return _dead(
+                claim,
+                f"it {found._what()} in its delivery number {claim.delivery}, and may have no more; "
+                "give a task that does so often more of them with the option max_deliveries",
+            )
+        return Settlement(claim.ref, "back", GIVE_BACK_PAUSE if code == verdict.GIVEN_BACK else found.delay or 0.0)
+    delay = delay_before_next(message.retry, claim.attempt)
+    if delay is None:
+        return Settlement(claim.ref, "done")
+    if code == verdict.RETRIED:
+        delay = 0.0
+    return Settlement(claim.ref, "retry", delay if found.delay is None else found.delay)
+
+
+def _dead(claim: Claim, reason: object) -> Settlement:
+    # Error texts may have what no store can keep as text: what came from bytes that are none.
+    return Settlement(claim.ref, "dead", reason=str(reason).encode("utf-8", "replace").decode())
