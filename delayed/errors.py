@@ -185,8 +185,8 @@ class RetryLater(TaskControl):
 class GiveBack(TaskControl):
     """Raised by a task that can't run here and now: it goes back to its queue, uncharged, for whoever takes it next.
 
-    It may be claimed again after a second, so that it is not taken in a circle; after `max_deliveries` claims (11,
-    unless the task has another number) it is a dead letter.
+    It may be claimed again after half a second, then after twice as long each time, a minute at most, so that it is
+    not taken in a circle; after `max_deliveries` claims (11, unless the task has another number) it is a dead letter.
     """
 
 

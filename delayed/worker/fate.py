@@ -14,7 +14,9 @@ from delayed.worker.verdict import Verdict
 # Seconds before the next try of a task that this worker can't run: during a rolling deploy a newer worker may know its
 # function, and one of another kind may keep its limits. After the last one it is dead.
 UNKNOWN_FUNCTION_DELAYS = (5.0, 15.0, 45.0)
-GIVE_BACK_PAUSE = 1.0  # seconds before a task that gave itself back may be claimed again
+# Seconds before a task that gave itself back may be claimed again: in its first delivery, with twice as much in each
+# later one, and at most. So it is not taken in a circle, and its deliveries last for some minutes.
+GIVE_BACK_PAUSE = (0.5, 60.0)
 
 
 def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTION) -> Settlement | None:
@@ -31,7 +33,7 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
     stopped by the worker     back, uncharged
     asked for a retry         retry after the delay that it asked for, if its policy has one left, else done: it failed
     put itself off            back, uncharged, for the delay that it asked for; dead after `max_deliveries`
-    gave itself back          back, uncharged, for a second; dead after `max_deliveries`
+    gave itself back          back, uncharged, after a pause that grows; dead after `max_deliveries`
     was rejected              dead
     lost                      nothing: the claim is gone
     ========================  =====================================================================
@@ -62,7 +64,8 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
                 f"it {found._what()} in its delivery number {claim.delivery}, and may have no more; "
                 "give a task that does so often more of them with the option max_deliveries",
             )
-        return Settlement(claim.ref, "back", GIVE_BACK_PAUSE if code == verdict.GIVEN_BACK else found.delay or 0.0)
+        pause = min(GIVE_BACK_PAUSE[0] * 2.0 ** min(claim.delivery - 1, 64), GIVE_BACK_PAUSE[1])
+        return Settlement(claim.ref, "back", pause if code == verdict.GIVEN_BACK else found.delay or 0.0)
     delay = delay_before_next(message.retry, claim.attempt)
     if delay is None:
         return Settlement(claim.ref, "done")
