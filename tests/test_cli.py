@@ -307,6 +307,27 @@ def test_a_worker_kills_what_uses_too_much_memory(terminal: Terminal) -> None:
     assert done.returncode == 0
 
 
+def test_a_worker_calls_its_hooks(terminal: Terminal) -> None:
+    terminal.write(
+        "hooks.py",
+        """
+        from delayed import Hooks
+
+        class Printer(Hooks):
+            def success(self, task, result):
+                print("good", task.func_name)
+
+            def exhausted(self, task, verdict):
+                print("bad", task.func_name, verdict.type)
+        """,
+    )
+    terminal.python("import app; app.send.delay('a'); app.hold.delay(None)")
+
+    done = terminal.run("worker", "app", "--burst", "--processes", "1", "--hooks", "hooks:Printer")
+
+    assert said(done) == ["sent a", "good send", "bad hold TypeError"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_leaves_when_it_is_told_to(terminal: Terminal, number: int) -> None:
     worker = terminal.start("worker", "app")
@@ -379,6 +400,8 @@ def test_a_module_that_raises_shows_where(terminal: Terminal) -> None:
         (["app", "--processes", "0"], "--processes"),
         (["app", "--error-handler", "app:nobody"], "handler 'app:nobody'"),
         (["app", "--error-handler", "app:APP_NAME_WITHOUT"], "handler"),
+        (["app", "--hooks", "app:nobody"], "hooks 'app:nobody'"),
+        (["app", "--hooks", "app:send"], "is not a subclass of delayed.Hooks"),
         (["app", "--preload", "nowhere"], "no module 'nowhere'"),
     ],
 )

@@ -6,7 +6,7 @@ what it found as one JSON object, and is gone:
     {"queues": [{"name": …, "url": …, …}, …]}                     the specs, see Queue.spec()
     {"error": "…", "usage": true | false, "traceback": ["…", …]}  what is wrong instead
 
-It checks what else the worker will need later in its children (handlers, modules to preload): better an error at
+It checks what else the worker will need later in its children (handlers, hooks, modules to preload): better an error at
 start than one line in the log for each task.
 """
 
@@ -44,25 +44,28 @@ class DiscoveryError(DelayedError):
         self.traceback = list(traceback)
 
 
-def discover(module: str | None, handlers: Sequence[str] = (), preload: Sequence[str] = ()) -> list[dict[str, Any]]:
+def discover(
+    module: str | None, handlers: Sequence[str] = (), preload: Sequence[str] = (), hooks: str | None = None
+) -> list[dict[str, Any]]:
     """The specs of the queues in `module`, found by a process of its own.
 
     Args:
         module: the dotted name of a module; None looks for no queues.
         handlers: paths (``package.module:function``) that have to lead to something that can be called.
         preload: modules that have to be importable.
+        hooks: a path (``package.module:Class``) that has to lead to a subclass of :class:`delayed.Hooks`; None: none.
 
     Raises:
         DiscoveryError: When something can't be imported or found.
     """
-    request = json.dumps({"module": module, "handlers": list(handlers), "preload": list(preload)})
+    request = json.dumps({"module": module, "handlers": list(handlers), "preload": list(preload), "hooks": hooks})
     command = [sys.executable, "-m", "delayed.cli.discover", request]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     try:
         answer = json.loads(done.stdout)
     except ValueError:
         end = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-        names = ", ".join(filter(None, [module, *preload, *handlers]))
+        names = ", ".join(filter(None, [module, *preload, *handlers, hooks]))
         raise DiscoveryError(f"importing {names} ended its process ({end}); try: python -c 'import …'", False) from None
     if "error" in answer:
         raise DiscoveryError(answer["error"], answer["usage"], answer["traceback"])
@@ -80,23 +83,30 @@ def main(request: str) -> None:
         json.dump(_answer(**json.loads(request)), answer)
 
 
-def _answer(module: str | None, handlers: list[str], preload: list[str]) -> dict[str, Any]:
-    from delayed.functions import resolve
+def _answer(module: str | None, handlers: list[str], preload: list[str], hooks: str | None) -> dict[str, Any]:
+    from delayed.events import Hooks
 
     try:
         specs = _specs(_import(module), module) if module else []
         for name in preload:
             _import(name)
         for path in handlers:
-            try:
-                found = resolve(path)
-            except DelayedError as error:
-                raise DiscoveryError(f"handler {path!r}: {error}", usage=True) from error
-            if not callable(found):
+            if not callable(found := _found("handler", path)):
                 raise DiscoveryError(f"handler {path!r} is a {type(found).__name__} and can't be called", usage=True)
+        if hooks and not (isinstance(found := _found("hooks", hooks), type) and issubclass(found, Hooks)):
+            raise DiscoveryError(f"hooks {hooks!r} is not a subclass of delayed.Hooks", usage=True)
     except DiscoveryError as error:
         return {"error": str(error), "usage": error.usage, "traceback": error.traceback}
     return {"queues": specs}
+
+
+def _found(what: str, path: str) -> object:
+    from delayed.functions import resolve
+
+    try:
+        return resolve(path)
+    except DelayedError as error:
+        raise DiscoveryError(f"{what} {path!r}: {error}", usage=True) from error
 
 
 def _import(name: str) -> ModuleType:

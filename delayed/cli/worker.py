@@ -134,6 +134,7 @@ Signals:
 @click.option(
     "--error-handler", metavar="MODULE:FUNCTION", help="Called with (task, kill_signal, exc_info) after each failure."
 )
+@click.option("--hooks", metavar="MODULE:CLASS", help="A subclass of delayed.Hooks: called around tasks and processes.")
 @log_options
 def worker(
     module: str | None,
@@ -157,6 +158,7 @@ def worker(
     preload: tuple[str, ...],
     success_handler: str | None,
     error_handler: str | None,
+    hooks: str | None,
     log_level: str,
     log_format: str,
 ) -> int:
@@ -180,7 +182,7 @@ def worker(
     if module and serializer:
         raise click.UsageError("--serializer goes with --queue; the queues of a module have theirs already")
     try:
-        specs = discover(module, handlers, preload) if module or handlers or preload else []
+        specs = discover(module, handlers, preload, hooks) if module or handlers or preload or hooks else []
     except DiscoveryError as error:
         return _explain(error)
     if module:
@@ -202,6 +204,7 @@ def worker(
         kill_timeout=kill_timeout,
         success_handler=success_handler,
         error_handler=error_handler,
+        hooks=hooks,
         max_tasks=max_tasks,
         max_memory=max_memory,
         kill_memory=kill_memory,
