@@ -172,6 +172,28 @@ class Queue:
                 return JoinedProducer(joined, self.name)
         return self._producer or self.producer
 
+    # -- pausing ---------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Let no worker take tasks from this queue until :meth:`resume`. What runs goes on, and so does enqueueing.
+
+        A worker may have taken a few tasks ahead of need, some hundredths of a second of work; those still run. A pause
+        outlives its process, and every restart of the store that keeps the tasks.
+
+        Raises:
+            BrokerUnavailable: When the store can't be reached.
+        """
+        self.broker.pause(self.name)
+
+    def resume(self) -> None:
+        """End a pause: workers go on at once."""
+        self.broker.resume(self.name)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the queue is paused now. Asks the store."""
+        return self.broker.paused(self.name)
+
     # -- taking by hand --------------------------------------------------------------------------------------------
 
     def dequeue(self) -> Task | None:

@@ -388,6 +388,21 @@ def test_a_sweeper_goes_on_when_the_store_comes_back(queue: Queue, monkeypatch: 
     thread.join(5)
 
 
+def test_a_paused_queue_gives_nothing_until_it_is_resumed(queue: Queue) -> None:
+    queue.enqueue(Task.create(len, ("abc",)))
+    assert not queue.paused
+
+    queue.pause()
+    assert queue.paused
+    assert queue.dequeue() is None
+    queue.enqueue(Task.create(len, ("abc",)))
+    assert queue.len() == 2
+
+    queue.resume()
+    assert not queue.paused
+    assert queue.dequeue() is not None
+
+
 def test_a_sweeper_without_queues_is_refused(queue: Queue) -> None:
     with pytest.raises(ConfigError, match="needs a queue"):
         Sweeper()

@@ -131,7 +131,7 @@ class Broker(ABC):
         """Take up to `limit` due messages under a lease of `lease` seconds, in one atomic step per queue.
 
         Queues are served in the order given; within one, the highest priority first, then the oldest. Each claim
-        has delivery and attempt one higher than before.
+        has delivery and attempt one higher than before. From a paused queue nothing is taken.
 
         Args:
             worker: the claimer's id, unique per start.
@@ -179,7 +179,8 @@ class Broker(ABC):
         """Return when something may be claimable, or after `timeout` seconds.
 
         A hint: it may return too early, and other waiters may be quicker. Scheduled tasks that come due end the
-        wait too. :meth:`close` from another thread ends it at once.
+        wait too. A paused queue counts as empty; its :meth:`resume` ends the wait. :meth:`close` from another thread
+        ends it at once.
         """
 
     def wait_and_claim(
@@ -196,6 +197,24 @@ class Broker(ABC):
     @abstractmethod
     def wake(self, queues: Sequence[str]) -> None:
         """End the :meth:`wait` of this object in this process, if one is under way. Never blocks."""
+
+    # -- pausing -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def pause(self, queue: str) -> None:
+        """Let nothing be claimed from this queue until :meth:`resume`. All else goes on: what is claimed already is
+        run, renewed and settled, and what is enqueued waits.
+
+        A claim that is under way in another process at this moment may still get something.
+        """
+
+    @abstractmethod
+    def resume(self, queue: str) -> None:
+        """End a pause, and wake who waits for the queue."""
+
+    @abstractmethod
+    def paused(self, queue: str) -> bool:
+        """Whether the queue is paused."""
 
     # -- repairing ---------------------------------------------------------------------------------------------
 
@@ -239,16 +258,35 @@ class Broker(ABC):
         ``running`` is refused with ValueError.
         """
 
+    # -- workers and people ------------------------------------------------------------------------------------
+
     @abstractmethod
-    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
+    def announce(
+        self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float
+    ) -> list[Mapping[str, Any]]:
         """Say that `worker` lives, for `ttl` seconds, with `info` (plain data) to show. None says goodbye.
 
         For people only: nothing is decided by it.
+
+        Returns:
+            The orders that wait for this worker, see :meth:`ask`. They are removed: when the answer is lost, so are
+            they, and whoever asked asks again.
         """
 
     @abstractmethod
     def workers(self, queue: str) -> list[WorkerInfo]:
         """The workers that announced themselves on `queue` and whose announcement still holds."""
+
+    @abstractmethod
+    def ask(self, worker: str, queue: str, order: Mapping[str, Any], ttl: float) -> None:
+        """Leave an order for a worker, which gets it with its next :meth:`announce`. It may be lost, so whoever asks
+        looks whether it was obeyed, and asks again: the worker obeys an order of one id once.
+
+        Args:
+            queue: one of the worker's.
+            order: plain data with a random text as its ``id``. An order that waits is replaced by one of the same id.
+            ttl: seconds after which an order that nobody has fetched is forgotten.
+        """
 
     # -- itself ------------------------------------------------------------------------------------------------
 

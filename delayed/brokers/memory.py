@@ -61,6 +61,7 @@ class _Queue:
     announced: dict[str, tuple[str, float]] = field(default_factory=dict)  # worker -> (JSON, until when)
     swept: float | None = None
     grace: float = 0.0
+    paused: bool = False
     places: Iterator[int] = field(default_factory=count)
 
     def put(self, task: _Task, delay: float, now: float) -> None:
@@ -93,8 +94,8 @@ class _Queue:
                 self.put(task, 0.0, now)
 
     def next_ready(self) -> _Task | None:
-        """The task that is served next, left where it is."""
-        while self.ready:
+        """The task that is served next, left where it is; None if none is."""
+        while self.ready and not self.paused:
             _, place, id = self.ready[0]
             task = self.tasks.get(id)
             if task is not None and task.state == "ready" and task.place == place:
@@ -103,8 +104,8 @@ class _Queue:
         return None
 
     def next_due(self) -> float:
-        """When the next scheduled task is due; inf if there is none."""
-        while self.scheduled:
+        """When the next scheduled task is due; inf if none is to be served."""
+        while self.scheduled and not self.paused:
             at, _, id = self.scheduled[0]
             task = self.tasks.get(id)
             if task is not None and task.state == "scheduled" and task.at == at:
@@ -119,6 +120,7 @@ class _Store:
         self.changed = threading.Condition()
         self.queues: dict[str, _Queue] = {}
         self.claims: dict[str, tuple[int, float]] = {}  # worker -> (the number of its last claim, when)
+        self.orders: dict[tuple[str, str], tuple[str, float]] = {}  # (worker, id) -> (JSON, until when)
 
 
 _stores: dict[str, _Store] = {}
@@ -297,6 +299,24 @@ class MemoryBroker(Broker):
             self._wakes += 1
             self._store.changed.notify_all()
 
+    # -- pausing ---------------------------------------------------------------------------------------------------
+
+    def pause(self, queue: str) -> None:
+        self._now()
+        with self._store.changed:
+            self._queue(queue).paused = True
+
+    def resume(self, queue: str) -> None:
+        self._now()
+        with self._store.changed:
+            self._queue(queue).paused = False
+            self._store.changed.notify_all()
+
+    def paused(self, queue: str) -> bool:
+        self._now()
+        with self._store.changed:
+            return self._queue(queue).paused
+
     # -- repairing -------------------------------------------------------------------------------------------------
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
@@ -394,8 +414,13 @@ class MemoryBroker(Broker):
                 del found.tasks[id]
             return len(gone)
 
-    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
-        until = self._now() + ttl
+    # -- workers and people ----------------------------------------------------------------------------------------
+
+    def announce(
+        self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float
+    ) -> list[Mapping[str, Any]]:
+        now = self._now()
+        until = now + ttl
         text = json.dumps(info)  # so that what the caller does to it later does not matter
         with self._store.changed:
             for name in queues:
@@ -404,6 +429,9 @@ class MemoryBroker(Broker):
                     announced.pop(worker, None)
                 else:
                     announced[worker] = (text, until)
+            orders = self._store.orders
+            mine = [orders.pop(key) for key in list(orders) if key[0] == worker]
+            return [json.loads(order) for order, end in mine if end > now]
 
     def workers(self, queue: str) -> list[WorkerInfo]:
         now = self._now()
@@ -411,6 +439,13 @@ class MemoryBroker(Broker):
             announced = self._queue(queue).announced
             there = sorted((worker, text) for worker, (text, until) in announced.items() if until > now)
             return [WorkerInfo(worker, json.loads(text)) for worker, text in there]
+
+    def ask(self, worker: str, queue: str, order: Mapping[str, Any], ttl: float) -> None:
+        now = self._now()
+        text = json.dumps(order)
+        with self._store.changed:
+            self._store.orders = {key: it for key, it in self._store.orders.items() if it[1] > now}
+            self._store.orders[worker, order["id"]] = (text, now + ttl)
 
     # -- itself ----------------------------------------------------------------------------------------------------
 

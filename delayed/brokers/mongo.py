@@ -14,6 +14,8 @@ from pymongo.errors import DuplicateKeyError
 
 from delayed.brokers import mongo_leases as leases
 from delayed.brokers import mongo_look as look
+from delayed.brokers import mongo_pauses as pauses
+from delayed.brokers import mongo_people as people
 from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers import mongo_tasks as tasks
 from delayed.brokers.base import LEASE, Broker
@@ -86,9 +88,12 @@ class MongoBroker(Broker):
         names = list(dict.fromkeys(queues))
         with self._access.use() as opened:
             claiming = tasks.Claiming(opened.tasks, worker, seq, nonce, limit, lease)
+            paused = pauses.among(opened.tasks, names)
             for queue in names:
                 if not claiming.wants_more:
                     break
+                if queue in paused:
+                    continue
                 looked = self._look_for_due(opened, queue, DUE_LOOK)
                 fresh = claiming.take(queue)
                 if fresh and claiming.wants_more and not looked and self._look_for_due(opened, queue, 0.0):
@@ -125,6 +130,20 @@ class MongoBroker(Broker):
     def wake(self, queues: Sequence[str]) -> None:
         self._waits.wake()
 
+    # -- pausing -----------------------------------------------------------------------------------------------
+
+    def pause(self, queue: str) -> None:
+        with self._access.use() as opened:
+            pauses.put(opened.tasks, queue, True)
+
+    def resume(self, queue: str) -> None:
+        with self._access.use() as opened:
+            pauses.put(opened.tasks, queue, False)
+
+    def paused(self, queue: str) -> bool:
+        with self._access.use() as opened:
+            return bool(pauses.among(opened.tasks, [queue]))
+
     # -- repairing ---------------------------------------------------------------------------------------------
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
@@ -159,13 +178,22 @@ class MongoBroker(Broker):
         with self._access.use() as opened:
             return look.purge(opened, queue, list(dict.fromkeys(states)))
 
-    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
+    # -- workers and people ------------------------------------------------------------------------------------
+
+    def announce(
+        self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float
+    ) -> list[Mapping[str, Any]]:
         with self._access.use() as opened:
-            look.announce(opened, worker, list(dict.fromkeys(queues)), info, ttl)
+            people.announce(opened, worker, list(dict.fromkeys(queues)), info, ttl)
+            return people.orders(opened, worker)
 
     def workers(self, queue: str) -> list[WorkerInfo]:
         with self._access.use() as opened:
-            return look.workers(opened, queue)
+            return people.workers(opened, queue)
+
+    def ask(self, worker: str, queue: str, order: Mapping[str, Any], ttl: float) -> None:
+        with self._access.use() as opened:
+            people.ask(opened, worker, order, ttl)
 
     # -- itself ------------------------------------------------------------------------------------------------
 

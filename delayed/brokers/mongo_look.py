@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from bson.int64 import Int64
-from pymongo import UpdateOne
 
 from delayed.brokers import mongo_leases as leases
 from delayed.brokers.mongo_client import Opened
 from delayed.brokers.mongo_tasks import MOST, promote, ref_of
-from delayed.message import Counts, Entry, Message, State, WorkerInfo
+from delayed.message import Counts, Entry, Message, State
 
 Document = dict[str, Any]
 
@@ -148,31 +146,3 @@ def _delete(opened: Opened, where: Document) -> int:
         removed += opened.tasks.delete_many({"_id": {"$in": found}, "s": where["s"]}).deleted_count
         seen = len(found)
     return removed
-
-
-# -- workers ---------------------------------------------------------------------------------------------------
-
-
-def announce(opened: Opened, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
-    names = [f"{worker}/{queue}" for queue in queues]
-    if info is None:
-        opened.workers.delete_many({"_id": {"$in": names}})
-        return
-    until: Document = {"$add": ["$$NOW", round(ttl * 1000)]}
-    text = {"$literal": json.dumps(info)}
-    opened.workers.bulk_write(
-        [
-            UpdateOne(
-                {"_id": name},
-                [{"$set": {"q": {"$literal": queue}, "w": {"$literal": worker}, "info": text, "until": until}}],
-                upsert=True,
-            )
-            for name, queue in zip(names, queues, strict=True)
-        ],
-        ordered=False,
-    )
-
-
-def workers(opened: Opened, queue: str) -> list[WorkerInfo]:
-    rows = opened.workers.find({"q": queue, "$expr": {"$gt": ["$until", "$$NOW"]}}).sort("w", 1)
-    return [WorkerInfo(row["w"], json.loads(row["info"])) for row in rows]

@@ -12,7 +12,7 @@ timestamp of the server's logical clock, which it never gives twice: the order o
 
 Beside them, because one command changes them together with tasks, are the sessions of producers (``s/…``) and the
 numbers of claimers (``c/…``). Only those have a field `seen`, and so only those are forgotten with time: a session has
-it once its last batch is published.
+it once its last batch is published. And because one stream shall tell of both, so is what pauses a queue (``q/…``).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
+from delayed.brokers import mongo_pauses as pauses
 from delayed.brokers.mongo_client import MongoAccess
 from delayed.errors import BrokerUnavailable, DelayedError
 
@@ -138,6 +139,7 @@ class MongoWait:
                     "$or": [
                         {"updateDescription.updatedFields.s": {"$in": names}},
                         {"fullDocument.s": {"$in": names}},
+                        {"documentKey._id": {"$in": [pauses.name_of(queue) for queue in wanted]}},
                     ]
                 }
             },
@@ -164,6 +166,8 @@ class MongoWait:
 
 def next_due(tasks: Collection[Document], queues: Sequence[str]) -> float:
     """Seconds until one of these queues has something to claim, as far as is known now; inf if nothing waits."""
+    paused = pauses.among(tasks, queues)
+    queues = [queue for queue in queues if queue not in paused]
     if tasks.find_one({"s": {"$in": ["r/" + queue for queue in queues]}}, {"_id": 1}) is not None:
         return 0.0
     rows = tasks.aggregate(

@@ -196,6 +196,17 @@ class PostgresBroker(Broker):
     def wake(self, queues: Sequence[str]) -> None:
         self._waiter.wake()
 
+    # -- pausing -----------------------------------------------------------------------------------------------
+
+    def pause(self, queue: str) -> None:
+        self._link.run(self._sql(look.PAUSE), {"queue": _checked(queue), "paused": True})
+
+    def resume(self, queue: str) -> None:
+        self._link.run(self._sql(look.PAUSE), {"queue": _checked(queue), "paused": False})
+
+    def paused(self, queue: str) -> bool:
+        return bool(self._link.run(self._sql(look.PAUSED), {"queue": queue}))
+
     # -- repairing ---------------------------------------------------------------------------------------------
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
@@ -233,16 +244,22 @@ class PostgresBroker(Broker):
                 removed += chunk
         return removed
 
-    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
-        values = {"worker": worker, "queues": list(queues), "ttl": ttl}
-        if info is None:
-            self._link.run(self._sql(look.GOODBYE), values)
-        else:
-            self._link.run(self._sql(look.ANNOUNCE), {**values, "info": json.dumps(info)})
+    # -- workers and people ------------------------------------------------------------------------------------
+
+    def announce(
+        self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float
+    ) -> list[Mapping[str, Any]]:
+        values = {"worker": worker, "queues": list(queues), "ttl": ttl, "info": json.dumps(info)}
+        rows = self._link.run(self._sql(look.GOODBYE if info is None else look.ANNOUNCE), values)
+        return [json.loads(what) for what, holds in rows if holds]
 
     def workers(self, queue: str) -> list[WorkerInfo]:
         rows = self._link.run(self._sql(look.WORKERS), {"queue": queue})
         return [WorkerInfo(worker, json.loads(info)) for worker, info in rows]
+
+    def ask(self, worker: str, queue: str, order: Mapping[str, Any], ttl: float) -> None:
+        values = {"worker": worker, "id": order["id"], "what": json.dumps(order), "ttl": ttl}
+        self._link.run(self._sql(look.ASK), values)
 
     # -- itself ------------------------------------------------------------------------------------------------
 

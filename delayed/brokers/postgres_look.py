@@ -39,13 +39,29 @@ COUNTS = "SELECT " + ", ".join(
 GET = f"SELECT {_COLUMNS} FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s"
 REMOVE = f"DELETE FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s AND state <> 2"
 QUEUES = "SELECT name FROM @.delayed_queue WHERE counter > 0 ORDER BY name"
-ANNOUNCE = """
-    INSERT INTO @.delayed_announcement
-    SELECT DISTINCT x, %(worker)s::text, %(info)s::text, clock_timestamp() + %(ttl)s::float8 * interval '1 second'
-    FROM unnest(%(queues)s::text[]) AS x ORDER BY x
-    ON CONFLICT (queue, worker) DO UPDATE SET info = excluded.info, until = excluded.until
+PAUSE = "SELECT @.delayed_pause(%(queue)s::text, %(paused)s::boolean)"
+PAUSED = "SELECT 1 FROM @.delayed_queue WHERE name = %(queue)s AND paused"
+_ORDERS = "DELETE FROM @.delayed_order WHERE worker = %(worker)s RETURNING what, until > clock_timestamp()"
+ANNOUNCE = f"""
+    WITH announced AS (
+        INSERT INTO @.delayed_announcement
+        SELECT DISTINCT x, %(worker)s::text, %(info)s::text, clock_timestamp() + %(ttl)s::float8 * interval '1 second'
+        FROM unnest(%(queues)s::text[]) AS x ORDER BY x
+        ON CONFLICT (queue, worker) DO UPDATE SET info = excluded.info, until = excluded.until
+    )
+    {_ORDERS}
 """
-GOODBYE = "DELETE FROM @.delayed_announcement WHERE worker = %(worker)s AND queue = ANY (%(queues)s::text[])"
+GOODBYE = f"""
+    WITH gone AS (
+        DELETE FROM @.delayed_announcement WHERE worker = %(worker)s AND queue = ANY (%(queues)s::text[])
+    )
+    {_ORDERS}
+"""
+ASK = """
+    INSERT INTO @.delayed_order
+    VALUES (%(worker)s, %(id)s, %(what)s, clock_timestamp() + %(ttl)s::float8 * interval '1 second')
+    ON CONFLICT (worker, id) DO UPDATE SET what = excluded.what, until = excluded.until
+"""
 WORKERS = """
     SELECT worker, info FROM @.delayed_announcement
     WHERE queue = %(queue)s AND until > clock_timestamp() ORDER BY worker

@@ -67,6 +67,7 @@ _SUFFIXES = {
     "DEADMSG": "_dead_msg",
     "WORKERS": "_workers",
     "WORKINFO": "_workinfo",
+    "ORDERS": "_orders",
 }
 _script = functools.cache(Script)
 
@@ -306,6 +307,17 @@ class RedisBroker(Broker):
     def wake(self, queues: Sequence[str]) -> None:
         self._waiter.wake()
 
+    # -- pausing -----------------------------------------------------------------------------------------------
+
+    def pause(self, queue: str) -> None:
+        self._run("pause", queue, 1)
+
+    def resume(self, queue: str) -> None:
+        self._run("pause", queue, 0)
+
+    def paused(self, queue: str) -> bool:
+        return bool(self._client.command(b"HEXISTS", self._key(queue, "META"), b"paused"))
+
     # -- repairing ---------------------------------------------------------------------------------------------
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
@@ -349,14 +361,23 @@ class RedisBroker(Broker):
                 total += removed
         return total
 
-    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
+    # -- workers and people ------------------------------------------------------------------------------------
+
+    def announce(
+        self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float
+    ) -> list[Mapping[str, Any]]:
         text = b"" if info is None else json.dumps(info, separators=(",", ":")).encode()
+        orders: list[bytes] = []
         for queue in queues:
-            self._run("announce", queue, worker.encode(), _ms(ttl), text)
+            orders += self._run("announce", queue, worker.encode(), _ms(ttl), text)
+        return [json.loads(order) for order in orders]
 
     def workers(self, queue: str) -> list[WorkerInfo]:
         rows = self._run("workers", queue)
         return [WorkerInfo(rows[at].decode(), json.loads(rows[at + 1])) for at in range(0, len(rows), 2)]
+
+    def ask(self, worker: str, queue: str, order: Mapping[str, Any], ttl: float) -> None:
+        self._run("ask", queue, worker.encode(), order["id"].encode(), json.dumps(order).encode(), _ms(ttl))
 
     # -- itself ------------------------------------------------------------------------------------------------
 

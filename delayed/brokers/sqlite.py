@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import os
 import sqlite3
 import time
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from delayed.brokers import sqlite_look as look
+from delayed.brokers import sqlite_people as people
 from delayed.brokers import sqlite_tasks as tasks
 from delayed.brokers.base import LEASE, Broker
 from delayed.brokers.sqlite_file import RESERVE, SQLiteFile
@@ -170,6 +170,25 @@ class SQLiteBroker(Broker):
     def wake(self, queues: Sequence[str]) -> None:
         self._file.bell.wake()
 
+    # -- pausing -----------------------------------------------------------------------------------------------
+
+    def pause(self, queue: str) -> None:
+        self._pause(queue, True)
+
+    def resume(self, queue: str) -> None:
+        self._file.bell.ring(self._pause(queue, False))
+
+    def _pause(self, queue: str, paused: bool) -> int:
+        ((_, number),) = self._numbered([queue])
+        with self._file.write() as file:
+            tasks.pause(file.db, number, paused)
+        return number
+
+    def paused(self, queue: str) -> bool:
+        with self._file.read() as file:
+            rows = file.db.execute("SELECT paused FROM delayed_queue WHERE name = ?", (queue,)).fetchall()
+        return bool(rows and rows[0][0])
+
     # -- repairing ---------------------------------------------------------------------------------------------
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
@@ -234,29 +253,22 @@ class SQLiteBroker(Broker):
                 removed += chunk
         return removed
 
-    def announce(self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float) -> None:
-        numbered = self._numbered(queues)
+    # -- workers and people ------------------------------------------------------------------------------------
+
+    def announce(
+        self, worker: str, queues: Sequence[str], info: Mapping[str, Any] | None, ttl: float
+    ) -> list[Mapping[str, Any]]:
+        numbers = [number for _, number in self._numbered(queues)]
         with self._file.write() as file:
-            if info is None:
-                file.db.executemany(
-                    "DELETE FROM delayed_announcement WHERE queue = ? AND worker = ?",
-                    [(number, worker) for _, number in numbered],
-                )
-            else:
-                text, until = json.dumps(info), file.now() + round(ttl * 1000)
-                file.db.executemany(
-                    "INSERT OR REPLACE INTO delayed_announcement VALUES (?, ?, ?, ?)",
-                    [(number, worker, text, until) for _, number in numbered],
-                )
+            return people.announce(file.db, worker, numbers, info, file.now(), ttl)
 
     def workers(self, queue: str) -> list[WorkerInfo]:
         with self._file.read() as file:
-            rows = file.db.execute(
-                "SELECT worker, info FROM delayed_announcement "
-                f"WHERE queue = {look.NUMBER} AND until > :now ORDER BY worker",
-                {"queue": queue, "now": file.now()},
-            ).fetchall()
-        return [WorkerInfo(worker, json.loads(info)) for worker, info in rows]
+            return people.workers(file.db, queue, file.now())
+
+    def ask(self, worker: str, queue: str, order: Mapping[str, Any], ttl: float) -> None:
+        with self._file.write() as file:
+            people.ask(file.db, worker, order, file.now(), ttl)
 
     # -- itself ------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,11 @@ SWEEP_MAX = 10_000  # lost tasks that one sweep returns at most
 Executor = sqlite3.Connection | sqlite3.Cursor
 
 # The partial indexes of the schema are used only where a statement says the state as a number.
-_ANY_READY = "SELECT 1 FROM delayed_task WHERE queue = ? AND state = 1 LIMIT 1"
+_ANY_READY = """
+    SELECT 1 FROM delayed_queue AS q
+    WHERE q.number = ? AND NOT q.paused AND EXISTS (SELECT 1 FROM delayed_task WHERE queue = q.number AND state = 1)
+"""
+_PAUSED = "SELECT paused FROM delayed_queue WHERE number = ?"
 _NEXT_DUE = "SELECT at FROM delayed_task WHERE queue = ? AND state = 0 ORDER BY at LIMIT 1"
 
 _RESERVE = "UPDATE delayed_queue SET counter = max(counter, ?) + ? WHERE number = ? RETURNING counter"
@@ -125,6 +129,7 @@ def _places(db: Executor, number: int, n: int) -> int:
 
 
 def has_ready(db: sqlite3.Connection, number: int) -> bool:
+    """Whether the queue has something to claim now; a paused one has not."""
     return bool(db.execute(_ANY_READY, (number,)).fetchall())
 
 
@@ -132,6 +137,8 @@ def next_due(db: sqlite3.Connection, number: int, now: int) -> float:
     """Seconds until the queue has something to claim, as far as is known now: 0 if it has, inf if nothing waits."""
     if has_ready(db, number):
         return 0.0
+    if is_paused(db, number):
+        return float("inf")
     due = db.execute(_NEXT_DUE, (number,)).fetchall()
     return max(0.0, (due[0][0] - now) / 1000) if due else float("inf")
 
@@ -150,6 +157,8 @@ def take(
     for name, number in queues:
         if len(claims) >= limit:
             break
+        if is_paused(db, number):
+            continue
         due = db.execute(_DUE, (number, now, PROMOTE_MAX)).fetchall()
         if due:
             places = range(_places(db, number, len(due)), 1 << 63)
@@ -187,6 +196,17 @@ def held_refs(db: sqlite3.Connection, queues: Sequence[tuple[str, int]], worker:
 
 def renew(db: sqlite3.Connection, numbers: Mapping[str, int], refs: Sequence[Ref], end: int) -> None:
     db.executemany(_RENEW, [(end, *_token(numbers, ref)) for ref in refs])
+
+
+# -- pausing ---------------------------------------------------------------------------------------------------
+
+
+def is_paused(db: sqlite3.Connection, number: int) -> bool:
+    return bool(db.execute(_PAUSED, (number,)).fetchall()[0][0])
+
+
+def pause(db: sqlite3.Connection, number: int, paused: bool) -> None:
+    db.execute("UPDATE delayed_queue SET paused = ? WHERE number = ?", (int(paused), number))
 
 
 # -- settling --------------------------------------------------------------------------------------------------
@@ -285,10 +305,11 @@ def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int
 
 
 def tidy(db: sqlite3.Connection, number: int, now: int) -> None:
-    """Forget old dead letters, producer sessions, claim numbers and announcements."""
+    """Forget old dead letters, producer sessions, claim numbers, announcements and orders."""
     before = now - round(DEAD_LETTERS_AGE * 1000)
     db.execute(_TIDY_DEAD, {"queue": number, "before": before, "keep": DEAD_LETTERS_MAX})
     unseen = (now - round(PRODUCER_AGE * 1000),)
     db.execute("DELETE FROM delayed_producer WHERE seen < ?", unseen)
     db.execute("DELETE FROM delayed_claimer WHERE seen < ?", unseen)
     db.execute("DELETE FROM delayed_announcement WHERE until < ?", (now,))
+    db.execute("DELETE FROM delayed_order WHERE until < ?", (now,))

@@ -805,6 +805,33 @@ def test_an_announcement_is_a_copy(bench: Bench) -> None:
     assert bench.broker.workers(bench.queue) == [("w", {"running": [{"id": 7}]})]
 
 
+def test_orders_reach_their_worker_once(bench: Bench) -> None:
+    def announce(worker: str) -> list[Any]:
+        return [*bench.broker.announce(worker, [bench.queue, bench.queue + "-2"], {}, 60.0)]
+
+    stop, stack = {"id": "a1", "do": "stop"}, {"id": "b2", "do": "stack", "task": 2**53 - 1, "text": "käse / |"}
+    assert announce("host:1:a") == []
+    bench.broker.ask("host:1:a", bench.queue, stop, 60.0)
+    bench.broker.ask("host:1:a", bench.queue, stop, 60.0)
+    bench.broker.ask("host:1:a", bench.queue + "-2", stack, 60.0)
+    bench.broker.ask("host:1:ab", bench.queue, {"id": "c3"}, 60.0)
+
+    assert announce("host:1") == []
+    assert sorted(announce("host:1:a"), key=str) == sorted([stop, stack], key=str)
+    assert announce("host:1:a") == []
+    assert [*bench.broker.announce("host:1:ab", [bench.queue], None, 0.0)] == [{"id": "c3"}], "with the goodbye too"
+    bench.broker.ask("host:1:a", bench.queue, stop, 60.0)
+    assert announce("host:1:a") == [stop], "asked again: it may have been lost"
+
+
+def test_orders_end_by_themselves(bench: Bench) -> None:
+    bench.broker.ask("w", bench.queue, {"id": "a1"}, 0.05)
+    bench.broker.ask("w", bench.queue, {"id": "b2"}, 60.0)
+    time.sleep(0.1)  # the time that the first may wait
+
+    assert [*bench.broker.announce("w", [bench.queue], {}, 60.0)] == [{"id": "b2"}]
+
+
 class Garbage(Message):
     """A message whose header no version can read."""
 
@@ -863,6 +890,111 @@ def test_a_fork_may_use_the_object(bench: Bench, store: str) -> None:
         assert code == 0
         assert bench.counts() == (0, 0, 1, 0)
     assert bench.end(claim)
+
+
+# -- pausing -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_claimed_from_a_paused_queue_and_all_else_goes_on(bench: Bench) -> None:
+    before = bench.put(3)
+    first, second = bench.claim(2)
+    bench.broker.pause(bench.queue)
+    bench.broker.pause(bench.queue)
+    assert bench.broker.paused(bench.queue)
+    after = bench.put(2)
+    (soon,) = bench.put(delay=0.05)
+    time.sleep(0.1)  # until it is due
+
+    assert bench.claim() == []
+    assert bench.broker.renew("w", [bench.queue], [first.ref, second.ref], LEASE).held == [first.ref, second.ref]
+    assert bench.end(first)
+    assert bench.end(second, "back")
+    assert bench.claim() == []
+    assert bench.broker.sweep(bench.queue) == (0, 0, False)
+    assert bench.counts() == (0, 5, 0, 0)
+    assert [entry.message.id for entry in bench.broker.peek(bench.queue, "ready")][:2] == before[1:]
+    assert bench.broker.remove(bench.queue, after[0])
+
+    bench.broker.resume(bench.queue)
+    bench.broker.resume(bench.queue)
+    assert not bench.broker.paused(bench.queue)
+    assert ids(bench.claim()) == [*before[1:], after[1], soon]
+
+
+def test_the_other_queues_of_a_worker_are_served_while_one_is_paused(bench: Bench) -> None:
+    other = Bench(bench.broker, bench.queue + "-2")
+    bench.put()
+    (wanted,) = other.put()
+    bench.broker.pause(bench.queue)
+    start = time.monotonic()
+
+    bench.broker.wait([bench.queue, other.queue], 5.0)
+    claims = bench.broker.claim([bench.queue, other.queue], "w", 1, 7, 10, LEASE)
+
+    assert time.monotonic() - start < 2.0
+    assert ids(claims) == [wanted]
+    assert not bench.broker.paused(other.queue)
+
+
+def test_a_claim_made_before_a_pause_is_answered_again_in_it(bench: Bench) -> None:
+    expected = bench.put(2)
+    assert ids(bench.broker.claim([bench.queue], "w", 1, 7, 1, LEASE)) == expected[:1]
+    bench.broker.pause(bench.queue)
+
+    assert ids(bench.broker.claim([bench.queue], "w", 1, 7, 1, LEASE)) == expected[:1]
+    assert bench.broker.claim([bench.queue], "w", 2, 8, 1, LEASE) == []
+
+
+def test_a_queue_that_was_never_used_can_be_paused(bench: Bench) -> None:
+    assert not bench.broker.paused(bench.queue)
+    bench.broker.pause(bench.queue)
+    bench.put()
+
+    assert bench.claim() == []
+    bench.broker.resume(bench.queue)
+    assert len(bench.claim()) == 1
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01])
+def test_who_waits_for_a_paused_queue_that_is_full_sleeps(bench: Bench, delay: float) -> None:
+    bench.put(5, delay=delay)
+    bench.broker.pause(bench.queue)
+    assert bench.claim() == []
+    waits = 0
+    end = time.monotonic() + 1.5
+    while (left := end - time.monotonic()) > 0:
+        bench.broker.wait([bench.queue], left)
+        waits += 1
+        if not delay:  # what comes due must not end waits either, where nobody claims it
+            assert bench.claim() == []
+
+    assert waits <= 4  # a hint may come too early, but not again and again
+    assert bench.claim() == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.5])
+def test_a_resume_wakes_who_waits(bench: Bench, open_broker: Callable[[], Broker], delay: float) -> None:
+    expected = bench.put(3, delay=delay)
+    bench.broker.pause(bench.queue)
+    got: list[Claim] = []
+    waiting = Bench(open_broker(), bench.queue)
+
+    def wait() -> None:
+        seq = 0
+        while not got:
+            seq += 1
+            got.extend(wait_and_claim(waiting, seq, seq, 2.0))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join(0.3)  # a part of the second after which some look by themselves
+    assert got == []
+    start = time.monotonic()
+    bench.broker.resume(bench.queue)
+    thread.join(BOUND)
+
+    assert ids(got) == expected
+    assert time.monotonic() - start < 0.6, "and not at the next look of its own"
 
 
 # -- waiting and claiming at once ----------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ assert_type(in_time.delay(1), TaskHandle)
 assert_type(later.delay(1), TaskHandle)
 assert_type(Shop.total.delay(1), TaskHandle)
 assert_type(delay(queue)(pow)(1, 2), TaskHandle)
+assert_type(queue.paused, bool)
 
 
 def plain(a: int) -> str:

@@ -18,11 +18,12 @@
 --     PROD      Q_prod       hash    producer session -> its last sequence number
 --     PRODT     Q_prodt      zset    producer session -> when it was last seen, ms
 --     META      Q_meta       hash    contact (when a worker or sweeper last called), pace, lease, grace_until, jump,
---                                    tidied (all ms), and the cursors of the sweep
+--                                    tidied (all ms), the cursors of the sweep, and paused while the queue is
 --     DEAD      Q_dead       zset    ids of the dead letters by time of death, ms
 --     DEADMSG   Q_dead_msg   hash    id -> delivery|attempt|length of the reason|reason .. message
 --     WORKERS   Q_workers    zset    workers by when their announcement ends, ms
 --     WORKINFO  Q_workinfo   hash    worker -> what it says of itself, JSON
+--     ORDERS    Q_orders     hash    worker/id -> until when (ms)|what it is asked to do, JSON
 --
 -- Ids are strings throughout: Lua would print a number of 16 digits as 1.7e+15. A missing reply is false, not nil.
 
@@ -108,9 +109,14 @@ local function count_held(worker, change)
   if change ~= 0 and redis.call('HINCRBY', HELD, worker, change) <= 0 then redis.call('HDEL', HELD, worker) end
 end
 
+-- Whether nothing is claimed. Then nobody is woken either. It is asked last: while there is work, NOTI has a token.
+local function paused()
+  return redis.call('HEXISTS', META, 'paused') == 1
+end
+
 -- Puts one token into NOTI.
 local function wake()
-  if redis.call('LINDEX', NOTI, 0) ~= '1' then
+  if redis.call('LINDEX', NOTI, 0) ~= '1' and not paused() then
     redis.call('DEL', NOTI)
     redis.call('LPUSH', NOTI, '1')
   end
@@ -121,13 +127,13 @@ end
 local function signal(sooner)
   if redis.call('LLEN', READY) + redis.call('ZCARD', PRIOR) > 0 then return wake() end
   if redis.call('LINDEX', NOTI, 0) == '1' then redis.call('DEL', NOTI) end
-  if sooner and redis.call('EXISTS', NOTI) == 0 then redis.call('LPUSH', NOTI, 's') end
+  if sooner and redis.call('EXISTS', NOTI) == 0 and not paused() then redis.call('LPUSH', NOTI, 's') end
 end
 
--- Milliseconds until the first scheduled task is due (0 if it is), -1 if there is none.
+-- Milliseconds until the first scheduled task is due (0 if it is), -1 if there is none or the queue is paused.
 local function until_due(at)
   local first = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
-  if not first[2] then return -1 end
+  if not first[2] or paused() then return -1 end
   return math.max(0, first[2] - at)
 end
 
@@ -149,9 +155,10 @@ end
 -- Notes that a worker or a sweeper has called. A gap between two calls is an outage or a clock that jumped, and then
 -- nothing is swept for one lease, so that every worker can renew first. It is neither when gaps of that length are the
 -- habit, as with one sweeper that is slower than half a lease: it would never return anything. `pace` is the longest
--- recent gap; it fades by a third with each call. Returns until when nothing is swept, ms.
+-- recent gap; it fades by a third with each call. Returns until when nothing is swept, ms, and whether the queue is
+-- paused.
 local function contact(at, lease)
-  local meta = redis.call('HMGET', META, 'contact', 'lease', 'grace_until', 'pace')
+  local meta = redis.call('HMGET', META, 'contact', 'lease', 'grace_until', 'pace', 'paused')
   local gap, grace, pace = at - (meta[1] or at), tonumber(meta[3] or 0), tonumber(meta[4] or 0)
   lease = lease or tonumber(meta[2] or 15000)
   if gap < -1000 or (gap > lease / 2 and gap > 2 * pace) then
@@ -160,5 +167,5 @@ local function contact(at, lease)
     if gap < 0 then redis.call('HINCRBY', META, 'jump', gap) end
   end
   redis.call('HSET', META, 'contact', at, 'pace', math.max(gap, math.floor(pace * 0.7)))
-  return grace
+  return grace, meta[5] and true or false
 end

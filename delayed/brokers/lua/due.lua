@@ -1,4 +1,5 @@
 -- KEYS[1] -> SCHEDULED
--- Returns the milliseconds until the first scheduled task is due, -1 if there is none.
+-- KEYS[2] -> META
+-- Returns the milliseconds until the first scheduled task is due, -1 if there is none or the queue is paused.
 
 return until_due(clock())

@@ -9,6 +9,7 @@
 -- KEYS[6] -> PRIOR
 -- KEYS[7] -> SCHEDULED
 -- KEYS[8] -> CLAIM
+-- KEYS[9] -> META
 -- ARGV[1] -> producer session
 -- ARGV[2] -> sequence number in it
 -- ARGV[3] -> how many of the messages are plain: no delay, priority 0; they come first

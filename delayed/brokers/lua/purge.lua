@@ -8,6 +8,7 @@
 -- KEYS[6] -> CLAIM
 -- KEYS[7] -> DEAD
 -- KEYS[8] -> DEADMSG
+-- KEYS[9] -> META
 -- ARGV[1] -> state: scheduled, ready or dead
 -- ARGV[2] -> how many at most
 -- Returns how many were removed; fewer than ARGV[2] means that there are no more.

@@ -9,6 +9,7 @@
 -- KEYS[7] -> CLAIM
 -- KEYS[8] -> DEAD
 -- KEYS[9] -> DEADMSG
+-- KEYS[10] -> META
 -- ARGV[1] -> id
 -- Returns 1 if it was removed, 0 if there is none or it is running.
 

@@ -30,7 +30,7 @@ redis.call('ZREM', CLAIMED, '')
 local worker, seq, nonce = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local limit, lease = tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = clock()
-contact(now)
+local _, is_paused = contact(now)
 local gained = 0 -- claims of this worker, more or fewer than before
 local sooner = false -- whether the first scheduled task is one of these
 
@@ -161,7 +161,7 @@ if limit > 0 then
 
     -- Slice by slice, each twice as long as the one before, because how large the messages are is known only then.
     local claims, first_time = {}, '1|' .. nonce .. '|1|0|0|' .. worker
-    local n, seen, bytes, left, slice = 0, {}, 0, limit, 4
+    local n, seen, bytes, left, slice = 0, {}, 0, is_paused and 0 or limit, 4
     while left > 0 and bytes < ROOM do
       local asked = math.min(slice, left)
       local popped = pop(asked)

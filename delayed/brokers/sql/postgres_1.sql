@@ -23,7 +23,8 @@ CREATE TABLE @.delayed_queue (
     counter bigint NOT NULL DEFAULT 0,      -- the last id given out
     swept timestamptz,                      -- when it was last swept; NULL: never
     grace timestamptz NOT NULL DEFAULT '-infinity',  -- until then a sweep returns nothing
-    tidied timestamptz NOT NULL DEFAULT '-infinity'  -- when what is old was last removed
+    tidied timestamptz NOT NULL DEFAULT '-infinity',  -- when what is old was last removed
+    paused boolean NOT NULL DEFAULT false   -- nothing is claimed
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- state: 0 scheduled --due--> 1 ready --claim--> 2 running --> gone, 0 (retry), 1 (given back, lost) or 3 dead.
@@ -89,24 +90,34 @@ CREATE TABLE @.delayed_announcement (
     PRIMARY KEY (queue, worker)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
+-- What people ask of workers; gone once it is fetched.
+CREATE TABLE @.delayed_order (
+    worker text COLLATE "C" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    what text NOT NULL,
+    until timestamptz NOT NULL,
+    PRIMARY KEY (worker, id)
+);
 
--- Wake who sleeps for a queue; where nobody does, nothing is sent unless `always`: a NOTIFY takes a lock that all
--- commits of the server share.
+
+-- Wake who sleeps for a queue; where nobody does, or it is paused, nothing is sent unless `always`: a NOTIFY takes a lock
+-- that all commits of the server share.
 CREATE FUNCTION @.delayed_ring(a_queue text, always boolean) RETURNS void LANGUAGE plpgsql AS $body$
 BEGIN
     IF always OR EXISTS (
         SELECT FROM @.delayed_sleeper s WHERE s.queue = a_queue AND s.until > clock_timestamp()
+            AND NOT EXISTS (SELECT FROM @.delayed_queue q WHERE q.name = a_queue AND q.paused)
     ) THEN
         PERFORM pg_notify('@channel', left(a_queue, 1000));
     END IF;
 END $body$;
 
 
--- When a queue has something to claim, as far as is known now: -infinity if it has, NULL if nothing waits. A function,
--- because the planner might read all rows of all queues at once to answer for several.
+-- When a queue has something to claim, as far as is known now: -infinity if it has, NULL if nothing waits or it is paused.
+-- A function, because the planner might read all rows of all queues at once to answer for several.
 CREATE FUNCTION @.delayed_next(a_queue text) RETURNS timestamptz LANGUAGE plpgsql AS $body$
 DECLARE
-    a_number int := (SELECT q.number FROM @.delayed_queue q WHERE q.name = a_queue);
+    a_number int := (SELECT q.number FROM @.delayed_queue q WHERE q.name = a_queue AND NOT q.paused);
     first timestamptz;
 BEGIN
     PERFORM FROM @.delayed_task t WHERE t.queue = a_number AND t.state = 1 LIMIT 1;
@@ -272,7 +283,7 @@ BEGIN
         RETURN;
     END IF;
     FOREACH a_queue IN ARRAY queues LOOP
-        SELECT q.number INTO a_number FROM @.delayed_queue q WHERE q.name = a_queue;
+        SELECT q.number INTO a_number FROM @.delayed_queue q WHERE q.name = a_queue AND NOT q.paused;
         CONTINUE WHEN NOT FOUND;
         IF EXISTS (SELECT FROM @.delayed_task t WHERE t.queue = a_number AND t.state = 0 AND t.at <= now) THEN
             base := nextval('@.delayed_place') << 20;
@@ -371,6 +382,16 @@ BEGIN
         WHEN first <= clock_timestamp() THEN 0
         ELSE extract(epoch FROM first - clock_timestamp())
     END;
+END $body$;
+
+
+-- Pause a queue, or resume it and wake who sleeps for it.
+CREATE FUNCTION @.delayed_pause(a_queue text, a_paused boolean) RETURNS void LANGUAGE plpgsql
+SET lock_timeout = '5s' AS $body$
+BEGIN
+    INSERT INTO @.delayed_queue AS q (name, paused) VALUES (a_queue, a_paused)
+    ON CONFLICT (name) DO UPDATE SET paused = excluded.paused;
+    PERFORM @.delayed_ring(a_queue, false);
 END $body$;
 
 
@@ -483,6 +504,9 @@ BEGIN
         ));
         DELETE FROM @.delayed_announcement a WHERE a.ctid = ANY (ARRAY(
             SELECT o.ctid FROM @.delayed_announcement o WHERE o.until < now FOR UPDATE SKIP LOCKED
+        ));
+        DELETE FROM @.delayed_order r WHERE r.ctid = ANY (ARRAY(
+            SELECT o.ctid FROM @.delayed_order o WHERE o.until < now FOR UPDATE SKIP LOCKED
         ));
     END IF;
 END $body$;

@@ -20,7 +20,8 @@ CREATE TABLE delayed_queue (
     counter INTEGER NOT NULL DEFAULT 0,  -- the last id given out
     tail INTEGER NOT NULL DEFAULT 0,     -- the last place given out
     swept INTEGER,                       -- when it was last swept; NULL: never
-    grace INTEGER NOT NULL DEFAULT 0     -- until then a sweep returns nothing
+    grace INTEGER NOT NULL DEFAULT 0,    -- until then a sweep returns nothing
+    paused INTEGER NOT NULL DEFAULT 0    -- 1: nothing is claimed
 );
 
 -- state: 0 scheduled --due--> 1 ready --claim--> 2 running --> gone, 0 (retry), 1 (given back, lost) or 3 dead.
@@ -64,4 +65,13 @@ CREATE TABLE delayed_announcement (
     info TEXT NOT NULL,
     until INTEGER NOT NULL,
     PRIMARY KEY (queue, worker)
+) WITHOUT ROWID;
+
+-- What people ask of workers; gone once it is fetched.
+CREATE TABLE delayed_order (
+    worker TEXT NOT NULL,
+    id TEXT NOT NULL,
+    what TEXT NOT NULL,
+    until INTEGER NOT NULL,
+    PRIMARY KEY (worker, id)
 ) WITHOUT ROWID;
