@@ -19,6 +19,7 @@ DelayedError
 
 TaskStopped (BaseException)              raised *inside* a task that has to stop
 ├── TaskTimeout                          ... because its time is up, or its CPU time
+├── TaskCancelled                        ... because somebody cancelled it
 └── TaskLost                             ... because its claim went to another worker
 
 TaskControl (BaseException)              raised *by* a task, to say how it goes on
@@ -140,6 +141,10 @@ class TaskStopped(BaseException):
 
 class TaskTimeout(TaskStopped):
     """Raised inside a running task when its timeout is over, or its CPU time is used up."""
+
+
+class TaskCancelled(TaskStopped):
+    """Raised inside a running task that somebody cancelled (``delayed cancel``). It is not tried again."""
 
 
 class TaskLost(TaskStopped):

@@ -34,6 +34,7 @@ from delayed.worker.base import Worker
 
 OK, FAILED = 0, 3  # what run() returns
 STOPPED_BY_TASK = 5  # exit code of a worker whose task wants all workers to stop
+DISMISSED = 6  # exit code of a worker that somebody asked to stop
 TICK = 0.25  # seconds between looks at the workers
 STABLE = 10.0  # seconds that a worker has to live for its end not to count as a failed start
 BACKOFF = (0.5, 30.0)  # seconds: pause after the first failed start, and the longest
@@ -86,7 +87,8 @@ class Supervisor:
     A worker that uses more than its `worker_memory` is renewed: the next one starts, then it finishes what runs, and
     leaves. Until then there are both.
 
-    It may itself be killed: its workers then finish what runs, and leave.
+    It may itself be killed: its workers then finish what runs, and leave. A worker that somebody asks to stop
+    (``delayed stop``) is not started again; when all were asked, the supervisor leaves too.
 
     Args:
         worker: how each of them shall be; it is not run itself.
@@ -172,8 +174,8 @@ class Supervisor:
         return list(dict.fromkeys([*self.members, *self.renewal]))
 
     def _left(self, member: Member) -> bool:
-        """Whether a worker in burst mode has done its part."""
-        return self.worker.burst and member.start_at == float("inf")
+        """Whether a worker is not to be started again: in burst mode it has done its part, or somebody stopped it."""
+        return member.start_at == float("inf")
 
     def _sleep(self) -> None:
         poll = select.poll()
@@ -304,6 +306,9 @@ class Supervisor:
         elif expected:
             member.start_at = float("inf") if self.worker.burst and not member.leaving else now
             member.failures = 0
+        elif code == DISMISSED:
+            logger.info("worker %d was asked to stop, and is not started again", member.number)
+            member.start_at = float("inf")
         elif not self._stops:
             short = now - member.started < STABLE
             member.failures = member.failures + 1 if short else 0
@@ -403,6 +408,8 @@ def serve(file: int) -> None:
         sys.exit(2)
     if worker.stopped_by_task:
         sys.exit(STOPPED_BY_TASK)
+    if worker.dismissed:
+        sys.exit(DISMISSED)
 
 
 def _departed(member: Member) -> Member:

@@ -72,10 +72,10 @@ class Worker:
         success_handler: called in the child as ``success_handler(task)`` after a task returned; a function that
             can be imported, or its path ``package.module:function``.
         error_handler: called in a child as ``error_handler(task, kill_signal, exc_info)`` for each run that
-            failed. `kill_signal` is the number of the signal that killed the run, else None; `exc_info` is as from
-            ``sys.exc_info()``, None for a run that was killed (but for a timeout a ``TaskTimeout`` with the stack);
-            ``task.verdict`` has all that is known. What a handler raises is logged and harms nothing; one that
-            takes longer than 30 s is killed.
+            failed; one that was cancelled, or given back, did not. `kill_signal` is the number of the signal that
+            killed the run, else None; `exc_info` is as from ``sys.exc_info()``, None for a run that was killed (but
+            for a timeout a ``TaskTimeout`` with the stack); ``task.verdict`` has all that is known. What a handler
+            raises is logged and harms nothing; one that takes longer than 30 s is killed.
         hooks: a subclass of :class:`delayed.Hooks`, of which each child makes an object that it calls around its tasks;
             a class that can be imported, or its path ``package.module:Class``.
         max_tasks: tasks after which a child is replaced; None: never. (A forked child runs one.)
@@ -163,6 +163,7 @@ class Worker:
         self.presence = -1
         self.told: Callable[[str], None] | None = None
         self.stopped_by_task = False  # the last run ended because a task raised StopWorkers
+        self.dismissed = False  # whether somebody asked it to stop, so that a supervisor shall not start it again
         self._monitor: Monitor | None = None
         self._stop_early = False
         self._lock = threading.Lock()
@@ -224,6 +225,7 @@ class Worker:
             if self.told is not None:
                 self.told(self.id)
             monitor.run()
+            self.dismissed = monitor.dismissed
             logger.info("worker %s has stopped", self.id, extra={"action": "worker_stopped"})
             return OUTGROWN if monitor.outgrown else OK
         finally:

@@ -28,11 +28,13 @@ FREE, HANDED, BEGUN, ENDED = range(4)
 # Phases of a lane.
 IDLE, TASK, HANDLER = range(3)
 # Why a child is asked to stop its task.
-STOP_NOTHING, STOP_TIMEOUT, STOP_SHUTDOWN, STOP_LOST = range(4)
+STOP_NOTHING, STOP_TIMEOUT, STOP_SHUTDOWN, STOP_LOST, STOP_CANCELLED = range(5)
 
 _PID = Struct("<I")  # at the beginning of a seat
 _BEAT = Struct("<d")
 _BEAT_AT = 8
+_SHOWS = Struct("<Q")
+_SHOWS_AT = 16
 _LANE = Struct("<BxHIdQ")  # phase, slot, -, since, serial
 _LANES = Struct(f"<BxHIdQ{LANE_SIZE - _LANE.size}x")
 _STOP = Struct("<BQ")  # reason, serial
@@ -161,6 +163,11 @@ class Board:
         reason, serial = _STOP.unpack_from(self.map, at)
         return reason, serial
 
+    def shows(self, seat: int) -> int:
+        """How often this child was asked to write where its coroutines wait."""
+        (number,) = _SHOWS.unpack_from(self.map, seat * self.seat_size + _SHOWS_AT)
+        return int(number)
+
     # -- by the guardians --------------------------------------------------------------------------------------
 
     def hand(self, seat: int, slot: int, queue: int, serial: int, id: int, delivery: int, attempt: int) -> None:
@@ -176,6 +183,10 @@ class Board:
         """Note why the child will get SIGTERM, and for which task, so that the next task is never hit by it."""
         at = seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE + _STOP_AT
         _STOP.pack_into(self.map, at, reason, serial)
+
+    def ask_show(self, seat: int) -> None:
+        """Ask the child's event loop to write where its coroutines wait, once more."""
+        _SHOWS.pack_into(self.map, seat * self.seat_size + _SHOWS_AT, self.shows(seat) + 1)
 
     def vacate(self, seat: int) -> None:
         """The child of this seat is gone."""

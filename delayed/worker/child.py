@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from delayed import context
 from delayed.codec import Codec
-from delayed.errors import RetireChild, StopWorkers, TaskLost, TaskStopped, TaskTimeout
+from delayed.errors import RetireChild, StopWorkers, TaskCancelled, TaskLost, TaskStopped, TaskTimeout
 from delayed.message import Message
 from delayed.task import finished
 from delayed.worker import board as boards
@@ -40,6 +40,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STOPS: dict[int, tuple[type[TaskStopped], str]] = {
     boards.STOP_TIMEOUT: (TaskTimeout, "the task's time is up"),
     boards.STOP_LOST: (TaskLost, "its claim was lost"),
+    boards.STOP_CANCELLED: (TaskCancelled, "somebody cancelled it"),
     boards.STOP_SHUTDOWN: (TaskStopped, "the worker shuts down"),
 }
 

@@ -4,8 +4,9 @@ Its duties:
 
 1. exchange: carry settlements to the store and claims back, both in one round trip, in batches;
 2. wait for tasks when there are none;
-3. renew the leases of all that is held, sweep, and announce the worker;
-4. outlive any outage: back off, and send the very same request again until it is answered.
+3. renew the leases of all that is held, and sweep;
+4. announce the worker, fetch what people ask of it, and carry the replies back;
+5. outlive any outage: back off, and send the very same request again until it is answered.
 """
 
 from __future__ import annotations
@@ -27,13 +28,17 @@ FLUSH_DELAY = 0.003  # seconds that a settlement waits for others while more tas
 BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
 BURST_PATIENCE = 1.0  # seconds: in burst mode, a task that is due sooner is waited for
 CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another
+ANNOUNCE_INTERVAL = 2.0  # seconds between announcements while tasks are held; twice as long while none are
+ANNOUNCEMENT_AGE = 15.0  # seconds that an announcement holds
+REPLY_AGE = 10.0  # seconds that a reply is announced
+ORDERS_KNOWN = 1000  # orders that are remembered, so that one which is sent again is obeyed once
 TRUST = 0.8  # part of a lease after which a claim must be renewed before it is handed out
 
 
 class Held:
     """A claim that this worker holds, and where its task is."""
 
-    __slots__ = ("claim", "confirmed", "in_doubt", "lost", "lost_at", "queue", "seat", "serial", "slot")
+    __slots__ = ("cancel", "claim", "confirmed", "in_doubt", "lost", "lost_at", "queue", "seat", "serial", "slot")
 
     def __init__(self, claim: Claim, confirmed: float, queue: int) -> None:
         self.claim = claim
@@ -44,6 +49,7 @@ class Held:
         self.serial = 0
         self.lost = False
         self.lost_at = 0.0
+        self.cancel: tuple[str, ...] = ()  # the orders to cancel its task that have no reply yet
         self.in_doubt = False  # its child died in a transaction that may have ended it
 
 
@@ -51,7 +57,8 @@ class Courier(threading.Thread):
     """The thread; see the module.
 
     Args:
-        notify: called (from this thread) when there is something for the monitor in `inbox` or `lost`.
+        notify: called (from this thread) when there is something for the monitor in `inbox`, `lost` or
+            `orders`.
         freed: called (from this thread) for each claim that has ended in the store.
         info: makes what the worker says of itself.
     """
@@ -83,6 +90,7 @@ class Courier(threading.Thread):
 
         self.inbox: deque[Held] = deque()  # claimed, for the monitor to hand out
         self.lost: deque[Held] = deque()  # claims that another worker may have now
+        self.orders: deque[Mapping[str, Any]] = deque()  # what people ask of this worker, for the monitor to obey
         self.target = 0  # how many unfinished tasks to hold; set by the monitor
         self.low = 0  # claim more when fewer than this are left; set by the monitor
         self.dry = False  # the last claim got less than it asked for
@@ -105,6 +113,8 @@ class Courier(threading.Thread):
         self._sweep_at = 0.0
         self._announce_at = 0.0
         self._pause = BACKOFF[0]
+        self._orders_known: deque[str] = deque(maxlen=ORDERS_KNOWN)
+        self._replies: dict[str, tuple[dict[str, Any], float]] = {}  # order -> (what is replied, until when)
 
     # -- called by the monitor ---------------------------------------------------------------------------------
 
@@ -144,6 +154,17 @@ class Courier(threading.Thread):
         """Verify all claims at once: the monitor has been away for too long."""
         with self._condition:
             self._renew_at = 0.0
+            self._nudge()
+
+    def find(self, queue: str, id: int) -> Held | None:
+        """The claim of a task, if this worker holds it."""
+        return self._held.get((queue, id))
+
+    def reply(self, order: str, text: str, *, done: bool) -> None:
+        """Answer an order, at once: say what came of it, and whether that was what was asked."""
+        with self._condition:
+            self._replies[order] = {"done": done, "text": text}, now() + REPLY_AGE
+            self._announce_at = 0.0
             self._nudge()
 
     def stop(self, timeout: float) -> None:
@@ -228,6 +249,8 @@ class Courier(threading.Thread):
     def _nothing_left(self) -> bool:
         for queue in self.queues:
             counts = self.broker.counts(queue)
+            if (counts.ready or counts.scheduled) and self.broker.paused(queue):
+                continue
             if counts.ready:
                 return False
             if counts.scheduled and self.broker.peek(queue, "scheduled", 1)[0].due < BURST_PATIENCE:
@@ -303,6 +326,7 @@ class Courier(threading.Thread):
             fresh.append(held)
         self.inbox.extend(fresh)
         if fresh:
+            self._announce_at = min(self._announce_at, sent + ANNOUNCE_INTERVAL)
             self.notify()
 
     def _chores(self, at: float) -> None:
@@ -323,9 +347,21 @@ class Courier(threading.Thread):
             # Well within half a lease, from which on the broker takes a pause between sweeps for an outage.
             self._sweep_at = at + min(SWEEP_INTERVAL, self.lease / 4) * random.uniform(0.8, 1.2)
         if at >= self._announce_at:
+            self._announce_at = at + (ANNOUNCE_INTERVAL if self._held else 2 * ANNOUNCE_INTERVAL)
             if not self._closing:
-                self.broker.announce(self.worker, self.queues, self.info(), 3 * RENEW_INTERVAL)
-            self._announce_at = at + RENEW_INTERVAL
+                self._announce()
+
+    def _announce(self) -> None:
+        with self._condition:
+            self._replies = {order: it for order, it in self._replies.items() if it[1] > now()}
+            replies = {order: reply for order, (reply, _) in self._replies.items()}
+        info = {**self.info(), "replies": replies}
+        for order in self.broker.announce(self.worker, self.queues, info, ANNOUNCEMENT_AGE):
+            if isinstance(order.get("id"), str) and order["id"] not in self._orders_known:
+                self._orders_known.append(order["id"])
+                self.orders.append(order)
+        if self.orders:
+            self.notify()
 
     def _renew(self) -> None:
         sent = now()

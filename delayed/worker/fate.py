@@ -30,6 +30,7 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
     unknown function,
     refused for its limits    retry after 5, 15 and 45 s, then dead: another worker may run it
     undecodable               dead
+    cancelled                 done: somebody wants it gone
     stopped by the worker     back, uncharged
     asked for a retry         retry after the delay that it asked for, if its policy has one left, else done: it failed
     put itself off            back, uncharged, for the delay that it asked for; dead after `max_deliveries`
@@ -41,7 +42,7 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
     code = found.code
     if code == verdict.LOST or transaction == context.COMMITTED:
         return None
-    if code in (verdict.RETURNED, verdict.BAD_ARGUMENTS):
+    if code in (verdict.RETURNED, verdict.BAD_ARGUMENTS, verdict.CANCELLED):
         return Settlement(claim.ref, "done")
     if code == verdict.STOPPED:
         return Settlement(claim.ref, "back")

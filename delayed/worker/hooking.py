@@ -87,7 +87,7 @@ class Hooking:
         queue = self.child.config.queues[frame.queue]
         _, _, _, _, id, delivery, attempt, nonce, header, payload, _ = frame
         settlement = fate.settle(Claim(queue, id, delivery, nonce, attempt, header, payload), found, transaction)
-        if settlement is None:
+        if settlement is None or found.code == verdict.CANCELLED:  # which is no failure for good
             return "", found
         if settlement.action == "retry" or (settlement.action == "back" and found.code == verdict.POSTPONED):
             return "retry", found._replace(delay=settlement.delay)

@@ -97,12 +97,14 @@ def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> 
         "done": "it failed for good",
         "lost": "another worker has it",
         "committed": "its transaction had committed, so it is done",
+        "cancelled": "it is not run again",
     }
     if settlement is not None:
-        action: str = settlement.action
+        action: str = "cancelled" if found.code == verdict.CANCELLED else settlement.action
     else:
         action = "lost" if found.code == verdict.LOST else "committed"
-    level = {"back": logging.INFO, "retry": logging.WARNING, "lost": logging.WARNING}.get(action, logging.ERROR)
+    quiet = {"back": logging.INFO, "cancelled": logging.INFO, "retry": logging.WARNING, "lost": logging.WARNING}
+    level = quiet.get(action, logging.ERROR)
     more = "".join(f"\n{part}" for part in (found.traceback.rstrip(), found.stack) if part)
     logger.log(
         level,

@@ -1,7 +1,7 @@
 """The kill ladder: what happens to a task that has to stop.
 
 1. The child is made to write its Python stacks (faulthandler works while C code holds the GIL).
-2. SIGTERM raises TaskTimeout (or TaskStopped) in the task, if its code lets signals in.
+2. SIGTERM raises TaskTimeout (TaskCancelled, TaskStopped) in the task, if its code lets signals in.
 3. `kill_timeout` seconds after the deadline, SIGKILL to the child's whole process group.
 
 Every step names the serial of the task, so that a child that has gone on to the next task is left alone.
@@ -13,6 +13,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from itertools import zip_longest
 
 from delayed.worker import board as boards
 from delayed.worker import process
@@ -145,6 +146,11 @@ class Ladder:
         self.clear_stack(seat)
         self.send(seat, process.STACK_SIGNAL)
 
+    def look(self, seat: int, now: float) -> None:
+        """Make the child write its stacks, those of its coroutines too, and leave its tasks alone."""
+        self.dump(seat, now)
+        self.board.ask_show(seat)
+
     def clear_stack(self, seat: int) -> None:
         # The child's descriptor is a copy of ours: rewinding ours rewinds its too.
         os.lseek(self.stacks[seat], 0, os.SEEK_SET)
@@ -158,7 +164,7 @@ class Ladder:
             return ""
 
     def stack_of(self, seat: int, lane: int, serial: int) -> str:
-        """Of what the child of a seat has written, the stack of the task in one of its lanes."""
+        """What the child of a seat has written of the task `serial` in this lane; "" if it has not yet."""
         if self.board.lanes == 1 and not self.board.thread(seat, lane):
             return self.read_stack(seat)
         try:
@@ -179,7 +185,7 @@ def pick_stack(fd: int, thread: int, serial: int) -> str:
     text = os.pread(fd, DUMP_MAX, 0).decode(errors="replace")
     heads = list(_SECTION.finditer(text))
     found = ""
-    for head, after in zip(heads, [*heads[1:], None], strict=True):
+    for head, after in zip_longest(heads, heads[1:]):
         number = int(head[1], 16)
         is_coroutine = head[0].startswith("Coroutine")
         if number == (serial if is_coroutine else thread) and (is_coroutine or not found.startswith("Coroutine")):

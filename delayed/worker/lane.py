@@ -343,7 +343,7 @@ class Lane:
         task.verdict = found
         timeout = TaskTimeout(f"{found}\n{found.stack}".strip()) if found.code == verdict.TIMED_OUT else None
         calls = []
-        if self.config.error_handler:
+        if self.config.error_handler and found.code not in verdict.NO_FAILURES:
             info = (TaskTimeout, timeout, None) if timeout is not None else None
             calls.append(Call.of_handler(self.config.error_handler, task, found.signal or None, info))
         hooks = self.child.hooks

@@ -257,7 +257,7 @@ class CoroutineLane(ThreadLane):
             self.task.cancel(str(self.stopped))
 
     def dump_stack(self) -> None:
-        """Write where the coroutine waits to where the guardians look for it, in case it does not stop."""
+        """Write where the coroutine waits to where the guardians look for it."""
         assert self.task is not None
         lines = []
         waits: Any = self.task.get_coro()
@@ -291,6 +291,7 @@ class AsyncChild(SharedChild):
         self.telling = False
         self.thread = 0
         self.beating = False
+        self.shown = 0  # how often it was asked to show its coroutines, and did
         self.others: set[asyncio.Task[None]] = set()
         if self.config.uvloop:
             self.new_loop: Any = importlib.import_module("uvloop").new_event_loop  # before the fork: once for all
@@ -380,6 +381,15 @@ class AsyncChild(SharedChild):
         else:
             self.board.note_beat(self.seat, process.now())
             self.loop.call_later(BEAT, self.beat)
+            if self.board.shows(self.seat) != self.shown:
+                self.show()
+
+    def show(self) -> None:
+        """Write where all coroutines wait: somebody wants to know it of one."""
+        self.shown = self.board.shows(self.seat)
+        for lane in self.lanes:
+            if lane.serial and lane.task is not None and not lane.in_thread:
+                lane.dump_stack()
 
     def in_thread(self, func: Any, *args: Any) -> asyncio.Future[Any]:
         """Call a function in a thread."""

@@ -22,7 +22,8 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from delayed import context
@@ -38,6 +39,7 @@ from delayed.worker.config import Config
 from delayed.worker.courier import TRUST, Courier, Held
 from delayed.worker.ladder import STACK_PATIENCE, Ladder
 from delayed.worker.memory import Gauge
+from delayed.worker.orders import Orders
 from delayed.worker.process import now
 from delayed.worker.seat import Seat
 from delayed.worker.verdict import Verdict
@@ -109,6 +111,7 @@ class Monitor:
         self.server_worked = False  # whether any fork server of this run was ever ready
         self.failed_starts = 0
         self.jobs: deque[TaskFrame] = deque()  # error handlers for tasks whose child was killed
+        self.orders = Orders(self)
         self.suspects: dict[tuple[str, int], None] = {}  # (queue, id): one of them may have ended its child
         self.alone: deque[Held] = deque()  # suspects that are to be run, each alone in a child
         self.serial = 0
@@ -124,6 +127,7 @@ class Monitor:
         self.stop_asked = False  # set by other threads and signal handlers, read by the loop
         self.stop_gently = False
         self.stop_now = False
+        self.dismissed = False  # whether somebody asked it to stop, so that nobody shall start it again
         self.start_error = ""
 
     # -- called from other threads and signal handlers ---------------------------------------------------------
@@ -161,7 +165,10 @@ class Monitor:
 
     def info(self) -> dict[str, Any]:
         """What the worker says of itself."""
-        running = []
+        return {**self.about, "stopping": self.stopping, "running": list(islice(self.running(), RUNNING_MAX))}
+
+    def running(self) -> Iterator[dict[str, Any]]:
+        """What is to be said of each running task."""
         at = now()
         for seat in self.seats:
             for _, activity in self.board.activities(seat.index):
@@ -172,12 +179,8 @@ class Monitor:
                     func = held.claim.message().func
                 except DecodeError:
                     func = "?"
-                running.append(
-                    {"id": held.claim.id, "queue": held.claim.queue, "func": func, "for": round(at - activity.since, 3)}
-                )
-                if len(running) == RUNNING_MAX:
-                    return {**self.about, "running": running}
-        return {**self.about, "running": running}
+                seconds = round(at - activity.since, 3)
+                yield {"id": held.claim.id, "queue": held.claim.queue, "func": func, "for": seconds}
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
@@ -211,6 +214,7 @@ class Monitor:
                     next_tick = at + TICK
                     self.tick(at)
                 self.mind_lost(at)
+                self.orders.mind(at)
                 asked = self.stop_asked or self.stop_gently or self.stop_now or self.stopped_by_task
                 if asked or self.courier.empty:
                     self.mind_stop(at)
@@ -445,8 +449,10 @@ class Monitor:
         if held.lost and transaction != context.COMMITTED:
             self.courier.forget(held)
             return
+        if held.cancel and transaction != context.COMMITTED:
+            found = self.orders.ended(held, found)
         settlement = fate.settle(held.claim, found, transaction)
-        wanted = self.config.error_handler or self.config.hooks
+        wanted = self.config.hooks or (self.config.error_handler and found.code not in verdict.NO_FAILURES)
         if handler and wanted and found.code not in (verdict.STOPPED, verdict.LOST):
             claim = held.claim
             if settlement is not None and settlement.action == "retry":

@@ -12,6 +12,7 @@ from delayed.errors import (
     Reject,
     RetryLater,
     SignatureMismatch,
+    TaskCancelled,
     TaskControl,
     TaskLost,
     TaskStopped,
@@ -31,6 +32,8 @@ def outcome_of(error: BaseException) -> int:
     """Which outcome an exception means."""
     if isinstance(error, TaskTimeout):
         return verdict.TIMED_OUT
+    if isinstance(error, TaskCancelled):
+        return verdict.CANCELLED
     if isinstance(error, TaskLost):
         return verdict.LOST
     if isinstance(error, TaskStopped):

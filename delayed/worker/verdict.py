@@ -28,7 +28,9 @@ from typing import Any, NamedTuple
     RETRIED,
     GIVEN_BACK,
     REJECTED,
-) = range(1, 17)
+    # ... and stopped because somebody cancelled it:
+    CANCELLED,
+) = range(1, 18)
 
 KINDS = {
     RETURNED: "returned",
@@ -47,9 +49,10 @@ KINDS = {
     RETRIED: "retried",
     GIVEN_BACK: "given back",
     REJECTED: "rejected",
+    CANCELLED: "cancelled",
 }
-# Those that handlers and hooks are not told of as a failure: nothing is wrong with the task.
-NO_FAILURES = frozenset({RETURNED, COMMITTED, STOPPED, LOST, POSTPONED, GIVEN_BACK})
+# Not told of as a failure to handlers and hooks: nothing is wrong with the task, or somebody wanted its end.
+NO_FAILURES = frozenset({RETURNED, COMMITTED, STOPPED, LOST, POSTPONED, GIVEN_BACK, CANCELLED})
 
 
 class Verdict(NamedTuple):
@@ -136,6 +139,8 @@ class Verdict(NamedTuple):
             case 13 | 14 | 15 | 16:
                 asked = {13: "put itself off", 14: "asked for a retry", 15: "gave itself back", 16: "was rejected"}
                 return asked[self.code] + (f": {_first_line(self.text)}" if self.text else "")
+            case 17:  # CANCELLED
+                return "cancelled" + (f", and killed by signal {signal_name(self.signal)}" if self.signal else "")
             case 10:
                 return "lost: " + (_first_line(self.text) or "its claim went to another worker")
         return self.kind

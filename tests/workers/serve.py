@@ -7,7 +7,7 @@ import sys
 
 from delayed import Queue
 from delayed.logger import setup_logger
-from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, ladder, memory
+from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, courier, ladder, memory
 
 # Their lanes are one unless a test asks for more, so that all kinds run as many tasks at once.
 KINDS = {
@@ -24,6 +24,7 @@ if __name__ == "__main__":
     if lanes:
         settings.setdefault(lanes, 1)
     ladder.HANDLER_TIMEOUT = settings.pop("handler_timeout", ladder.HANDLER_TIMEOUT)
+    courier.ANNOUNCE_INTERVAL = settings.pop("announce_interval", courier.ANNOUNCE_INTERVAL)
     if settings.pop("impatient", False):
         memory.WORKER_PATIENCE, memory.WORKER_LOOK = 0.5, 0.1
     setup_logger(settings.pop("log_level", "INFO"))

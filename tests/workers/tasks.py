@@ -286,6 +286,46 @@ def lower_hard_limit(ledger: str, megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
 
 
+def sleep_in_steps(seconds: float) -> None:
+    """An exception that is raised in a thread has to wait for Python code."""
+    for _ in range(int(seconds * 100)):
+        time.sleep(0.01)
+
+
+async def note_stop_async(ledger: str) -> None:
+    import asyncio
+
+    note(ledger, "begin")
+    try:
+        await asyncio.sleep(60)
+    except BaseException as error:
+        note(ledger, "stopped by", type(error).__name__)
+        raise
+
+
+def note_stop(ledger: str) -> None:
+    """Note what it is stopped with."""
+    note(ledger, "begin")
+    try:
+        sleep_in_steps(60)
+    except BaseException as error:
+        note(ledger, "stopped by", type(error).__name__)
+        raise
+
+
+def fail_when_stopped(ledger: str) -> None:
+    note(ledger, "begin")
+    try:
+        sleep_in_steps(60)
+    finally:
+        raise ValueError("in the cleanup")
+
+
+def begin_and_match(ledger: str) -> None:
+    note(ledger, "begin")
+    stuck_in_regex(ledger)
+
+
 # -- handlers ----------------------------------------------------------------------------------------------------
 
 

@@ -149,10 +149,15 @@ def test_a_worker_can_be_stopped_while_the_store_is_away(bench: Bench, server: S
 
 
 @only_redis
-def test_an_idle_worker_costs_next_to_nothing(bench: Bench, server: RedisServer) -> None:
+@pytest.mark.parametrize("paused", [False, True])
+def test_an_idle_worker_costs_next_to_nothing(bench: Bench, server: RedisServer, paused: bool) -> None:
     bench.put(tasks.mark, "x")
     worker = bench.start("preforked", lease=15.0)
     wait_for(bench.settled)
+    if paused:
+        bench.queue.pause()
+        bench.put(tasks.mark, "y")  # which nobody may claim, nor ask for again and again
+        bench.put(tasks.mark, "z", delay=0.1)
     with redis.Redis.from_url(server.url) as client:
 
         def sent() -> int:
