@@ -20,7 +20,9 @@ import pytest
 from delayed.brokers import broker_for
 from delayed.cli.common import Size, duration, plural
 
-COMMANDS = ["worker", "sweeper", "status", "purge", "migrate", "demo"]
+COMMANDS = [
+    "worker", "sweeper", "status", "workers", "pause", "resume", "stop", "cancel", "stack", "purge", "migrate", "demo",
+]  # fmt: skip
 
 APP = """
 import sys

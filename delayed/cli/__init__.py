@@ -1,4 +1,4 @@
-"""The command line: ``delayed worker``, ``sweeper``, ``status``, ``purge`` and ``demo``, one file each.
+"""The command line: ``delayed worker``, ``status``, ``cancel`` and the others, one file each.
 
 click and rich are imported in this package only, and not before a command needs them.
 """

@@ -17,7 +17,9 @@ from delayed.errors import BrokerUnavailable, ConfigError, DelayedError
 OK, FAILED, USAGE = 0, 1, 2  # exit codes
 INTERRUPTED = 128 + signal.SIGINT
 
-_COMMANDS = ("worker", "sweeper", "status", "purge", "migrate", "demo")
+_COMMANDS = (
+    "worker", "sweeper", "status", "workers", "pause", "resume", "stop", "cancel", "stack", "purge", "migrate", "demo",
+)  # fmt: skip
 
 
 class Commands(click.Group):

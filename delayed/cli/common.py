@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,19 @@ def reach(broker: Broker, patience: float = PATIENCE) -> list[str]:
                 raise BrokerUnavailable(f"can't reach {broker!r}: {error} ({tries} tries)", sent=False) from error
         time.sleep(pause)
         pause *= 2
+
+
+def check_name(broker: Broker, queue: str) -> None:
+    """Refuse the name of a queue that never had a task, which is mistyped.
+
+    Raises:
+        ConfigError: With the names that there are.
+    """
+    names = broker.queues()
+    if queue not in names:
+        near = difflib.get_close_matches(queue, names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(map(repr, names)) or 'none'}"
+        raise ConfigError(f"{broker!r} has no queue {queue!r}; {hint}")
 
 
 @contextlib.contextmanager

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import cast
 
 import click
 
-from delayed.brokers import Broker
-from delayed.cli.common import open_broker, plural, url_option
-from delayed.errors import ConfigError
+from delayed.cli.common import check_name, open_broker, plural, url_option
 from delayed.message import State
 
 PURGEABLE: tuple[State, ...] = ("scheduled", "ready", "dead")
@@ -40,7 +37,7 @@ def purge(queue: str, chosen: tuple[str, ...], yes: bool, url: str | None) -> No
     by_state = {state: getattr(counts, state) for state in states}
     found = ", ".join(f"{number:,} {state}" for state, number in by_state.items() if number)
     if not found:
-        _check_name(broker, queue)
+        check_name(broker, queue)
         click.echo(f"nothing to remove in {queue!r}")
         return
     total = sum(by_state.values())
@@ -55,11 +52,3 @@ def _agreed(question: str) -> bool:
         return click.confirm(question)
     except click.Abort:  # there is nobody to answer, or he typed Ctrl-C
         raise click.ClickException("nothing removed; to remove without a question, add --yes") from None
-
-
-def _check_name(broker: Broker, queue: str) -> None:
-    names = broker.queues()
-    if queue not in names:
-        near = difflib.get_close_matches(queue, names, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(map(repr, names)) or 'none'}"
-        raise ConfigError(f"{broker!r} has no queue {queue!r}; {hint}")

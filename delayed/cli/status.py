@@ -17,7 +17,9 @@ from rich.text import Text
 
 from delayed.brokers import Broker
 from delayed.cli.common import duration, open_broker, plural, url_option
+from delayed.cli.tables import short, table, up
 from delayed.errors import BrokerUnavailable
+from delayed.message import WorkerInfo
 
 DEAD_SHOWN = 5  # dead letters of each queue that are named
 WATCH_INTERVAL = 1.0  # seconds
@@ -66,8 +68,8 @@ def look(broker: Broker, queues: Sequence[str] = ()) -> dict[str, Any]:
         queues: the names to look at; empty means all that the store knows.
 
     Returns:
-        ``store``; ``queues``: name, counts by state, ids of their workers; ``workers``: id, queues that were looked
-        at, and what they said of themselves within the last seconds; ``dead``: the newest dead letters.
+        ``store``; ``queues``: name, counts by state, whether they are paused, ids of their workers; ``workers``: id,
+        and what they said of themselves within the last seconds; ``dead``: the newest dead letters.
     """
     found: list[dict[str, Any]] = []
     workers: dict[str, dict[str, Any]] = {}
@@ -75,15 +77,21 @@ def look(broker: Broker, queues: Sequence[str] = ()) -> dict[str, Any]:
     for name in queues or broker.queues():
         serving = broker.workers(name)
         for worker in serving:
-            workers.setdefault(worker.worker, {"worker": worker.worker, **worker.info})
+            workers.setdefault(worker.worker, about(worker))
         counts = broker.counts(name)
-        found.append({"queue": name, **counts._asdict(), "workers": [worker.worker for worker in serving]})
+        state = {**counts._asdict(), "paused": broker.paused(name)}
+        found.append({"queue": name, **state, "workers": [worker.worker for worker in serving]})
         if counts.dead:
             dead += [
                 {"queue": name, "id": entry.message.id, "func": entry.message.func, "reason": entry.reason}
                 for entry in broker.peek(name, "dead", DEAD_SHOWN)
             ]
     return {"store": repr(broker), "queues": found, "workers": list(workers.values()), "dead": dead}
+
+
+def about(worker: WorkerInfo) -> dict[str, Any]:
+    """What a worker said of itself, without its replies to who asked it for something."""
+    return {"worker": worker.worker, **{name: it for name, it in worker.info.items() if name != "replies"}}
 
 
 def _print_json(broker: Broker, queues: Sequence[str], watch: bool) -> None:
@@ -112,54 +120,53 @@ def _render(seen: dict[str, Any], url: str | None) -> RenderableType:
 
 
 def _queues(queues: Sequence[dict[str, Any]]) -> Table:
-    table = _table("queue", "scheduled", "ready", "running", "dead", "workers")
+    shown = table("queue", "scheduled", "ready", "running", "dead", "workers")
     for queue in queues:
         numbers = [queue["scheduled"], queue["ready"], queue["running"], queue["dead"], len(queue["workers"])]
-        table.add_row(queue["queue"], *(f"{number:,}" for number in numbers))
-    return table
+        name = Text(queue["queue"])
+        if queue["paused"]:
+            name.append(" paused", style="yellow")
+        shown.add_row(name, *(f"{number:,}" for number in numbers))
+    return shown
 
 
 def _workers(workers: Sequence[dict[str, Any]]) -> Table:
-    table = _table("worker", "host", "pid", "mode", "processes", "up")
+    shown = table("worker", "host", "pid", "mode", "processes", "up")
     for worker in workers:
-        up = duration(time.time() - worker["started"]) if "started" in worker else "?"
         about = [str(worker.get(name, "?")) for name in ("host", "pid", "mode", "processes")]
-        table.add_row(worker["worker"][-8:], *about, up)
-    return table
+        shown.add_row(short(worker["worker"]), *about, up(worker))
+    return shown
 
 
 def _running(running: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
-    table = _table("running now", "queue", "function", "for", "worker")
+    shown = table("running now", "queue", "function", "for", "worker")
     for worker, task in sorted(running, key=lambda pair: -pair[1].get("for", 0.0)):
-        table.add_row(
+        shown.add_row(
             str(task["id"]),
             str(task.get("queue", "?")),
             str(task.get("func", "?")),
             duration(task.get("for", 0.0)),
-            worker["worker"][-8:],
+            short(worker["worker"]),
         )
-    return table
+    return shown
 
 
 def _dead(dead: Sequence[dict[str, Any]]) -> Table:
-    table = _table("dead", "queue", "function", "reason")
+    shown = table("dead", "queue", "function", "reason")
     for letter in dead:
-        table.add_row(str(letter["id"]), letter["queue"], letter["func"], letter["reason"])
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        numeric = column in ("scheduled", "ready", "running", "processes", "pid", "for", "up", "workers")
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    return table
+        shown.add_row(str(letter["id"]), letter["queue"], letter["func"], letter["reason"])
+    return shown
 
 
 def _hints(seen: dict[str, Any], url: str | None) -> list[str]:
     """What somebody who looks should do."""
     where = " --url …" if url else ""  # not the URL itself: it may hold a password
-    return [
+    paused = [
+        f"{queue['queue']!r} is paused: `delayed resume {queue['queue']}{where}` lets its tasks run again"
+        for queue in seen["queues"]
+        if queue["paused"]
+    ]
+    return paused + [
         f"{plural(queue['ready'], 'task')} in {queue['queue']!r} and no worker: "
         f"start one with `delayed worker --queue {queue['queue']}{where}`"
         for queue in seen["queues"]
