@@ -65,7 +65,7 @@ class Hooks:
         """The task has returned.
 
         Args:
-            result: what it returned; None if it ended with RetireChild, StopWorkers or ``sys.exit(0)``.
+            result: what it returned; or the RetireChild or StopWorkers that it raised; None after ``sys.exit(0)``.
         """
 
     def failure(self, task: Task, verdict: Verdict, error: BaseException | None) -> None:

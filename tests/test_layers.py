@@ -14,8 +14,15 @@ ROOT = Path(__file__).parent.parent / "delayed"
 # Each layer may import those above it in this list, and itself. A module belongs to the longest name that fits.
 LAYERS = [
     ["delayed.errors"],
-    ["delayed.logger", "delayed.message", "delayed.retry", "delayed.functions", "delayed.serializers", "delayed.sizes"],
-    ["delayed.events"],
+    [
+        "delayed.logger",
+        "delayed.message",
+        "delayed.retry",
+        "delayed.functions",
+        "delayed.serializers",
+        "delayed.sizes",
+        "delayed.events",
+    ],
     ["delayed.codec", "delayed.options", "delayed.signature"],
     ["delayed.brokers"],
     ["delayed.task", "delayed.producer", "delayed.transactions"],

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from delayed import context
@@ -193,6 +193,10 @@ class Child:
     def finish(self, result: Any) -> Any:
         """What a hook that belongs to no task has returned, run to its end if it is to be awaited."""
         return finished(result)
+
+    def awaits(self, function: Callable[..., Any] | None) -> bool:
+        """Whether a function is to be awaited on the event loop of this child."""
+        return False
 
     def has_done_enough(self, done: int) -> bool:
         """Whether this child is to be replaced after `done` tasks, or for the memory that it has taken."""

@@ -48,6 +48,7 @@ class Hooking:
             for name in NAMES
             if name in vars(self.hooks) or getattr(kind, name) is not getattr(Hooks, name)
         }
+        self.awaits_before = child.awaits(self.methods.get("before"))  # on an event loop
         self.lane = Lane(child, 0)  # for what is called in the main thread and for no task
         self.serial = boards.HOOK_SERIALS
         self.stopped = False

@@ -265,6 +265,8 @@ class Lane:
                 calls.append(Call.of_handler(self.config.success_handler, task))
             if child.hooks is not None:
                 task = task or self.known_of(frame, start.message)
+                if isinstance(error, TaskControl):
+                    result = error
                 returned = Verdict(code, wall=ended - start.begun, cpu=cpu, timeout=task.timeout)
                 calls += child.hooks.returned(task, result, returned)
             if calls:

@@ -12,6 +12,7 @@ import contextvars
 import importlib
 import inspect
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from delayed.worker import channel, process
 from delayed.worker.channel import TaskFrame
 from delayed.worker.ladder import pick_stack
 from delayed.worker.lane import Call, Start
-from delayed.worker.threads import SharedChild, ThreadLane
+from delayed.worker.threads import SharedChild, ThreadLane, throw
 
 if TYPE_CHECKING:
     from delayed.worker.hooking import Hooking
@@ -88,7 +89,7 @@ class CoroutineLane(ThreadLane):
         hooks = self.child.hooks
         if hooks is not None:
             hooks.label(task, frame)
-        if inspect.iscoroutinefunction(task.function()) or (hooks is not None and "before" in hooks.methods):
+        if inspect.iscoroutinefunction(task.function()) or (hooks is not None and hooks.awaits_before):
             self.in_thread = False
             self.task = self.child.loop.create_task(self.attempt(frame, task), context=within)
             self.task.add_done_callback(lambda done: self.finish(frame, start, task, run, self.error_of(done)))
@@ -104,9 +105,10 @@ class CoroutineLane(ThreadLane):
 
     async def attempt(self, frame: TaskFrame, task: Task) -> BaseException | None:
         """Await the task; whatever it raises is returned, for SystemExit would end the loop."""
+        hooks = self.child.hooks
         try:
-            if self.child.hooks is not None:
-                await self.call_before(self.child.hooks, task)
+            if hooks is not None and "before" in hooks.methods:
+                await self.call_before(hooks, frame, task)
             if inspect.iscoroutinefunction(task.function()):
                 self.result = await task.call()
                 return None
@@ -118,18 +120,41 @@ class CoroutineLane(ThreadLane):
         found: BaseException | None = await self.child.in_thread(within.run, self.attempt_here, frame, task)
         return found
 
-    async def call_before(self, hooks: Hooking, task: Task) -> None:
+    async def call_before(self, hooks: Hooking, frame: TaskFrame, task: Task) -> None:
         """As :meth:`Hooking.before`; the loop goes on meanwhile."""
-        method = hooks.methods.get("before")
-        if inspect.iscoroutinefunction(method):
+        if hooks.awaits_before:
             try:
-                await method(task)
+                await hooks.methods["before"](task)
             except asyncio.CancelledError:
                 raise
             except BaseException as error:
                 hooks.before_failed(error)
-        elif method is not None:
-            await self.child.in_thread(contextvars.copy_context().run, hooks.before, task)
+            return
+        self.serial, self.expected = 0, frame.serial
+        self.in_thread = True
+        found = await self.child.in_thread(contextvars.copy_context().run, self.before_here, hooks, frame, task)
+        if found is not None:
+            raise found
+        self.in_thread = False
+        self.note(self.child.thread)
+        self.arm(frame.serial)
+
+    def before_here(self, hooks: Hooking, frame: TaskFrame, task: Task) -> BaseException | None:
+        """Call the hook that goes before a coroutine in this thread."""
+        error: BaseException | None = None
+        try:
+            try:
+                self.settle_in()
+                self.arm(frame.serial)
+                hooks.before(task)
+            except BaseException as raised:
+                error = raised
+            with self.turn:
+                self.serial, self.expected = 0, frame.serial  # who is to be stopped now, is so when it is armed again
+                throw(self.thread, None)
+        except TaskStopped as raised:
+            error = raised
+        return error
 
     def attempt_here(self, frame: TaskFrame, task: Task) -> BaseException | None:
         """Call the task in this thread."""
@@ -139,6 +164,8 @@ class CoroutineLane(ThreadLane):
                 self.settle_in()
                 before = ThreadLane.clock()
                 self.arm(frame.serial)
+                if self.child.hooks is not None and not self.child.hooks.awaits_before:
+                    self.child.hooks.before(task)
                 self.result = task.run()
             except BaseException as raised:
                 error = raised
@@ -305,6 +332,9 @@ class AsyncChild(SharedChild):
 
     def finish(self, result: Any) -> Any:
         return self.loop.run_until_complete(_ended(result)) if hasattr(result, "__await__") else result
+
+    def awaits(self, function: Callable[..., Any] | None) -> bool:
+        return inspect.iscoroutinefunction(function)
 
     def serve(self) -> None:
         import threading

@@ -338,7 +338,7 @@ class Monitor:
         """Hand error handlers of killed tasks to idle children."""
         for seat in self.regular:
             free = seat.handling is None and (self.lanes > 1 or not seat.tasks)
-            if self.jobs and free and seat.pid and not seat.orphan:
+            if self.jobs and free and seat.pid and not (seat.orphan or seat.retiring):
                 seat.handling = self.jobs.popleft()
                 try:
                     channel.send_task(seat.mine, seat.handling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -37,7 +38,7 @@ class Everything(Hooks):
         self.tell("before", task, current.id == task.id and current.attempt == task.attempt)
 
     def success(self, task: Task, result: Any) -> None:
-        self.tell("success", task, result)
+        self.tell("success", task, repr(result))
 
     def failure(self, task: Task, verdict: Any, error: BaseException | None) -> None:
         self.tell("failure", task, verdict.kind, type(error).__name__)
@@ -148,6 +149,25 @@ class Hangs(Hooks):
         if os.environ["HANGS"] == name and not count(f"{name} hangs"):
             say(name, "hangs")
             time.sleep(3600)
+
+
+class Lingers(Hooks):
+    """Takes long before a task, but lets exceptions in."""
+
+    def before(self, task: Task) -> None:
+        if task.func_name.startswith("give"):
+            say("lingers")
+            linger("")
+
+    def timeout(self, task: Task, verdict: Any, error: BaseException | None) -> None:
+        say("timeout", task.func_name, verdict.kind, os.getpid())
+
+
+class LingersOnTheLoop(Lingers):
+    async def before(self, task: Task) -> None:  # type: ignore[override]
+        if task.func_name.startswith("give"):
+            say("lingers")
+            await asyncio.sleep(30)
 
 
 class Decides(Hooks):

@@ -102,6 +102,7 @@ def test_a_task_may_retire_its_process(bench: Bench, mode: str) -> None:
     assert len(pids) == 4
     assert len(set(pids)) == (4 if mode == "forked" else 2)
     assert len(bench.ledger.find("ask")) == 2, "a task that retires its process is done"
+    assert told(bench, asking(mode).__name__).count("success 1 RetireChild('')") == 2
     assert sorted(bench.ledger.find("start")) == sorted(line.split()[0] for line in bench.ledger.find("stop"))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,6 +233,22 @@ def test_a_hook_that_hangs_is_ended(bench: Bench, mode: str, name: str, monkeypa
     assert bench.ledger.find("next") == [""]
     assert bench.ledger.find("failing") == [""], "the task itself is not charged with it"
     assert bench.queue.broker.counts(bench.queue.name) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", [hooks.Lingers, hooks.LingersOnTheLoop])
+@pytest.mark.parametrize("func", [hooks.give, hooks.give_async])
+def test_what_goes_before_a_task_is_a_part_of_its_time(
+    bench: Bench, mode: str, kind: type[Hooks], func: Callable[..., Any]
+) -> None:
+    bench.put(func, 1, timeout=0.3)
+    bench.put(tasks.mark_pid)
+
+    bench.burst(mode, hooks=path(kind), kill_timeout=10.0)
+
+    assert bench.ledger.find("task") == []
+    ((name, *kinds, pid),) = [line.split() for line in bench.ledger.find("timeout")]
+    assert (name, kinds) == (func.__name__, ["timed", "out"])
+    assert mode == "forked" or bench.ledger.find("pid") == [pid], "its process needs not be killed"
 
 
 def test_hooks_may_decide_how_a_task_goes_on(bench: Bench, mode: str) -> None:
