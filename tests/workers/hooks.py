@@ -121,16 +121,20 @@ class NeedsDatabase(Hooks):
     """Can't start before the fourth time."""
 
     def start(self) -> None:
+        say("at", time.monotonic())
         say("try")
         if count("try") < 4:
             raise ConnectionError("the database is not there")
 
 
 class Dies(Hooks):
+    """Can't start before the third time, and has no words for it."""
+
     def start(self) -> None:
+        say("at", time.monotonic())
         say("try")
         if count("try") < 3:
-            os._exit(0)
+            os._exit(7)
 
 
 class Hangs(Hooks):
@@ -258,14 +262,36 @@ async def ask_async(ledger: str, wish: str, *args: Any, **options: Any) -> None:
     ask(ledger, wish, *args, **options)
 
 
+def ask_without_descriptors(ledger: str, wish: str, *args: Any) -> None:
+    """Close all files, so that nobody can be told of the wish."""
+    os.closerange(3, 65536)
+    ask(ledger, wish, *args)
+
+
+def stop_in_turn(ledger: str) -> None:
+    """Raise StopWorkers, the first one when the second has begun, the second when the worker of the first is gone."""
+    note(ledger, "stops", monitor())
+
+    def monitors() -> list[int]:
+        lines = Path(ledger).read_text().splitlines()
+        return [int(line.removeprefix("stops ")) for line in lines if line.startswith("stops ")]
+
+    while len(monitors()) < 2:
+        time.sleep(0.01)
+    while monitors()[0] != monitor() and os.path.exists(f"/proc/{monitors()[0]}"):
+        time.sleep(0.01)
+    raise StopWorkers
+
+
 def ask_when_monitor_is_gone(ledger: str, wish: str, *args: Any) -> None:
     """Wait until the fork server has another parent, then ask."""
-
-    def grandparent() -> int:
-        return int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1])
-
-    monitor = grandparent()
+    first = monitor()
     note(ledger, "waits")
-    while grandparent() == monitor:
+    while monitor() == first:
         time.sleep(0.01)
     ask(ledger, wish, *args)
+
+
+def monitor() -> int:
+    """The parent of the fork server."""
+    return int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1])

@@ -130,17 +130,23 @@ def test_two_tasks_that_stop_their_worker_do_not_end_a_third(bench: Bench) -> No
     assert bench.ledger.find("end") == ["beside"]
 
 
-def test_a_task_may_stop_all_workers_of_its_supervisor(bench: Bench) -> None:
+def supervised(bench: Bench, workers: int) -> subprocess.Popen[str]:
+    """A supervisor whose workers have all started."""
     supervisor = subprocess.Popen(
         [sys.executable, "-m", "delayed", "worker", "--url", bench.url, "--queue", bench.queue.name,
-         "--mode", "preforked", "--processes", "1", "--workers", "2"],
+         "--mode", "preforked", "--processes", "1", "--workers", str(workers)],
         env={**os.environ, "LEDGER": str(bench.ledger.path)},
         stderr=subprocess.PIPE,
         start_new_session=True,
         text=True,
     )  # fmt: skip
     bench.workers.append(supervisor)
-    wait_for(lambda: len(bench.queue.broker.workers(bench.queue.name)) == 2)
+    wait_for(lambda: len(bench.queue.broker.workers(bench.queue.name)) == workers)
+    return supervisor
+
+
+def test_a_task_may_stop_all_workers_of_its_supervisor(bench: Bench) -> None:
+    supervisor = supervised(bench, 2)
 
     bench.put(hooks.ask, "StopWorkers")
 
@@ -148,6 +154,30 @@ def test_a_task_may_stop_all_workers_of_its_supervisor(bench: Bench) -> None:
     assert supervisor.returncode == 0, log
     assert "has stopped it, and with it all others here" in log
     assert bench.queue.broker.workers(bench.queue.name) == []
+
+
+def test_two_workers_that_stop_their_supervisor_do_not_end_the_task_of_a_third(bench: Bench) -> None:
+    supervisor = supervised(bench, 3)
+    bench.put(tasks.nap, "beside", 3.0)
+    wait_for(lambda: bench.ledger.find("begin"))
+
+    for _ in range(2):
+        bench.put(hooks.stop_in_turn)
+
+    _, log = supervisor.communicate(timeout=25)
+    assert supervisor.returncode == 0, log
+    assert bench.ledger.find("end") == ["beside"]
+
+
+@pytest.mark.parametrize("one_lane", ["forked", "preforked"])
+def test_what_a_task_asked_for_stands_though_its_child_can_not_tell_it(bench: Bench, one_lane: str) -> None:
+    bench.put(hooks.ask_without_descriptors, "RetryLater", 50.0)
+    bench.start(one_lane)
+
+    (entry,) = wait_for(lambda: bench.queue.broker.peek(bench.queue.name, "scheduled"))
+
+    assert 30 < entry.due <= 50
+    assert entry.attempt == 0
 
 
 def test_what_a_task_asked_for_is_kept_when_its_monitor_dies(bench: Bench) -> None:

@@ -221,6 +221,17 @@ def test_a_process_that_can_not_start_leaves_and_no_task_is_lost(bench: Bench, m
         assert "ConnectionError: the database is not there" in log
 
 
+@pytest.mark.parametrize("kind", [hooks.NeedsDatabase, hooks.Dies])
+def test_processes_that_can_not_start_come_at_growing_intervals(bench: Bench, kind: type[Hooks]) -> None:
+    bench.put(tasks.mark, "ran")
+
+    bench.burst("preforked", hooks=path(kind))
+
+    first, second, third = [float(rest) for rest in bench.ledger.find("at")][:3]
+    assert second - first >= 0.2
+    assert third - second >= 0.4
+
+
 @pytest.mark.parametrize("name", ["start", "failure", "after"])
 def test_a_hook_that_hangs_is_ended(bench: Bench, mode: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANGS", name)
