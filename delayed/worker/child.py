@@ -199,10 +199,13 @@ class Child:
         return False
 
     def has_done_enough(self, done: int) -> bool:
-        """Whether this child is to be replaced after `done` tasks, or for the memory that it has taken."""
+        """Whether this child is to be replaced after `done` tasks, for the memory that it has taken, or because it can't
+        do any more what a task may expect.
+        """
         config = self.config
         return bool(
-            (config.max_tasks and done >= config.max_tasks)
+            self.limited
+            or (config.max_tasks and done >= config.max_tasks)
             or (config.max_memory and _resident() - self.baseline > config.max_memory)
         )
 
@@ -220,7 +223,7 @@ class Child:
             main, ours = threading.main_thread(), context.threads()
             if not all(thread is main or thread.name.startswith(ours) for thread in threading.enumerate()):
                 return True
-        return self.limited or signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
+        return signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
 
     def on_signal(self, number: int) -> None:
         """SIGTERM stops the tasks that its guardians asked for; everything else does what it does to any process."""

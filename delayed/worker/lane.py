@@ -286,6 +286,8 @@ class Lane:
             found = self.verdict_on(start, error, ended, cpu, limits)
         if task is None:
             task = self.known_of(frame, start.message)
+        if outcome.no_more_files(error):
+            child.limited = True  # what leaked stays open, and the next task would fail for it
         name = ""
         if child.hooks is not None:
             name, found = child.hooks.decided(frame, found, run.state if run is not None else context.NO_TRANSACTION)

@@ -12,6 +12,7 @@ import contextvars
 import importlib
 import inspect
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -386,12 +387,16 @@ class AsyncChild(SharedChild):
         if self.ends and not self.telling:
             self.telling = True
             self.loop.call_soon(self.tell)
-        if not self.leaving and self.has_done_enough(self.done):
+        if not self.leaving and (self.has_done_enough(self.done) or self.spoiled()):
             self.retire()
         if self.leaving:
             self.leave_when_done()
         else:
             self.read_on()
+
+    def spoiled(self) -> bool:
+        """Whether a coroutine has taken the signal by which tasks are stopped."""
+        return signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
 
     def leave_when_done(self) -> None:
         self.read_no_more()

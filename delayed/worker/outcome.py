@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from delayed.errors import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from delayed.worker.config import Config
 
 TEXT_MAX = 4096  # characters of an exception's text that are kept
+CHAIN_MAX = 100  # exceptions that led to each other; they may do so in a circle
 TRACEBACK_MAX = 24000  # characters of a traceback that are kept: its end, which is nearest to the fault
 
 
@@ -59,6 +61,17 @@ def _wish(control: TaskControl) -> int:
     if isinstance(control, GiveBack):
         return verdict.GIVEN_BACK
     return verdict.REJECTED if isinstance(control, Reject) else verdict.RETURNED
+
+
+def no_more_files(error: BaseException | None) -> bool:
+    """Whether an exception, or one that led to it, says that this process may open nothing more."""
+    for _ in range(CHAIN_MAX):
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            return True
+        if error is None:
+            break
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def describe(code: int, error: BaseException, stack: str) -> Verdict:
