@@ -35,7 +35,6 @@ inside = False  # whether this process is a child
 REHEARSALS = 30
 REPORT_MAX = 64  # tasks that have returned before the monitor is told
 REPORT_DELAY = 0.002  # seconds after which it is told at the end of the next task
-CHANNEL_LOST = 87  # exit code of a child that can't reach its monitor any more
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STOPS: dict[int, tuple[type[TaskStopped], str]] = {
     boards.STOP_TIMEOUT: (TaskTimeout, "the task's time is up"),
@@ -173,7 +172,7 @@ class Child:
                 raise OSError("the channel's descriptor was replaced")
             channel.send_report(self.sock, kind, slot, serial, code, detail)
         except OSError:
-            os._exit(CHANNEL_LOST)  # the outcome stands on the board
+            os._exit(channel.CHANNEL_LOST)  # the outcome stands on the board
 
     def retire(self) -> None:
         """Take nothing more; go when what runs has ended."""
@@ -199,9 +198,7 @@ class Child:
         return False
 
     def has_done_enough(self, done: int) -> bool:
-        """Whether this child is to be replaced after `done` tasks, for the memory that it has taken, or because it can't
-        do any more what a task may expect.
-        """
+        """Whether this child is to be replaced after `done` tasks, for its memory, or for what it can't do any more."""
         config = self.config
         return bool(
             self.limited
@@ -232,9 +229,12 @@ class Child:
             to_raise: TaskStopped | None = None
             for lane in self.lanes:
                 reason, serial = self.board.stop_asked(self.seat, lane.number)
-                if reason and serial:
+                # What was heeded stays on the board; a signal that comes after that is somebody else's.
+                if reason and serial != lane.heeded:
+                    was_asked = True
+                    lane.heeded = serial
                     try:
-                        was_asked |= lane.stop(serial, *_STOPS[reason])
+                        lane.stop(serial, *_STOPS[reason])
                     except TaskStopped as error:
                         to_raise = error  # when all have been told
             if to_raise is not None:

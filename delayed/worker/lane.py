@@ -63,6 +63,7 @@ class Lane:
     Attributes:
         serial: of the task, or handler, that may be stopped; 0 while no user code runs.
         expected: of the task that has begun, until its own code does; 0 else.
+        heeded: the last task, or handler, that was asked to stop, whether it still ran or not.
         early: why that task has to stop before its own code has begun; None if it need not.
     """
 
@@ -74,6 +75,7 @@ class Lane:
         self.number = number
         self.serial = 0
         self.expected = 0
+        self.heeded = 0
         self.early: TaskStopped | None = None
         self.cpu = 0.0  # seconds of CPU used before the task that runs now
         self.limits: Limits | None = None  # of the task that runs now, if it has some of its own
@@ -88,19 +90,15 @@ class Lane:
         """Let this be the run that ``current`` speaks of."""
         context.run = run
 
-    def stop(self, serial: int, error: type[TaskStopped], text: str) -> bool:
-        """Raise the error in the task `serial`, if that runs here. Called by a signal handler, in the main thread.
-
-        Returns:
-            Whether the request is done with; it may also have raised the error.
+    def stop(self, serial: int, error: type[TaskStopped], text: str) -> None:
+        """Raise the error in the task `serial`, if that has not ended yet. Called by a signal handler, in the main
+        thread.
         """
         if serial == self.serial:
             self.serial = 0  # once
             raise error(text)
         if serial == self.expected:
             self.early = error(text)
-            return True
-        return not self.serial  # too late: the task that it was meant for has ended
 
     def arm(self, serial: int) -> None:
         """From here on the task can be stopped.
@@ -384,6 +382,7 @@ class Lane:
         try:
             try:
                 function = call.resolve()
+                self.heeded = 0  # its task, which has the same serial, may have been asked before
                 self.serial = serial
                 finished(function(*call.args))
                 self.serial = 0

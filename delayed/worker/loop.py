@@ -241,6 +241,7 @@ class CoroutineLane(ThreadLane):
         within = contextvars.Context()
         within.run(context.here.set, self.current_run)
         if inspect.iscoroutinefunction(handler):
+            self.heeded = 0
             self.in_thread = False
             self.current = self.serial = frame.serial
             self.task = self.child.loop.create_task(self.handle_here(handler, call, error), context=within)
@@ -265,11 +266,12 @@ class CoroutineLane(ThreadLane):
 
     # -- stopping ----------------------------------------------------------------------------------------------
 
-    def stop(self, serial: int, error: type[TaskStopped], text: str) -> bool:
+    def stop(self, serial: int, error: type[TaskStopped], text: str) -> None:
         if self.in_thread or serial == self.expected:
-            return super().stop(serial, error, text)
+            super().stop(serial, error, text)
+            return
         if serial != self.serial or self.task is None:
-            return True
+            return
         self.serial = 0
         self.stopped = error(text)
         blocks = self.current_run is not None and context.here.get() is self.current_run
@@ -278,7 +280,6 @@ class CoroutineLane(ThreadLane):
         self.child.loop.call_soon_threadsafe(self.cancel, serial)
         if blocks:  # the signal came in the middle of its own code, which may never come back to the loop
             raise self.stopped
-        return True
 
     def cancel(self, serial: int) -> None:
         if self.current == serial and self.task is not None:

@@ -20,7 +20,7 @@ from delayed.errors import TaskStopped
 from delayed.task import Task, finished
 from delayed.worker import channel
 from delayed.worker.channel import TaskFrame
-from delayed.worker.child import CHANNEL_LOST, REPORT_MAX, Child
+from delayed.worker.child import REPORT_MAX, Child
 from delayed.worker.ladder import pick_stack
 from delayed.worker.lane import Lane, Start
 
@@ -60,9 +60,9 @@ class ThreadLane(Lane):
             self.thread = thread
             self.board.note_thread(self.seat, self.number, thread)
 
-    def stop(self, serial: int, error: type[TaskStopped], text: str) -> bool:
+    def stop(self, serial: int, error: type[TaskStopped], text: str) -> None:
         if not self.turn.acquire(timeout=PATIENCE):
-            return True  # then it will be killed
+            return  # then it will be killed
         try:
             if serial == self.serial:
                 self.serial = 0
@@ -71,7 +71,6 @@ class ThreadLane(Lane):
                 self.early = error(text)
         finally:
             self.turn.release()
-        return True
 
     def disarm(self) -> None:
         with self.turn:
@@ -130,7 +129,7 @@ class SharedChild(Child):
                 self.report_returned()
                 return channel.receive_task(self.sock, buffer)
         except OSError:  # a task closed it
-            os._exit(CHANNEL_LOST)
+            os._exit(channel.CHANNEL_LOST)
 
     def spoiled(self) -> bool:
         return False  # threads are its business, and whose folder or handler it is can't be told
