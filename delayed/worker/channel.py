@@ -19,6 +19,7 @@ from delayed.worker.process import anonymous_file
 
 PACKET_MAX = 65536  # bytes of header and payload that travel in the packet itself
 DETAIL_MAX = 49152  # bytes of an outcome's detail
+CHANNEL_LOST = 87  # exit code of a child that can't reach its monitor any more
 
 # Kinds of task frames.
 LEAVE, RUN, RUN_ERROR_HANDLER = range(3)

@@ -11,7 +11,7 @@ from delayed.errors import DecodeError
 from delayed.logger import logger
 from delayed.message import Claim, Settlement
 from delayed.worker import board as boards
-from delayed.worker import verdict
+from delayed.worker import channel, verdict
 from delayed.worker.board import Slot
 from delayed.worker.ladder import Ladder
 from delayed.worker.verdict import Verdict
@@ -59,15 +59,23 @@ def verdict_of_death(
     return Verdict(verdict.EXITED, exit_code=code, text=text, stack=stack, wall=wall, cpu=cpu, rss=rss)
 
 
-def guilty(seat: int, begun: Sequence[Slot], ladder: Ladder) -> set[int]:
+def guilty(seat: int, begun: Sequence[Slot], status: int | None, ladder: Ladder) -> set[int]:
     """The serials of those of the tasks `begun` that their child's death is to be charged to.
 
     That is who was being stopped; else who was alone; else whose thread crashed, if faulthandler could say so. None of
     them if nobody can tell.
+
+    Args:
+        status: the wait status of the child; None if nobody could wait for it.
     """
     found = {slot.serial for slot in begun if ladder.outcome(seat, slot.lane, slot.serial)[0] != boards.STOP_NOTHING}
     if found or ladder.has_killed(seat):
         return found
+    # Whoever closed the channel may have ended long before. A task that exits with that code by itself is told when it
+    # runs again, in the last seat, where suspects run alone.
+    is_shared = ladder.board.lanes > 1 and seat < len(ladder.stacks) - 1
+    if is_shared and status is not None and os.waitstatus_to_exitcode(status) == channel.CHANNEL_LOST:
+        return set()
     if len(begun) == 1:
         return {begun[0].serial}
     thread = crashed_thread(ladder.read_stack(seat))

@@ -522,7 +522,7 @@ class Monitor:
         oom = process.oom_kills()
         out_of_memory, self.oom_kills = oom > self.oom_kills, oom
         slots = [self.board.slot(seat.index, held.slot) for held in begun]
-        guilty = judge.guilty(seat.index, slots, self.ladder)
+        guilty = judge.guilty(seat.index, slots, status, self.ladder)
         by_us = self.ladder.has_killed(seat.index)
         if not guilty and not by_us:
             stack = self.ladder.read_stack(seat.index)

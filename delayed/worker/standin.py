@@ -248,14 +248,14 @@ class StandIn:
         ]
         oom = process.oom_kills()
         out_of_memory, self.oom_kills = oom > self.oom_kills, oom
-        guilty = judge.guilty(seat, begun, self.ladder)
+        status, cpu, rss = (ended.value, ended.cpu, ended.rss) if ended is not None else (None, 0.0, 0)
+        guilty = judge.guilty(seat, begun, status, self.ladder)
         for slot in begun:
             if slot.serial not in guilty:
                 self.deaths[slot.serial] = Verdict(verdict.STOPPED, text="its process ended for another task")
                 continue
             reason, killed, stack = self.ladder.outcome(seat, slot.lane, slot.serial)
             crash = stack or self.ladder.read_stack(seat)
-            status, cpu, rss = (ended.value, ended.cpu, ended.rss) if ended is not None else (None, 0.0, 0)
             found = judge.verdict_of_death(status, killed, out_of_memory, crash, now() - slot.begun, cpu, rss)
             if reason == boards.STOP_TIMEOUT:
                 found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)

@@ -1,10 +1,16 @@
-"""Every way to die, in every kind of worker: it gets its verdict, and harms nobody else. See :mod:`tests.workers.deaths`."""
+"""Every way to die, in every kind of worker: it gets its verdict, and harms nobody else.
+
+The ways are in :mod:`tests.workers.deaths`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import resource
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +19,7 @@ import pytest
 
 from tests.workers import deaths, witnesses
 from tests.workers.conftest import Bench, children_of, fork_server_of, wait_for
-from tests.workers.deaths import Death
+from tests.workers.deaths import Death, closes_descriptors
 
 MODES = ["forked", "preforked", "threaded", "async"]
 LANES = {"threaded": "threads", "async": "concurrency"}
@@ -47,12 +53,12 @@ class Ward:
         return queue.broker.get(queue.name, id) is None
 
     @contextlib.contextmanager
-    def neighbours(self, name: str) -> Iterator[list[str]]:
-        """Two tasks in the same child, from before until after what happens here; none where it runs one at a time."""
+    def neighbours(self, name: str, count: int = 2) -> Iterator[list[str]]:
+        """Tasks in the same child, from before until after what happens here; none where it runs one at a time."""
         if self.mode not in LANES:
             yield []
             return
-        names = [f"{name}/{number}" for number in range(2)]
+        names = [f"{name}/{number}" for number in range(count)]
         wait = witnesses.wait_async if self.mode == "async" else witnesses.wait
         ids = [self.bench.put(wait, each, str(self.gate)) for each in names]
         wait_for(lambda: all(self.ledger.find(f"begin {each} ") for each in names))
@@ -60,6 +66,12 @@ class Ward:
         self.gate.touch()
         wait_for(lambda: all(map(self.is_gone, ids)))
         self.gate.unlink()
+
+
+def told(death: Death, mode: str) -> str:
+    """What the error handler notes of it first."""
+    end = death.ends[mode]
+    return f"{death.func.__name__} | {end.signal} | {end.error} | {end.verdict}"
 
 
 def is_leader(pid: int) -> bool:
@@ -106,9 +118,8 @@ def test_a_death_gets_its_verdict_and_harms_nobody_else(ward: Ward, death: Death
     wait_for(lambda: ward.is_gone(last))
 
     errors = ledger.find("error")[before:]
-    words = f"{death.func.__name__} | {end.signal} | {end.error} | {end.verdict}"
     assert len(errors) == bool(end.verdict), errors
-    assert not errors or errors[0].startswith(words)
+    assert not errors or errors[0].startswith(told(death, ward.mode))
     (pid,) = ledger.find(f"after {death.name} ")
     if ward.mode != "forked":
         assert (int(pid) == child) == (end.child == "goes on")
@@ -117,3 +128,47 @@ def test_a_death_gets_its_verdict_and_harms_nobody_else(ward: Ward, death: Death
         assert ledger.find(f"begin {name} ") == ["1"] * (2 if end.child == "dies" else 1), "again, and uncharged"
     assert bench.queue.broker.counts(bench.queue.name) == (0, 0, 0, 0)
     assert ward.worker.poll() is None
+
+
+@pytest.mark.parametrize("ward", LANES, indirect=True)
+def test_whoever_is_left_when_its_child_can_t_speak_any_more_is_innocent(ward: Ward) -> None:
+    """Here that is one; of two nobody could tell who it was anyway."""
+    before = len(ward.ledger.find("error"))
+    with ward.neighbours("left", 1):
+        id = ward.bench.put(closes_descriptors.die)
+        wait_for(lambda: ward.is_gone(id))
+
+    assert ward.ledger.find("end left/0") == [""]
+    assert [line for line in ward.ledger.find("error")[before:] if line.startswith("wait")] == []
+
+
+def test_workers_under_a_supervisor_live_through_all_of_them(tmp_path: Path) -> None:
+    bench = Bench(f"sqlite:///{tmp_path}/tasks.db", tmp_path)
+    expected: Counter[str] = Counter()
+    for death in deaths.deaths():
+        bench.put(death.func, *death.args, timeout=death.timeout)
+        if death.ends["preforked"].verdict:
+            expected[told(death, "preforked")] += 1
+    command = [sys.executable, "-m", "delayed", "worker", "--url", bench.url, "--queue", bench.queue.name, "--burst"]
+    command += ["--mode=preforked", "--workers=2", "--processes=2", "--kill-timeout=0.5"]
+    command += ["--max-memory=50M", "--kill-memory=250M", f"--error-handler={OPTIONS['error_handler']}"]
+    command += [f"--preload={name}" for name in deaths.modules()]
+
+    with few_descriptors():
+        done = subprocess.run(
+            command,
+            env={**os.environ, "LEDGER": str(bench.ledger.path)},
+            timeout=50,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 0, done.stderr
+    assert " died" not in done.stderr and "is gone" not in done.stderr
+    errors = bench.ledger.find("error")
+    assert {words: sum(error.startswith(words) for error in errors) for words in expected} == expected
+    assert len(errors) == expected.total()
+    assert bench.queue.broker.counts(bench.queue.name) == (0, 0, 0, 0)
+    bench.close()

@@ -1,7 +1,7 @@
 """Ways for a task to die, to hang, or to leave a mess: a small module each.
 
-To add one, add a file. Its docstring says what it does; its ``DEATHS`` say which functions do that, and how each ends in
-every kind of worker. `tests.workers.test_deaths` finds it, and runs it alone, among neighbours, under a supervisor, and
+To add one, add a file. Its docstring says what it does; its ``DEATHS`` say which functions do that, and how each ends
+in every kind of worker. `tests.workers.test_deaths` finds it, and runs it among neighbours, under a supervisor, and
 over and over.
 """
 

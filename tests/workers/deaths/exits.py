@@ -14,4 +14,5 @@ def die(ledger: str, code: int) -> None:
 DEATHS = [
     Death(die, ends(died("exited with 3")), (3,)),
     Death(die, ends(died("exited with 0: the process ended without an outcome")), (0,)),
+    Death(die, ends(died("exited with 87")), (87,)),  # which the child itself uses when it can't speak any more
 ]
