@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from typing import Any
 
 from delayed import current
 from tests.workers.tasks import note
@@ -52,13 +53,21 @@ def look_around(ledger: str, name: str, alone: bool) -> None:
 
 
 def last(ledger: str, seconds: float) -> None:
-    """Take so long, with work for the interpreter in it."""
+    """Take so long, in steps."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        time.sleep(0.0001)
+        time.sleep(0.0005)
 
 
 async def last_async(ledger: str, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        await asyncio.sleep(0.0001)
+        await asyncio.sleep(0.0005)
+
+
+def on_success(task: Any) -> None:
+    note(os.environ["LEDGER"], "returned", task.id)
+
+
+def on_error(task: Any, kill_signal: int | None, exc_info: Any) -> None:
+    note(os.environ["LEDGER"], "failed", task.id, kill_signal, task.verdict.kind)
