@@ -2,6 +2,7 @@
 #
 #   make demo                       see it work; DELAYED_URL=redis://localhost:6379 make demo: on that store
 #   make test [PYTHON=python3.12]   lint, types and tests; PYTEST_ARGS="tests/test_cli.py -x" chooses
+#   make soak                       200 rounds of every way to die in every kind of worker: about an hour
 #   make bench                      benchmarks
 #   make clean                      remove the environments and caches
 
@@ -16,10 +17,13 @@ DEMO_EXTRA := $(if $(filter redis% unix:%,$(DELAYED_URL)),-redis)$(if $(filter p
 DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 
 .DELETE_ON_ERROR:
-.PHONY: test lint types demo bench clean
+.PHONY: test lint types soak demo bench clean
 
 test: lint types
 	$(VENV)/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+
+soak: $(VENV)/installed-test
+	DELAYED_SOAK=1 $(VENV)/bin/python -m pytest -n 2 tests/workers/test_soak.py
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/python -m ruff check .

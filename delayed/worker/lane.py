@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from delayed import context
@@ -382,10 +382,10 @@ class Lane:
         try:
             try:
                 function = call.resolve()
-                self.heeded = 0  # its task, which has the same serial, may have been asked before
-                self.serial = serial
-                finished(function(*call.args))
-                self.serial = 0
+                with self.heeding_again():
+                    self.serial = serial
+                    finished(function(*call.args))
+                    self.serial = 0
             except BaseException as raised:  # also SystemExit: a handler can't stop the worker
                 self.serial = 0
                 error = self.handler_failed(call, raised, error)
@@ -394,6 +394,15 @@ class Lane:
             self.serial = 0
             error = self.handler_failed(call, raised, error)
         return error
+
+    @contextlib.contextmanager
+    def heeding_again(self) -> Iterator[None]:
+        """A handler may be asked to stop as well, when its task, which has the same serial, has been already."""
+        before, self.heeded = self.heeded, 0
+        try:
+            yield
+        finally:
+            self.heeded = self.heeded or before
 
     def handler_failed(self, call: Call, raised: BaseException, error: BaseException | None) -> BaseException | None:
         """A handler or a hook has raised; see :meth:`call_handler`."""

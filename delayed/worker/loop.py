@@ -241,11 +241,10 @@ class CoroutineLane(ThreadLane):
         within = contextvars.Context()
         within.run(context.here.set, self.current_run)
         if inspect.iscoroutinefunction(handler):
-            self.heeded = 0
             self.in_thread = False
             self.current = self.serial = frame.serial
             self.task = self.child.loop.create_task(self.handle_here(handler, call, error), context=within)
-            with contextlib.suppress(asyncio.CancelledError):
+            with self.heeding_again(), contextlib.suppress(asyncio.CancelledError):
                 error = await self.task
             self.serial = self.current = 0
             return error

@@ -11,7 +11,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import Any
 
@@ -93,18 +92,6 @@ def fail_until(ledger: str, word: str, times: int) -> None:
 # -- ways to misbehave -------------------------------------------------------------------------------------------
 
 
-def exit_hard(ledger: str, code: int) -> None:
-    os._exit(code)
-
-
-def exit_softly(ledger: str, code: Any) -> None:
-    sys.exit(code)
-
-
-def crash(ledger: str) -> None:
-    ctypes.string_at(0)
-
-
 def kill_self(ledger: str, number: int) -> None:
     os.kill(os.getpid(), number)
     time.sleep(10)
@@ -141,59 +128,11 @@ def stuck_stubborn(ledger: str) -> None:
             note(ledger, "swallowed")
 
 
-def ignore_sigterm(ledger: str) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(60)
-
-
 def tidy_up(ledger: str) -> None:
     try:
         time.sleep(60)
     finally:
         note(ledger, "tidied")
-
-
-def close_everything(ledger: str) -> None:
-    os.closerange(0, 65536)
-
-
-def take_over_descriptors(ledger: str) -> None:
-    os.closerange(3, 65536)
-    for _ in range(64):
-        os.open("/dev/null", os.O_RDWR)
-
-
-def print_much(ledger: str, size: int) -> None:
-    line = "x" * 1023 + "\n"
-    for _ in range(size // 1024):
-        sys.stdout.write(line)
-
-
-class Unpicklable(Exception):
-    def __init__(self) -> None:
-        super().__init__("holds a lock")
-        self.lock = threading.Lock()
-
-
-class Unspeakable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no words")
-
-
-def raise_unpicklable(ledger: str) -> None:
-    raise Unpicklable
-
-
-def raise_unspeakable(ledger: str) -> None:
-    raise Unspeakable
-
-
-def raise_base(ledger: str, name: str) -> None:
-    raise {"KeyboardInterrupt": KeyboardInterrupt, "GeneratorExit": GeneratorExit, "BaseException": BaseException}[name]
-
-
-def return_unpicklable(ledger: str) -> Any:
-    return threading.Lock()
 
 
 def fork_daemon(ledger: str) -> None:
@@ -212,16 +151,6 @@ def fork_session_daemon(ledger: str) -> None:
 
 def fork_and_return(ledger: str) -> None:
     os.fork()
-
-
-def delete_folder(ledger: str, folder: str) -> None:
-    os.makedirs(folder, exist_ok=True)
-    os.chdir(folder)
-    os.rmdir(folder)
-
-
-def leave_thread(ledger: str) -> None:
-    threading.Thread(target=time.sleep, args=(60,)).start()
 
 
 def leak(ledger: str, size: int) -> None:

@@ -1,4 +1,7 @@
-"""Tasks that misbehave: each gets its verdict, and the worker goes on."""
+"""Tasks and handlers that misbehave: what is told of them, and what becomes of the rest.
+
+The ways to die themselves are in :mod:`tests.workers.deaths`.
+"""
 
 from __future__ import annotations
 
@@ -15,55 +18,9 @@ from delayed.codec import Codec
 from delayed.message import Message
 from tests.workers import slow, tasks
 from tests.workers.conftest import Bench, alive, wait_for
+from tests.workers.deaths import spins
 
 HANDLER = "tests.workers.tasks:on_error"
-
-TIMED_OUT = "| None | TaskTimeout | timed out (limit 0.3 s) after"
-KILLED = "| 9 | TaskTimeout | timed out (limit 0.3 s), and was killed by signal 9"
-DEATHS: list[tuple[Callable[..., Any], tuple[Any, ...], float | None, str]] = [
-    (tasks.exit_hard, (3,), None, "| None | None | exited with 3"),
-    (tasks.exit_hard, (0,), None, "| None | None | exited with 0: the process ended without an outcome"),
-    (tasks.exit_softly, (4,), None, "| None | SystemExit | exited with 4"),
-    (tasks.crash, (), None, "| 11 | None | killed by signal 11 (SIGSEGV), not by its worker"),
-    (tasks.kill_self, (9,), None, "| 9 | None | killed by signal 9 (SIGKILL), not by its worker"),
-    (tasks.kill_self, (15,), None, "| 15 | None | killed by signal 15 (SIGTERM), not by its worker"),
-    (tasks.stuck_in_regex, (), 0.3, TIMED_OUT),
-    (tasks.stuck_in_c, (), 0.3, KILLED),
-    (tasks.stuck_stubborn, (), 0.3, KILLED),
-    (tasks.ignore_sigterm, (), 0.3, KILLED),
-    (tasks.tidy_up, (), 0.3, TIMED_OUT),
-    (tasks.raise_unpicklable, (), None, "| None | Unpicklable | raised tests.workers.tasks.Unpicklable: holds a lock"),
-    (tasks.raise_unspeakable, (), None, "| None | Unspeakable | raised tests.workers.tasks.Unspeakable"),
-    (tasks.raise_base, ("KeyboardInterrupt",), None, "| None | KeyboardInterrupt | raised KeyboardInterrupt"),
-    (tasks.raise_base, ("GeneratorExit",), None, "| None | GeneratorExit | raised GeneratorExit"),
-    (tasks.raise_base, ("BaseException",), None, "| None | BaseException | raised BaseException"),
-]
-
-
-# Signals interrupt system calls and regexes in the main thread only, where these don't run.
-IN_THREADS = {
-    tasks.stuck_in_regex: KILLED,
-    tasks.tidy_up: KILLED,
-    tasks.ignore_sigterm: "| None | ValueError | raised ValueError: signal only works in main thread",
-}
-
-
-def test_every_death_has_a_verdict_and_the_worker_goes_on(bench: Bench, mode: str) -> None:
-    for func, args, timeout, _ in DEATHS:
-        bench.put(func, *args, timeout=timeout)
-    bench.put(tasks.mark, "last")
-
-    bench.burst(mode, error_handler=HANDLER, processes=2)
-
-    assert "last" in bench.ledger.lines
-    errors = bench.ledger.find("error")
-    for func, _, _, words in DEATHS:
-        if mode in ("threaded", "async"):
-            words = IN_THREADS.get(func, words)
-        assert any(error.startswith(f"{func.__name__} {words}") for error in errors), (func.__name__, words, errors)
-    assert len(errors) == len(DEATHS)
-    assert ("tidied" in bench.ledger.lines) == (mode in ("forked", "preforked"))
-    assert bench.queue.broker.counts(bench.queue.name) == (0, 0, 0, 0)
 
 
 def test_a_handler_is_told_what_was_used(bench: Bench, mode: str) -> None:
@@ -73,33 +30,7 @@ def test_a_handler_is_told_what_was_used(bench: Bench, mode: str) -> None:
     (error,) = bench.ledger.find("error")
     found = re.search(r"\(CPU ([\d.]+) s", error)
     assert found is not None, error
-    assert float(found[1]) >= 0.3
-
-
-HARMLESS: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-    (tasks.close_everything, ()),
-    (tasks.take_over_descriptors, ()),
-    (tasks.print_much, (100_000_000,)),
-    (tasks.return_unpicklable, ()),
-    (tasks.fork_and_return, ()),
-    (tasks.leave_thread, ()),
-    (tasks.exit_softly, (0,)),
-    (tasks.exit_softly, (None,)),
-]
-
-
-def test_what_tasks_leave_behind_does_not_reach_the_next_one(bench: Bench, mode: str) -> None:
-    bench.put(tasks.delete_folder, str(bench.folder / "gone"))
-    for func, args in HARMLESS:
-        bench.put(func, *args)
-        bench.put(tasks.mark, "after", func.__name__)
-
-    bench.burst(mode, error_handler=HANDLER)
-
-    # An event loop does not survive the loss of its descriptors, so that is the task's own failure.
-    fatal = 2 if mode == "async" else 0
-    assert bench.ledger.find("error")[fatal:] == [], "none of these is a failure"
-    assert sorted(bench.ledger.find("after")) == sorted(func.__name__ for func, _ in HARMLESS)
+    assert float(found[1]) >= 0.25, "most of it: a lane counts its own thread, the task its process"
 
 
 @pytest.mark.parametrize("func", [tasks.stuck_in_regex, tasks.stuck_in_c])
@@ -111,6 +42,26 @@ def test_the_stack_of_a_stuck_task_is_in_log_and_handler(bench: Bench, mode: str
     (stack,) = bench.ledger.find("stack")
     assert f"in {func.__name__}" in stack
     assert f"in {func.__name__}" in bench.log()
+
+
+@pytest.mark.parametrize("mode", ["forked", "preforked"])
+def test_a_task_whose_time_is_up_may_tidy_up(bench: Bench, mode: str) -> None:
+    bench.put(tasks.tidy_up, timeout=0.3)
+
+    bench.burst(mode)
+
+    assert bench.ledger.lines == ["tidied"]
+
+
+def test_a_child_that_stopped_a_task_can_be_ended_by_sigterm(bench: Bench, mode: str) -> None:
+    bench.put(spins.die, timeout=0.2)
+    bench.put(tasks.kill_self, int(signal.SIGTERM))
+
+    bench.burst(mode, error_handler=HANDLER)
+
+    stopped, ended = bench.ledger.find("error")
+    assert stopped.startswith("die | None | TaskTimeout")
+    assert ended.startswith("kill_self | 15 | None | killed by signal 15 (SIGTERM), not by its worker")
 
 
 def test_daemons_of_a_task_die_with_its_child(bench: Bench) -> None:
@@ -225,16 +176,6 @@ class Raising:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("raise ValueError('caf\\udce9')",)
-
-
-def test_worker_ignores_a_task_s_own_sigalrm(bench: Bench) -> None:
-    bench.put(tasks.kill_self, int(signal.SIGALRM))
-    bench.put(tasks.mark, "last")
-
-    bench.burst(error_handler=HANDLER)
-
-    assert "last" in bench.ledger.lines
-    assert "killed by signal 14" in bench.ledger.find("error")[0]
 
 
 def test_a_task_whose_time_is_up_before_its_module_is_imported_never_runs(bench: Bench, mode: str) -> None:

@@ -9,7 +9,7 @@ from tests.workers.deaths import RETURNED, Death, ends
 
 
 def die(ledger: str) -> None:
-    folder = tempfile.mkdtemp()
+    folder = tempfile.mkdtemp(dir=os.path.dirname(ledger))
     os.chdir(folder)
     os.rmdir(folder)
 
