@@ -91,7 +91,8 @@ class Soak:
         """What a task left to its child goes with it."""
         before = [pid for pid in self.processes() if pid not in self.guardians]
         for pid in children_of(self.guardians[1]):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not any(map(alive, before)) and len(self.processes()) == self.at_rest)
 
     def memory(self) -> list[int]:
