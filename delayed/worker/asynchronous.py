@@ -6,7 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from delayed.errors import MissingDependency
-from delayed.worker.base import Worker, WorkerOptions, at_least
+from delayed.worker.base import LANES_MAX, Worker, WorkerOptions, whole
 
 if TYPE_CHECKING:
     from delayed.queue import Queue
@@ -44,7 +44,7 @@ class AsyncWorker(Worker):
         **options: Unpack[WorkerOptions],
     ) -> None:
         super().__init__(queue, **options)
-        self.concurrency = self.lanes = at_least("concurrency", concurrency, 1)
+        self.concurrency = self.lanes = whole("concurrency", concurrency, 1, LANES_MAX)
         self.uvloop = uvloop
         if uvloop and importlib.util.find_spec("uvloop") is None:
             raise MissingDependency("uvloop=True needs uvloop, which is not installed: pip install 'delayed[uvloop]'")

@@ -35,6 +35,7 @@ _OPTIONS = (
     "worker_memory", "shutdown_timeout", "burst", "preload", "sweep", "lease",
 )  # fmt: skip
 
+LANES_MAX = 10_000  # tasks that one child runs at once at most
 OK, OUTGROWN = 0, 4  # what run() returns
 
 
@@ -136,11 +137,11 @@ class Worker:
                     f"one worker serves one broker: queue {self.queues[0].name!r} is on {self.broker!r}, "
                     f"{each.name!r} on {each.broker!r}; start a worker for each"
                 )
-        self.processes = at_least("processes", processes, 1)
+        self.processes = whole("processes", processes, 1)
         self.kill_timeout = at_least("kill_timeout", kill_timeout, 0)
         self.shutdown_timeout = at_least("shutdown_timeout", shutdown_timeout, 0)
         self.lease = at_least("lease", lease, 0.3)
-        self.max_tasks = None if max_tasks is None else at_least("max_tasks", max_tasks, 1)
+        self.max_tasks = None if max_tasks is None else whole("max_tasks", max_tasks, 1)
         self.max_memory = _memory("max_memory", max_memory)
         self.kill_memory = _memory("kill_memory", kill_memory)
         self.worker_memory = _memory("worker_memory", worker_memory)
@@ -331,6 +332,14 @@ N = TypeVar("N", int, float)
 def at_least(name: str, value: N, least: float) -> N:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
         raise ConfigError(f"{name} must be a number of at least {least:g}, not {value!r}")
+    return value
+
+
+def whole(name: str, value: int, least: int, most: int | None = None) -> int:
+    """`value`, if it is a whole number in these bounds."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name} must be a whole number {bounds}, not {value!r}")
     return value
 
 

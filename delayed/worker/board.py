@@ -35,6 +35,8 @@ _BEAT = Struct("<d")
 _BEAT_AT = 8
 _SHOWS = Struct("<Q")
 _SHOWS_AT = 16
+_BLOCKER = Struct("<Q")
+_BLOCKER_AT = 24
 _LANE = Struct("<BxHIdQ")  # phase, slot, -, since, serial
 _LANES = Struct(f"<BxHIdQ{LANE_SIZE - _LANE.size}x")
 _STOP = Struct("<BQ")  # reason, serial
@@ -116,7 +118,7 @@ class Board:
         base = seat * self.seat_size
         offset = base + self.slots_at + slot * SLOT_SIZE
         _BEGUN.pack_into(self.map, offset + _BEGUN_AT, timeout, at)
-        if lane:
+        if self.lanes > 1:
             _LANE_OF.pack_into(self.map, offset + _LANE_OF_AT, lane)
         self.map[offset] = BEGUN
         _LANE.pack_into(self.map, base + SEAT_HEAD + lane * LANE_SIZE, TASK, slot, 0, at, serial)
@@ -163,8 +165,17 @@ class Board:
         reason, serial = _STOP.unpack_from(self.map, at)
         return reason, serial
 
+    def answer_stop(self, seat: int, lane: int) -> None:
+        """What was asked of the task in this lane is done, or too late: it is not to hit another one."""
+        at = seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE + _STOP_AT
+        _STOP.pack_into(self.map, at, STOP_NOTHING, 0)
+
+    def note_blocker(self, seat: int, serial: int) -> None:
+        """Which task's code the child's event loop has been in for too long; 0: in nobody's that runs."""
+        _BLOCKER.pack_into(self.map, seat * self.seat_size + _BLOCKER_AT, serial)
+
     def shows(self, seat: int) -> int:
-        """How often this child was asked to write where its coroutines wait."""
+        """How often this child was asked to write where its tasks stand."""
         (number,) = _SHOWS.unpack_from(self.map, seat * self.seat_size + _SHOWS_AT)
         return int(number)
 
@@ -185,7 +196,8 @@ class Board:
         _STOP.pack_into(self.map, at, reason, serial)
 
     def ask_show(self, seat: int) -> None:
-        """Ask the child's event loop to write where its coroutines wait, once more."""
+        """Ask the child to write where its tasks stand, once more."""
+        self.note_blocker(seat, 0)
         _SHOWS.pack_into(self.map, seat * self.seat_size + _SHOWS_AT, self.shows(seat) + 1)
 
     def vacate(self, seat: int) -> None:
@@ -202,6 +214,11 @@ class Board:
         """When the child's event loop last turned, as far as it noted that; 0 if it never did."""
         (at,) = _BEAT.unpack_from(self.map, seat * self.seat_size + _BEAT_AT)
         return float(at)
+
+    def blocker(self, seat: int) -> int:
+        """What :meth:`note_blocker` noted last."""
+        (serial,) = _BLOCKER.unpack_from(self.map, seat * self.seat_size + _BLOCKER_AT)
+        return int(serial)
 
     def thread(self, seat: int, lane: int) -> int:
         """What :meth:`note_thread` noted last; 0 if nothing."""

@@ -10,6 +10,7 @@ payload travel in an anonymous file whose descriptor the packet carries.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from struct import Struct
@@ -103,6 +104,8 @@ def receive_task(sock: socket.socket, buffer: bytearray, flags: int = 0) -> Task
         return None
     kind, large, slot, queue, _, serial, id, delivery, attempt, nonce, n, m = _TASK.unpack_from(buffer)
     if large:
+        if not ancillary:
+            raise OSError(errno.EMFILE, "no descriptor was left for a large task, which is lost to this process")
         fd = int.from_bytes(ancillary[0][2][:4], "little")
         with open(fd, "rb") as file:
             file.seek(0)

@@ -222,21 +222,24 @@ class Child:
                 return True
         return signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
 
+    def show_if_asked(self) -> tuple[bool, TaskStopped | None]:
+        """Write where the tasks stand, if that was asked for: whether it was, and what is to be raised for it."""
+        return False, None  # faulthandler does that
+
     def on_signal(self, number: int) -> None:
         """SIGTERM stops the tasks that its guardians asked for; everything else does what it does to any process."""
         if number == signal.SIGTERM:
-            was_asked = False
-            to_raise: TaskStopped | None = None
+            was_asked, to_raise = self.show_if_asked()
             for lane in self.lanes:
                 reason, serial = self.board.stop_asked(self.seat, lane.number)
-                # What was heeded stays on the board; a signal that comes after that is somebody else's.
-                if reason and serial != lane.heeded:
-                    was_asked = True
-                    lane.heeded = serial
-                    try:
-                        lane.stop(serial, *_STOPS[reason])
-                    except TaskStopped as error:
-                        to_raise = error  # when all have been told
+                if not reason:
+                    continue
+                was_asked = True
+                self.board.answer_stop(self.seat, lane.number)
+                try:
+                    lane.stop(serial, *_STOPS[reason])
+                except TaskStopped as error:
+                    to_raise = error  # when all have been told
             if to_raise is not None:
                 raise to_raise
             if was_asked:

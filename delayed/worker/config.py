@@ -69,9 +69,14 @@ class Config(NamedTuple):
     presence: int = -1
 
     @property
+    def shared(self) -> bool:
+        """Whether several tasks may be in one child."""
+        return self.child != ONE_AT_A_TIME
+
+    @property
     def holds_limits(self) -> bool:
         """Whether a child can hold a task to limits of its own: they are its process's, so nobody else may be in it."""
-        return self.child == ONE_AT_A_TIME
+        return not self.shared
 
     def dump(self) -> bytes:
         return json.dumps(self._asdict()).encode()

@@ -24,7 +24,10 @@ def verdict_told(slot: Slot, detail: bytes) -> Verdict:
         detail: the child's own words; empty if it died before it could say them.
     """
     if detail:
-        return Verdict.load(detail)
+        try:
+            return Verdict.load(detail)
+        except (ValueError, TypeError):  # it can't be read; what the board says will do
+            pass
     asked = slot.code in (verdict.POSTPONED, verdict.RETRIED)
     return Verdict(slot.code, text=slot.text, delay=slot.delay if asked else None)
 
@@ -62,12 +65,12 @@ def verdict_of_death(
 def guilty(seat: int, begun: Sequence[Slot], status: int | None, ladder: Ladder) -> set[int]:
     """The serials of those of the tasks `begun` that their child's death is to be charged to.
 
-    That is who was being stopped; else who was alone; else whose thread crashed, if faulthandler could say so. None of
-    them if nobody can tell.
-
-    Args:
-        status: the wait status of the child; None if nobody could wait for it.
+    That is who held up the event loop; else who was being stopped; else who was alone; else whose thread crashed, if
+    faulthandler could say so. None of them if nobody can tell.
     """
+    blamed = ladder.blamed.get(seat)
+    if blamed in {slot.serial for slot in begun}:
+        return {blamed}
     found = {slot.serial for slot in begun if ladder.outcome(seat, slot.lane, slot.serial)[0] != boards.STOP_NOTHING}
     if found or ladder.has_killed(seat):
         return found

@@ -4,6 +4,10 @@
 2. SIGTERM raises TaskTimeout (TaskCancelled, TaskStopped) in the task, if its code lets signals in.
 3. `kill_timeout` seconds after the deadline, SIGKILL to the child's whole process group.
 
+In a child that several tasks share the first step comes last: faulthandler looks at other threads while they run, which
+may crash them. There the signal handler, which holds the GIL, tells where a task stood when it was stopped, and, before
+the kill, where all of them stand; only one that does not answer is made to.
+
 Every step names the serial of the task, so that a child that has gone on to the next task is left alone.
 """
 
@@ -20,9 +24,10 @@ from delayed.worker import process
 from delayed.worker.board import Activity, Board
 
 _OWN_FRAME = re.compile(r'^  File "([^"]*/delayed/(worker/\w+|task)\.py|<string>)", line \d+ in ')
-_SECTION = re.compile(r"^(?:Current thread|Thread|Coroutine) (0x[0-9a-f]+)", re.MULTILINE)
+_SECTION = re.compile(r"^(Current thread|Thread|Task|Loop) (0x[0-9a-f]+)", re.MULTILINE)
 HANDLER_TIMEOUT = 30.0  # seconds that a success or error handler may take
 STACK_PATIENCE = 0.2  # seconds to wait for a child to write its stacks
+SHOW_TIME = 0.3  # seconds before its kill in which a child that tasks share is to write where they stand
 STACK_MAX = 32768  # bytes of stacks that are kept
 DUMP_MAX = 2**20  # bytes that are read of the stacks of a child with many lanes
 
@@ -30,7 +35,7 @@ DUMP_MAX = 2**20  # bytes that are read of the stacks of a child with many lanes
 class _Climb:
     """How far a task, or the handler for it, has been taken."""
 
-    __slots__ = ("asked", "deadline", "killed", "phase", "reason", "serial", "stack", "warned")
+    __slots__ = ("asked", "deadline", "killed", "phase", "reason", "serial", "shown", "stack", "warned")
 
     def __init__(self, activity: Activity, reason: int, deadline: float) -> None:
         self.serial = activity.serial
@@ -39,6 +44,7 @@ class _Climb:
         self.deadline = deadline
         self.asked = 0.0  # when the stacks were asked for
         self.warned = False  # whether SIGTERM was sent
+        self.shown = 0.0  # when it was asked where it stands, before its kill
         self.killed = False
         self.stack = ""
 
@@ -53,15 +59,27 @@ class Ladder:
     Args:
         stacks: the descriptor of each seat's stack file.
         send: sends a signal to the child of a seat: send(seat, number).
+        shared: whether several tasks may be in one child.
     """
 
-    def __init__(self, board: Board, stacks: list[int], kill_timeout: float, send: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        stacks: list[int],
+        kill_timeout: float,
+        send: Callable[[int, int], None],
+        *,
+        shared: bool = False,
+    ) -> None:
         self.board = board
         self.stacks = stacks
         self.kill_timeout = kill_timeout
         self.send = send
+        self.shared = shared
         self.climbs: dict[tuple[int, int], _Climb] = {}  # by (seat, lane)
         self.dumped = [0.0 for _ in stacks]  # by seat: when its stacks were asked for last
+        self.urged = [0.0 for _ in stacks]  # by seat: for which of these askings it was made to write them
+        self.blamed: dict[int, int] = {}  # by seat: the serial of the task for which it was killed, if it was not due
 
     def tick(self, seat: int, now: float) -> None:
         """Take the next step against each task in this seat, if one is due."""
@@ -102,15 +120,15 @@ class Ladder:
         """Take the next step, if it is due; return the signal that the child has to be sent for it, or 0."""
         if climb.killed:
             return 0
+        if self.shared:
+            return self._step_shared(seat, lane, climb, now)
         if now >= climb.deadline + self.kill_timeout and climb.asked:
             climb.stack = self.stack_of(seat, lane, climb.serial) or climb.stack
             climb.killed = True
             return signal.SIGKILL
         if not climb.asked:
             climb.asked = now
-            # What a child with several lanes has just written shows them all.
-            if self.board.lanes == 1 or now > self.dumped[seat] + STACK_PATIENCE:
-                self.dump(seat, now)
+            self.dump(seat, now)
         elif not climb.warned:
             climb.stack = self.stack_of(seat, lane, climb.serial)
             if climb.stack or now >= climb.asked + STACK_PATIENCE:
@@ -118,6 +136,30 @@ class Ladder:
                 self.board.ask_stop(seat, lane, climb.reason, climb.serial)
                 return signal.SIGTERM
         return 0
+
+    def _step_shared(self, seat: int, lane: int, climb: _Climb, now: float) -> int:
+        kill_at = climb.deadline + self.kill_timeout
+        if not climb.warned:
+            climb.asked, climb.warned = now, True
+            self.board.ask_stop(seat, lane, climb.reason, climb.serial)
+            return signal.SIGTERM
+        if not climb.shown:
+            if now >= kill_at - SHOW_TIME:
+                climb.shown = now
+                if now > self.dumped[seat] + SHOW_TIME:
+                    self.look(seat, now)
+            return 0
+        self.urge(seat, now)
+        if now < kill_at:
+            return 0
+        climb.stack = self.stack_of(seat, lane, climb.serial)
+        if not climb.stack and now < climb.shown + SHOW_TIME:
+            return 0
+        climb.killed = True
+        blocker = self.board.blocker(seat)
+        if climb.reason == boards.STOP_TIMEOUT and blocker and blocker != climb.serial:
+            self.blamed[seat] = blocker  # this one could not end
+        return signal.SIGKILL
 
     def _send(self, seat: int, signals: set[int]) -> None:
         # Each once, however many lanes it is for.
@@ -137,6 +179,7 @@ class Ladder:
 
     def forget(self, seat: int) -> None:
         """The child of this seat is gone."""
+        self.blamed.pop(seat, None)
         for lane in range(self.board.lanes):
             self.climbs.pop((seat, lane), None)
 
@@ -147,9 +190,21 @@ class Ladder:
         self.send(seat, process.STACK_SIGNAL)
 
     def look(self, seat: int, now: float) -> None:
-        """Make the child write its stacks, those of its coroutines too, and leave its tasks alone."""
-        self.dump(seat, now)
+        """Let the child write where its tasks stand, and leave them alone."""
+        if not self.shared:
+            self.dump(seat, now)
+            return
+        self.dumped[seat] = now
+        self.clear_stack(seat)
         self.board.ask_show(seat)
+        self.send(seat, signal.SIGTERM)
+
+    def urge(self, seat: int, now: float) -> None:
+        """Make the child write its stacks that was asked for them by :meth:`look` a while ago, and did not."""
+        asked = self.dumped[seat]
+        if self.shared and self.urged[seat] != asked and now >= asked + SHOW_TIME / 2 and not self.read_stack(seat):
+            self.urged[seat] = asked
+            self.send(seat, process.STACK_SIGNAL)
 
     def clear_stack(self, seat: int) -> None:
         # The child's descriptor is a copy of ours: rewinding ours rewinds its too.
@@ -165,33 +220,35 @@ class Ladder:
 
     def stack_of(self, seat: int, lane: int, serial: int) -> str:
         """What the child of a seat has written of the task `serial` in this lane; "" if it has not yet."""
-        if self.board.lanes == 1 and not self.board.thread(seat, lane):
+        if not self.shared:
             return self.read_stack(seat)
+        thread = self.board.thread(seat, lane)
+        return self._pick(seat, lambda kind, number: 2 * (kind == "Task" and number == serial) or number == thread)
+
+    def loop_stack(self, seat: int) -> str:
+        """What the child of a seat has written of where its event loop stands; "" if it has not yet."""
+        return self._pick(seat, lambda kind, number: 2 * (kind == "Loop") or kind == "Current thread")
+
+    def _pick(self, seat: int, rank: Callable[[str, int], int]) -> str:
+        """Of what the child of a seat has written, the part that ranks highest, above 0."""
         try:
-            return pick_stack(self.stacks[seat], self.board.thread(seat, lane), serial)
+            text = os.pread(self.stacks[seat], DUMP_MAX, 0).decode(errors="replace")
         except OSError:
             return ""
+        heads = list(_SECTION.finditer(text))
+        best, found = 0, ""
+        for head, after in zip_longest(heads, heads[1:]):
+            ranked = int(rank(head[1], int(head[2], 16)))
+            if ranked > best:
+                best, found = ranked, text[head.start() : after.start() if after else None]
+        return without_own(found[:STACK_MAX])
 
 
 def read_stack(fd: int) -> str:
     """What faulthandler wrote, without the frames of the worker itself."""
-    return _without_own(os.pread(fd, STACK_MAX, 0).decode(errors="replace"))
+    return without_own(os.pread(fd, STACK_MAX, 0).decode(errors="replace"))
 
 
-def pick_stack(fd: int, thread: int, serial: int) -> str:
-    """Of what a child with several lanes wrote, the part of one: what its coroutine `serial` said last, else its
-    thread's stack.
-    """
-    text = os.pread(fd, DUMP_MAX, 0).decode(errors="replace")
-    heads = list(_SECTION.finditer(text))
-    found = ""
-    for head, after in zip_longest(heads, heads[1:]):
-        number = int(head[1], 16)
-        is_coroutine = head[0].startswith("Coroutine")
-        if number == (serial if is_coroutine else thread) and (is_coroutine or not found.startswith("Coroutine")):
-            found = text[head.start() : after.start() if after else None]
-    return _without_own(found[:STACK_MAX])
-
-
-def _without_own(text: str) -> str:
+def without_own(text: str) -> str:
+    """A stack without the frames of the worker itself."""
     return "\n".join(line for line in text.strip().splitlines() if not _OWN_FRAME.search(line))

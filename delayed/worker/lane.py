@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from delayed import context
@@ -63,7 +63,6 @@ class Lane:
     Attributes:
         serial: of the task, or handler, that may be stopped; 0 while no user code runs.
         expected: of the task that has begun, until its own code does; 0 else.
-        heeded: the last task, or handler, that was asked to stop, whether it still ran or not.
         early: why that task has to stop before its own code has begun; None if it need not.
     """
 
@@ -75,7 +74,6 @@ class Lane:
         self.number = number
         self.serial = 0
         self.expected = 0
-        self.heeded = 0
         self.early: TaskStopped | None = None
         self.cpu = 0.0  # seconds of CPU used before the task that runs now
         self.limits: Limits | None = None  # of the task that runs now, if it has some of its own
@@ -91,9 +89,7 @@ class Lane:
         context.run = run
 
     def stop(self, serial: int, error: type[TaskStopped], text: str) -> None:
-        """Raise the error in the task `serial`, if that has not ended yet. Called by a signal handler, in the main
-        thread.
-        """
+        """Raise the error in the task `serial`, if that runs here. Called by a signal handler, in the main thread."""
         if serial == self.serial:
             self.serial = 0  # once
             raise error(text)
@@ -190,8 +186,16 @@ class Lane:
         if message.limits is not None:
             self.limits = self.hold(message.limits)
         if not message.func.startswith(BY_VALUE):
-            stand_for_main(message.func)
+            self.stand_for_main(message)
         return Task.from_message(message, self.child.codecs[frame.queue])
+
+    def stand_for_main(self, message: Message) -> None:
+        """Let the payload of a message find what was defined in the program's ``__main__``.
+
+        Raises:
+            FunctionNotFound: When the module of its function can't be imported.
+        """
+        stand_for_main(message.func)
 
     def hold(self, limits: Mapping[str, Any]) -> Limits:
         """Hold the process to the limits of the task that is about to run here."""
@@ -315,8 +319,9 @@ class Lane:
         self, start: Start, error: BaseException, ended: float, cpu: float, limits: Limits | None
     ) -> Verdict:
         """The verdict on a run that raised."""
-        stack = self.stack() if isinstance(error, TaskStopped) else ""
-        found = outcome.describe(outcome.outcome_of(error), error, stack)
+        code = outcome.outcome_of(error)
+        stack = self.stack() if code == verdict.TIMED_OUT or isinstance(error, TaskStopped) else ""
+        found = outcome.describe(code, error, stack)
         timeout = start.message.timeout if start.message is not None else None
         found = found._replace(wall=ended - start.begun, cpu=cpu, timeout=timeout)
         return found if limits is None else limits.explain(found, error)
@@ -382,10 +387,9 @@ class Lane:
         try:
             try:
                 function = call.resolve()
-                with self.heeding_again():
-                    self.serial = serial
-                    finished(function(*call.args))
-                    self.serial = 0
+                self.serial = serial
+                finished(function(*call.args))
+                self.serial = 0
             except BaseException as raised:  # also SystemExit: a handler can't stop the worker
                 self.serial = 0
                 error = self.handler_failed(call, raised, error)
@@ -394,15 +398,6 @@ class Lane:
             self.serial = 0
             error = self.handler_failed(call, raised, error)
         return error
-
-    @contextlib.contextmanager
-    def heeding_again(self) -> Iterator[None]:
-        """A handler may be asked to stop as well, when its task, which has the same serial, has been already."""
-        before, self.heeded = self.heeded, 0
-        try:
-            yield
-        finally:
-            self.heeded = self.heeded or before
 
     def handler_failed(self, call: Call, raised: BaseException, error: BaseException | None) -> BaseException | None:
         """A handler or a hook has raised; see :meth:`call_handler`."""

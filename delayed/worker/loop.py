@@ -13,23 +13,27 @@ import importlib
 import inspect
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from delayed import context
 from delayed.errors import TaskStopped
 from delayed.functions import is_loaded
+from delayed.message import Message
 from delayed.task import Task
 from delayed.worker import channel, process
 from delayed.worker.channel import TaskFrame
-from delayed.worker.ladder import pick_stack
 from delayed.worker.lane import Call, Start
-from delayed.worker.threads import SharedChild, ThreadLane, throw
+from delayed.worker.threads import SharedChild, ThreadLane, refers_to_main, stack_text, throw
 
 if TYPE_CHECKING:
     from delayed.worker.hooking import Hooking
 
+BLOCKED = 0.5  # seconds without a turn after which the loop is in somebody's hands
 BEAT = 0.1  # seconds between two signs that the loop turns, while anything runs
 FAREWELL = 1.0  # seconds that what tasks left behind on the loop gets to end
 
@@ -59,16 +63,33 @@ class CoroutineLane(ThreadLane):
     def take(self, frame: TaskFrame) -> None:
         """Begin what a frame asks for."""
         if frame.kind != channel.RUN:
-            self.child.spawn(self.call_killed(frame))
+            self.child.spawn(self.go_on_with(frame, self.call_killed(frame)))
             return
         self.note(self.child.thread)
         start = self.begin(frame)
-        if start.message is not None and not is_loaded(start.message.func.rpartition(":")[0]):
-            # To import a module may take long, and would hold up all the others.
+        if start.message is not None and _may_take_long(start.message):
             done = self.child.in_thread(self._load, frame, start)
-            done.add_done_callback(lambda loaded: self.launch(frame, start, *loaded.result()))
+            done.add_done_callback(
+                lambda loaded: self.go_on(frame, lambda: self.launch(frame, start, *loaded.result()))
+            )
         else:
             self.launch(frame, start, *self._load(frame, start))
+
+    def go_on(self, frame: TaskFrame, step: Callable[[], object]) -> None:
+        """Take a step; what nobody foresaw in it ends the task, not the lane."""
+        try:
+            step()
+        except BaseException as error:
+            self.rescue(frame, error)
+            self.child.free(self)
+
+    async def go_on_with(self, frame: TaskFrame, steps: Coroutine[Any, Any, None]) -> None:
+        """As :meth:`go_on`, with the lane free at the end."""
+        try:
+            await steps
+        except BaseException as error:  # for example by a task that cancelled all that runs on the loop
+            self.rescue(frame, error)
+        self.child.free(self)
 
     def _load(self, frame: TaskFrame, start: Start) -> tuple[Task | None, BaseException | None]:
         try:
@@ -87,13 +108,17 @@ class CoroutineLane(ThreadLane):
         run = self.current_run = self.run_of(frame, start)
         within = contextvars.Context()
         within.run(context.here.set, run)
+        within.run(_owner.set, (self, frame.serial))
         hooks = self.child.hooks
         if hooks is not None:
             hooks.label(task, frame)
         if inspect.iscoroutinefunction(task.function()) or (hooks is not None and hooks.awaits_before):
             self.in_thread = False
-            self.task = self.child.loop.create_task(self.attempt(frame, task), context=within)
-            self.task.add_done_callback(lambda done: self.finish(frame, start, task, run, self.error_of(done)))
+            # Not by the loop's method: a task may have given that a factory of its own.
+            self.task = asyncio.Task(self.attempt(frame, task), loop=self.child.loop, context=within)
+            self.task.add_done_callback(
+                lambda done: self.go_on(frame, lambda: self.finish(frame, start, task, run, self.error_of(done)))
+            )
             self.current = self.serial = frame.serial
             self.expected = 0
             if self.early is not None:
@@ -102,7 +127,9 @@ class CoroutineLane(ThreadLane):
         else:
             self.in_thread = True
             done = self.child.in_thread(within.run, self.attempt_here, frame, task)
-            done.add_done_callback(lambda done: self.finish(frame, start, task, run, done.result()))
+            done.add_done_callback(
+                lambda done: self.go_on(frame, lambda: self.finish(frame, start, task, run, done.result()))
+            )
 
     async def attempt(self, frame: TaskFrame, task: Task) -> BaseException | None:
         """Await the task; whatever it raises is returned, for SystemExit would end the loop."""
@@ -160,10 +187,10 @@ class CoroutineLane(ThreadLane):
     def attempt_here(self, frame: TaskFrame, task: Task) -> BaseException | None:
         """Call the task in this thread."""
         error: BaseException | None = None
+        before = ThreadLane.clock()
         try:
             try:
                 self.settle_in()
-                before = ThreadLane.clock()
                 self.arm(frame.serial)
                 if self.child.hooks is not None and not self.child.hooks.awaits_before:
                     self.child.hooks.before(task)
@@ -204,7 +231,11 @@ class CoroutineLane(ThreadLane):
     async def conclude_failed(
         self, call: Call, frame: TaskFrame, start: Start, task: Task, run: context.Run | None, error: BaseException
     ) -> None:
-        self.conclude(frame, start, task, run, await self.handle(call, frame, error))
+        try:
+            error = await self.handle(call, frame, error) or error
+        finally:
+            decided = error
+            self.go_on(frame, lambda: self.conclude(frame, start, task, run, decided))
 
     def conclude(
         self, frame: TaskFrame, start: Start, task: Task | None, run: context.Run | None, error: BaseException | None
@@ -214,7 +245,7 @@ class CoroutineLane(ThreadLane):
         self.current = 0
         self.task = self.stopped = None
         if calls:
-            self.child.spawn(self.call_after(calls, frame))
+            self.child.spawn(self.go_on_with(frame, self.call_after(calls, frame)))
         else:
             self.child.free(self)
 
@@ -224,13 +255,11 @@ class CoroutineLane(ThreadLane):
         for call in calls:
             await self.handle(call, frame)
         self.rest()
-        self.child.free(self)
 
     async def call_killed(self, frame: TaskFrame) -> None:
         for call in self.begin_killed(frame):
             await self.handle(call, frame)
         self.end_killed(frame)
-        self.child.free(self)
 
     async def handle(self, call: Call, frame: TaskFrame, error: BaseException | None = None) -> BaseException | None:
         """As :meth:`call_handler`: on the loop if it is a coroutine, else in a thread."""
@@ -240,11 +269,12 @@ class CoroutineLane(ThreadLane):
             return self.handler_failed(call, raised, error)
         within = contextvars.Context()
         within.run(context.here.set, self.current_run)
+        within.run(_owner.set, (self, frame.serial))
         if inspect.iscoroutinefunction(handler):
             self.in_thread = False
             self.current = self.serial = frame.serial
-            self.task = self.child.loop.create_task(self.handle_here(handler, call, error), context=within)
-            with self.heeding_again(), contextlib.suppress(asyncio.CancelledError):
+            self.task = asyncio.Task(self.handle_here(handler, call, error), loop=self.child.loop, context=within)
+            with contextlib.suppress(asyncio.CancelledError):
                 error = await self.task
             self.serial = self.current = 0
             return error
@@ -273,20 +303,24 @@ class CoroutineLane(ThreadLane):
             return
         self.serial = 0
         self.stopped = error(text)
-        blocks = self.current_run is not None and context.here.get() is self.current_run
-        if not blocks:
-            self.dump_stack()
-        self.child.loop.call_soon_threadsafe(self.cancel, serial)
-        if blocks:  # the signal came in the middle of its own code, which may never come back to the loop
-            raise self.stopped
+        self.where = self.stands(sys._current_frames())
+        loop = self.child.loop
+        if _owner.get() != (self, self.current):
+            loop.call_soon_threadsafe(self.cancel, serial)
+            return
+        # The signal came in the middle of its own code, which may never come back to the loop.
+        if asyncio.current_task(loop) is not self.task:  # in something that it has started, and may not wait for
+            patience = self.config.kill_timeout / 2
+            loop.call_soon_threadsafe(lambda: loop.call_later(patience, self.cancel, serial))
+        raise self.stopped
 
     def cancel(self, serial: int) -> None:
         if self.current == serial and self.task is not None:
             self.task.cancel(str(self.stopped))
 
-    def dump_stack(self) -> None:
-        """Write where the coroutine waits to where the guardians look for it."""
-        assert self.task is not None
+    def stands(self, frames: Mapping[int, FrameType]) -> str:
+        if self.in_thread or self.task is None or _owner.get() == (self, self.current):
+            return super().stands(frames)
         lines = []
         waits: Any = self.task.get_coro()
         while waits is not None:
@@ -294,16 +328,18 @@ class CoroutineLane(ThreadLane):
             if frame is not None:
                 lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}')
             waits = next((getattr(waits, name) for name in _AWAITS if hasattr(waits, name)), None)
-        text = "\n".join([f"Coroutine {self.current:#x} (most recent call first):", *reversed(lines), ""])
-        with contextlib.suppress(OSError):
-            os.write(self.child.stack, text.encode(errors="replace"))
-
-    def stack(self) -> str:
-        return pick_stack(self.child.stack, self.thread, self.current)
+        return "\n".join([f"Task {self.running:#x} (most recent call first):", *reversed(lines), ""])
 
 
 _FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 _AWAITS = ("cr_await", "gi_yieldfrom", "ag_await")
+# Whose code runs in this context: a lane, and the serial of its task.
+_owner: contextvars.ContextVar[tuple[CoroutineLane, int] | None] = contextvars.ContextVar("delayed_owner", default=None)
+
+
+def _may_take_long(message: Message) -> bool:
+    """Whether to load a task may hold up the loop: by an import, or by waiting for another that is loaded."""
+    return not is_loaded(message.func.rpartition(":")[0]) or refers_to_main(message)
 
 
 class AsyncChild(SharedChild):
@@ -313,13 +349,13 @@ class AsyncChild(SharedChild):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.lanes: list[CoroutineLane] = [CoroutineLane(self, number) for number in range(self.config.lanes)]
-        self.idle: list[CoroutineLane] = self.lanes[::-1]
+        lanes = [CoroutineLane(self, number) for number in range(self.config.lanes)]
+        self.lanes = self.shared = lanes
+        self.idle = lanes[::-1]
         self.reading = False
         self.telling = False
         self.thread = 0
         self.beating = False
-        self.shown = 0  # how often it was asked to show its coroutines, and did
         self.others: set[asyncio.Task[None]] = set()
         if self.config.uvloop:
             self.new_loop: Any = importlib.import_module("uvloop").new_event_loop  # before the fork: once for all
@@ -369,6 +405,8 @@ class AsyncChild(SharedChild):
                 frame = channel.receive_task(self.sock, self.buffer, channel.NO_WAIT)
             except BlockingIOError:
                 return
+            except OSError:  # a task closed it
+                os._exit(channel.CHANNEL_LOST)
             if frame is None or frame.kind == channel.LEAVE:
                 self.leaving = True
                 self.leave_when_done()
@@ -377,11 +415,16 @@ class AsyncChild(SharedChild):
             if not self.beating:
                 self.beating = True
                 self.beat()
-            lane.take(frame)
+            lane.running = frame.serial
+            lane.go_on(frame, partial(lane.take, frame))
         self.read_no_more()
 
     def free(self, lane: CoroutineLane) -> None:
         """A lane has ended what it did."""
+        if not lane.running:
+            return
+        lane.running = lane.current = 0
+        lane.task = None
         self.idle.append(lane)
         self.done += 1
         if self.ends and not self.telling:
@@ -416,15 +459,20 @@ class AsyncChild(SharedChild):
         else:
             self.board.note_beat(self.seat, process.now())
             self.loop.call_later(BEAT, self.beat)
-            if self.board.shows(self.seat) != self.shown:
-                self.show()
 
-    def show(self) -> None:
-        """Write where all coroutines wait: somebody wants to know it of one."""
-        self.shown = self.board.shows(self.seat)
-        for lane in self.lanes:
-            if lane.serial and lane.task is not None and not lane.in_thread:
-                lane.dump_stack()
+    def mind_blocker(self, frames: Mapping[int, FrameType]) -> TaskStopped | None:
+        beat = self.board.beat(self.seat)
+        owner = _owner.get()
+        if not beat or process.now() < beat + BLOCKED or owner is None:
+            return None
+        lane, serial = owner
+        if lane.running == serial:
+            self.board.note_blocker(self.seat, serial)
+            return None
+        return TaskStopped("it was left on the event loop by a task that has ended, and holds up all others")
+
+    def loop_stands(self, frames: Mapping[int, FrameType]) -> str:
+        return stack_text(f"Loop {self.thread:#x}", frames.get(self.thread))
 
     def in_thread(self, func: Any, *args: Any) -> asyncio.Future[Any]:
         """Call a function in a thread."""
@@ -432,7 +480,7 @@ class AsyncChild(SharedChild):
 
     def spawn(self, coroutine: Any) -> None:
         """Run a coroutine of our own."""
-        task = self.loop.create_task(coroutine)
+        task = asyncio.Task(coroutine, loop=self.loop)
         self.others.add(task)
         task.add_done_callback(self.others.discard)
 

@@ -37,7 +37,7 @@ from delayed.worker.board import Board
 from delayed.worker.channel import Control, TaskFrame
 from delayed.worker.config import Config
 from delayed.worker.courier import TRUST, Courier, Held
-from delayed.worker.ladder import STACK_PATIENCE, Ladder
+from delayed.worker.ladder import HANDLER_TIMEOUT, STACK_PATIENCE, Ladder
 from delayed.worker.memory import Gauge
 from delayed.worker.orders import Orders
 from delayed.worker.process import now
@@ -54,6 +54,7 @@ FORK_SERVER_PAUSE = 0.5  # seconds from one start of a fork server that fails to
 FORK_SERVER_TRIES = 5  # starts that may fail in a row at the beginning
 FORK_SERVER_PATIENCE = 10.0  # seconds a fork server may take to start
 COMMIT_PATIENCE = 1.0  # seconds that a task in a transaction goes on after its claim is gone: it may have committed
+LEAVE_PATIENCE = 5.0  # seconds that a child with nothing to do may take to leave
 LOOP_BLOCKED = 1.0  # seconds without a turn after which an event loop is reported
 BLOCKED_PAUSE = 1.0  # seconds for which nothing is handed to a child that began nothing of what it had
 SUSPECTS_MAX = 10_000  # tasks that are remembered because they may have ended their child
@@ -98,7 +99,8 @@ class Monitor:
         self.regular = self.seats if config.lanes == 1 else self.seats[:processes]
         self.life_read, self.life_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.ladder = Ladder(self.board, [seat.stack for seat in self.seats], config.kill_timeout, self.signal)
+        stacks = [seat.stack for seat in self.seats]
+        self.ladder = Ladder(self.board, stacks, config.kill_timeout, self.signal, shared=config.shared)
         self.watch = Watch(self.board, config, self.ladder, self.signal, self.claim_in)
         self.gauge = gauge
         self.outgrown = False
@@ -112,8 +114,9 @@ class Monitor:
         self.failed_starts = 0
         self.jobs: deque[TaskFrame] = deque()  # error handlers for tasks whose child was killed
         self.orders = Orders(self)
-        self.suspects: dict[tuple[str, int], None] = {}  # (queue, id): one of them may have ended its child
-        self.alone: deque[Held] = deque()  # suspects that are to be run, each alone in a child
+        # (queue, id) of tasks that may have ended their child: with how many others each may share the next one.
+        self.suspects: dict[tuple[str, int], int] = {}
+        self.alone: deque[Held] = deque()  # suspects that are to be run apart from the others
         self.serial = 0
         self.average = AHEAD  # seconds that a task takes, moving average
         self.buffer = bytearray(channel.PACKET_MAX + 256)
@@ -188,19 +191,25 @@ class Monitor:
         """Work until stopped (or, in burst mode, until nothing is left)."""
         self.reaps_orphans = process.set_subreaper(True)
         try:
-            self.poller.register(self.wake_read, select.POLLIN)
-            for seat in self.seats:
-                self.poller.register(seat.mine, select.POLLIN)
-                self.by_fd[seat.mine.fileno()] = seat
-            self.start_server()
-            self.courier.start()
-            self.loop()
-            self.courier.stop(5.0)
-            self.courier.join()
-        finally:
-            self.close()
+            self.work()
+        except BaseException:
+            self.abandon()
+            raise
+        self.close()
         if self.start_error:
             raise ConfigError(self.start_error)
+
+    def work(self) -> None:
+        """Work until there is nothing left to do."""
+        self.poller.register(self.wake_read, select.POLLIN)
+        for seat in self.seats:
+            self.poller.register(seat.mine, select.POLLIN)
+            self.by_fd[seat.mine.fileno()] = seat
+        self.start_server()
+        self.courier.start()
+        self.loop()
+        self.courier.stop(5.0)
+        self.courier.join()
 
     def loop(self) -> None:
         next_tick = 0.0
@@ -315,30 +324,37 @@ class Monitor:
         return True
 
     def hand_suspects(self, at: float) -> None:
-        """Hand a suspect to the child in the spare seat, when it has nothing else; send it away when there is none."""
+        """Hand suspects to the child in the spare seat, no more at once than may be; send it away after the last."""
         seat = self.seats[-1]
-        if seat.busy or not seat.pid or seat.orphan:
+        if not seat.pid or seat.orphan:
             return
         while self.alone:
             held = self.alone[0]
-            if held.confirmed < at - self.config.lease * TRUST and not held.lost:
+            if held.lost:
+                self.courier.forget(self.alone.popleft())
+                continue
+            together = min(self.together(each) for each in (held, *seat.tasks.values()))
+            if len(seat.tasks) >= together or not seat.slots:
+                return
+            if held.confirmed < at - self.config.lease * TRUST:
                 self.courier.renew_now()
                 return
-            self.alone.popleft()
-            if not held.lost:
-                self.hand(seat, held)
+            if not self.hand(seat, held):
                 return
-            self.courier.forget(held)
-        if not seat.retiring:
+            self.alone.popleft()
+        if not seat.busy and not seat.retiring:
             seat.retiring = True
             with contextlib.suppress(BlockingIOError):
                 channel.send_task(seat.mine, channel.LEAVE_NOW)
 
+    def together(self, held: Held) -> int:
+        """How many suspects may be in one child with this one, itself included."""
+        return self.suspects.get((held.claim.queue, held.claim.id), 1)
+
     def hand_jobs(self) -> None:
         """Hand error handlers of killed tasks to idle children."""
         for seat in self.regular:
-            free = seat.handling is None and (self.lanes > 1 or not seat.tasks)
-            if self.jobs and free and seat.pid and not (seat.orphan or seat.retiring):
+            if self.jobs and seat.handling is None and len(seat.tasks) < self.lanes and seat.open(self.lanes):
                 seat.handling = self.jobs.popleft()
                 try:
                     channel.send_task(seat.mine, seat.handling)
@@ -483,7 +499,10 @@ class Monitor:
         """The child of a seat is gone: find out from the board what it had in hand."""
         self.read_reports(seat)
         self.collect(seat)
-        in_handler = any(activity.phase == boards.HANDLER for _, activity in self.board.activities(seat.index))
+        in_handler = seat.handling is not None and any(
+            activity.phase == boards.HANDLER and activity.serial == seat.handling.serial
+            for _, activity in self.board.activities(seat.index)
+        )
         at = now()
         begun = []
         for slot, held in list(seat.tasks.items()):
@@ -529,7 +548,7 @@ class Monitor:
             found = judge.verdict_of_death(status, False, out_of_memory, stack, 0.0, cpu, rss)
             found = self.watch.explain(seat.index, found)
             logger.error(
-                "a child %s while it ran %d tasks; they go back to the queue, and this worker runs each alone: %s\n%s",
+                "a child %s while it ran %d tasks; they go back to the queue, and this worker runs them apart: %s\n%s",
                 found._what(),
                 len(begun),
                 ", ".join(str(held.claim.id) for held in begun[:20]) + (" …" if len(begun) > 20 else ""),
@@ -540,7 +559,7 @@ class Monitor:
             del seat.tasks[held.slot]
             if slot.serial not in guilty:
                 if not by_us:
-                    self.suspect(held)
+                    self.suspect(held, len(begun) // 4)
                 self.judge(held, Verdict(verdict.STOPPED, text="its process ended for another task"), slot.transaction)
                 continue
             reason, killed, stack = self.ladder.outcome(seat.index, slot.lane, held.serial)
@@ -551,12 +570,14 @@ class Monitor:
                 found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
             elif reason != boards.STOP_NOTHING:
                 found = found._replace(code=verdict.STOPPED)
+            elif by_us:
+                found = found._replace(by_us=True, limit="it held up the event loop when the time of others was up")
             found = self.watch.explain(seat.index, found, held.serial, held.claim)
             self.judge(held, found, slot.transaction, handler=True)
 
-    def suspect(self, held: Held) -> None:
-        """This task may have ended its child: it is to run alone next time."""
-        self.suspects[held.claim.queue, held.claim.id] = None
+    def suspect(self, held: Held, together: int) -> None:
+        """This task may have ended its child: it is to run apart next time, with no more than so many suspects."""
+        self.suspects[held.claim.queue, held.claim.id] = max(together, 1)
         if len(self.suspects) > SUSPECTS_MAX:
             del self.suspects[next(iter(self.suspects))]
 
@@ -573,38 +594,35 @@ class Monitor:
     # -- deadlines ---------------------------------------------------------------------------------------------
 
     def tick(self, at: float) -> None:
-        longest = 0.0
+        stuck = 0  # children that take nothing more for now
         for seat in self.seats:
             if at > seat.handed_at + BLOCKED_PAUSE:
                 seat.blocked = False
             if not seat.busy and not self.board.busy(seat.index):
+                self.mind_leaving(seat, at)
                 continue
+            seat.idle_since = 0.0
             self.ladder.tick(seat.index, at)
             self.watch.tick(seat.index, seat.pid, at)
             self.mind_loop(seat, at)
             self.collect(seat)
             activities = self.board.activities(seat.index)
-            since = max((activity.since for _, activity in activities), default=at)  # when something began last
-            if self.lanes == 1:
-                waiting = len(seat.tasks) > 1
-            else:
-                since = max(since, seat.handed_at) if activities else seat.handed_at
-                waiting = len(seat.tasks) > len(activities)
-                if not waiting:
-                    continue
-            if at - since <= LONG:
-                continue
-            longest = max(longest, at - since)
-            if waiting:
+            began = max((activity.since for _, activity in activities), default=at if self.lanes == 1 else 0.0)
+            since = began if self.lanes == 1 else max(began, seat.handed_at)  # when it moved last
+            waiting = len(seat.tasks) > (1 if self.lanes == 1 else len(activities))
+            if at - since > LONG and waiting:
                 # With lanes to spare it would have begun: the interpreter, or the event loop, is in somebody's hands.
                 seat.blocked = len(activities) < self.lanes
                 self.average = max(self.average, LONG)
                 self.take_back(seat)
-        if longest > 2 * LONG and not self.stopping:
+            if at - since > 2 * LONG and (len(activities) >= self.lanes or seat.blocked or seat.retiring):
+                stuck += seat in self.regular
+        inbox = self.courier.inbox
+        if inbox and stuck >= self.processes and not self.stopping:
             # Every child that could take these is at a long task: another worker may be idle.
-            inbox = self.courier.inbox
-            surplus = self.courier.held - self.capacity
-            while inbox and surplus > 0 and all(seat.busy for seat in self.seats[: self.processes]):
+            self.average = max(self.average, LONG)
+            surplus = self.courier.held - self.room()
+            while inbox and surplus > 0:
                 held = inbox.pop()
                 self.courier.settle((held, Settlement(held.claim.ref, "back")))
                 surplus -= 1
@@ -614,6 +632,24 @@ class Monitor:
         if self.gauge is not None and not self.stopping:
             self.mind_size(self.gauge, at)
 
+    def mind_leaving(self, seat: Seat, at: float) -> None:
+        """Kill a child that was to leave, has nothing more to do, and does not go: its seat is needed."""
+        if not seat.pid or not (seat.retiring or seat.orphan):
+            return
+        patience = (HANDLER_TIMEOUT if self.config.hooks else LEAVE_PATIENCE) + self.config.kill_timeout
+        if not seat.idle_since:
+            seat.idle_since = at
+        elif at > seat.idle_since + patience:
+            seat.idle_since = at
+            logger.warning("child %d was to leave %.3g s ago, and is killed", seat.pid, patience)
+            self.signal(seat.index, signal.SIGKILL)
+
+    def room(self) -> int:
+        """How many tasks can run at once, as things are."""
+        closed = [seat for seat in self.regular if seat.retiring or seat.blocked]
+        inside = sum(len(self.board.activities(seat.index)) for seat in closed)
+        return self.capacity - len(closed) * self.lanes + inside
+
     def mind_loop(self, seat: Seat, at: float) -> None:
         """Report an event loop that does not turn, once, with what blocks it."""
         beat = self.board.beat(seat.index)
@@ -621,10 +657,11 @@ class Monitor:
             return
         if seat.asked != beat:
             seat.asked = beat
-            self.ladder.dump(seat.index, at)
+            self.ladder.look(seat.index, at)
             return
-        stack = self.ladder.stack_of(seat.index, 0, 0)
-        if stack or at > self.ladder.dumped[seat.index] + STACK_PATIENCE:
+        self.ladder.urge(seat.index, at)
+        stack = self.ladder.loop_stack(seat.index)
+        if stack or at > self.ladder.dumped[seat.index] + 2 * STACK_PATIENCE:
             seat.reported = beat
             logger.warning(
                 "the event loop of child %d has not turned for %.3g s, and holds up all of its tasks; it is here:\n%s",
@@ -717,7 +754,7 @@ class Monitor:
                 self.courier.settle((held, Settlement(held.claim.ref, "back")))
         if self.stop_now:
             for seat in self.seats:
-                if seat.pid and self.board.busy(seat.index):
+                if seat.pid and (seat.busy or self.board.busy(seat.index)):
                     self.ladder.kill(seat.index, boards.STOP_SHUTDOWN)
         elif at >= self.stop_by:
             for seat in self.seats:
@@ -726,6 +763,13 @@ class Monitor:
     def stopped(self) -> bool:
         # A child that has told its outcome may still be in its handler, which may take its time.
         return not self.jobs and not any(seat.busy or (seat.pid and self.board.busy(seat.index)) for seat in self.seats)
+
+    def abandon(self) -> None:
+        """Leave after an error of our own as if killed: the fork server stands in."""
+        self.courier.stop(0.0)
+        if self.control is not None:
+            self.control.close()
+        os.close(self.life_write)
 
     def close(self) -> None:
         """Send everybody home."""

@@ -119,6 +119,7 @@ class Orders:
         if not self._runs(held):
             self.courier.reply(look.order, "it has not begun, or has just ended", done=False)
             return False
+        ladder.urge(held.seat, at)
         text = ladder.stack_of(held.seat, board.slot(held.seat, held.slot).lane, held.serial)
         if text != look.text:
             look.text, look.since = text, at

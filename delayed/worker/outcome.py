@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from delayed.errors import (
@@ -32,6 +33,9 @@ TRACEBACK_MAX = 24000  # characters of a traceback that are kept: its end, which
 
 def outcome_of(error: BaseException) -> int:
     """Which outcome an exception means."""
+    if isinstance(error, BaseExceptionGroup):  # of a TaskGroup, for example, in which one was stopped
+        stopped = next(_leaves(error, TaskStopped), None)
+        return verdict.RAISED if stopped is None else outcome_of(stopped)
     if isinstance(error, TaskTimeout):
         return verdict.TIMED_OUT
     if isinstance(error, TaskCancelled):
@@ -51,7 +55,8 @@ def outcome_of(error: BaseException) -> int:
     if isinstance(error, TaskControl):
         return _wish(error)
     if isinstance(error, SystemExit):
-        return verdict.RETURNED if error.code in (None, 0) else verdict.EXITED
+        harmless = error.code is None or (isinstance(error.code, int) and error.code == 0)
+        return verdict.RETURNED if harmless else verdict.EXITED
     return verdict.RAISED
 
 
@@ -72,6 +77,14 @@ def no_more_files(error: BaseException | None) -> bool:
             break
         error = error.__cause__ or error.__context__
     return False
+
+
+def _leaves(group: BaseExceptionGroup[BaseException], kind: type[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error, kind)
+        elif isinstance(error, kind):
+            yield error
 
 
 def describe(code: int, error: BaseException, stack: str) -> Verdict:

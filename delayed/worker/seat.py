@@ -27,6 +27,7 @@ class Seat:
         retiring: whether its child takes nothing more, and goes when what it runs has ended.
         blocked: whether its child does not begin what it was handed, though it has room for it.
         handed_at: when something was handed over last.
+        idle_since: since when its child, which is to leave, has nothing to do; 0 if it has, or need not leave.
         asked, reported: the last beat of a blocked event loop about which its stack was asked for, and reported.
         tasks: what was handed over and has not been reported back, by slot.
         slots: free slots.
@@ -47,6 +48,7 @@ class Seat:
         self.retiring = False
         self.blocked = False
         self.handed_at = 0.0
+        self.idle_since = 0.0
         self.asked = self.reported = 0.0
         self.tasks: dict[int, Held] = {}
         self.slots: deque[int] = deque(range(slots))
@@ -86,6 +88,7 @@ class Seat:
         """The child is gone."""
         self.pid = 0
         self.orphan = self.retiring = self.blocked = False
+        self.idle_since = 0.0
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1

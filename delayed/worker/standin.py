@@ -53,7 +53,7 @@ class StandIn:
         self.board = server.board
         self.buffer = bytearray(channel.PACKET_MAX + 256)
         stacks = [stack for _, _, stack in self.config.seats]
-        self.ladder = Ladder(self.board, stacks, self.config.kill_timeout, self.signal)
+        self.ladder = Ladder(self.board, stacks, self.config.kill_timeout, self.signal, shared=self.config.shared)
         self.watch = Watch(self.board, self.config, self.ladder, self.signal, self.claim_in)
         self.poller = select.poll()
         self.orphans: dict[int, Orphan] = {}  # by seat

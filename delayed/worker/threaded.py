@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
-from delayed.worker.base import Worker, WorkerOptions, at_least
+from delayed.worker.base import LANES_MAX, Worker, WorkerOptions, whole
 
 if TYPE_CHECKING:
     from delayed.queue import Queue
@@ -32,4 +32,4 @@ class ThreadedWorker(Worker):
 
     def __init__(self, queue: Queue | None = None, *, threads: int = 8, **options: Unpack[WorkerOptions]) -> None:
         super().__init__(queue, **options)
-        self.threads = self.lanes = at_least("threads", threads, 1)
+        self.threads = self.lanes = whole("threads", threads, 1, LANES_MAX)

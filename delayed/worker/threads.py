@@ -6,23 +6,31 @@ there for signals, which Python delivers to it alone, so that it can stop what r
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import ctypes
 import os
 import socket
+import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from delayed import context
+from delayed.codec import BY_VALUE
 from delayed.errors import TaskStopped
+from delayed.functions import resolve
+from delayed.message import Message
 from delayed.task import Task, finished
-from delayed.worker import channel
+from delayed.worker import board as boards
+from delayed.worker import channel, outcome, process, verdict
 from delayed.worker.channel import TaskFrame
 from delayed.worker.child import REPORT_MAX, Child
-from delayed.worker.ladder import pick_stack
-from delayed.worker.lane import Lane, Start
+from delayed.worker.ladder import without_own
+from delayed.worker.lane import Call, Lane, Start
 
 if TYPE_CHECKING:
     from delayed.worker.board import Board
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from delayed.worker.hooking import Hooking
 
 PATIENCE = 1.0  # seconds
+FRAMES_MAX = 100  # of a stack
 _loading = threading.Lock()  # what stands for __main__ while a payload is decoded is one for the whole process
 
 
@@ -43,6 +52,8 @@ class ThreadLane(Lane):
         self.thread = 0
         # Held while it is decided whether the task that is to be stopped still runs.
         self.turn = threading.Lock()
+        self.running = 0  # serial of the task, or handler, that this lane is busy with
+        self.where = ""  # its stack when it was asked to stop
 
     clock = staticmethod(time.thread_time)
 
@@ -60,12 +71,23 @@ class ThreadLane(Lane):
             self.thread = thread
             self.board.note_thread(self.seat, self.number, thread)
 
+    def begin(self, frame: TaskFrame) -> Start:
+        self.running = frame.serial
+        self.where = ""
+        return super().begin(frame)
+
+    def begin_killed(self, frame: TaskFrame) -> list[Call]:
+        self.running = frame.serial
+        self.where = ""
+        return super().begin_killed(frame)
+
     def stop(self, serial: int, error: type[TaskStopped], text: str) -> None:
         if not self.turn.acquire(timeout=PATIENCE):
             return  # then it will be killed
         try:
             if serial == self.serial:
                 self.serial = 0
+                self.where = self.stands(sys._current_frames())
                 throw(self.thread, error)
             elif serial == self.expected:
                 self.early = error(text)
@@ -78,15 +100,64 @@ class ThreadLane(Lane):
             throw(self.thread, None)
 
     def stack(self) -> str:
-        return pick_stack(self.child.stack, self.thread, 0)
+        return without_own(self.where)
+
+    def stands(self, frames: Mapping[int, FrameType]) -> str:
+        """Where the lane's task stands, as faulthandler would write it.
+
+        Args:
+            frames: of all threads, from :func:`sys._current_frames`.
+        """
+        return stack_text(f"Task {self.running:#x}", frames.get(self.thread))
 
     def load(self, frame: TaskFrame, start: Start) -> Task:
+        if start.message is None or not refers_to_main(start.message):
+            return super().load(frame, start)
+        resolve(start.message.func)  # to import its module may take long, which is not to hold up others
         with _loading:
             return super().load(frame, start)
 
+    def stand_for_main(self, message: Message) -> None:
+        if refers_to_main(message):
+            super().stand_for_main(message)
+        else:
+            resolve(message.func)
+
     def run_frame(self, frame: TaskFrame) -> None:
         """Do what a frame says, in a context of its own: what a task sets in context variables ends with it."""
-        contextvars.Context().run(self.run if frame.kind == channel.RUN else self.run_killed, frame)
+        try:
+            contextvars.Context().run(self.run if frame.kind == channel.RUN else self.run_killed, frame)
+        except BaseException as error:
+            self.rescue(frame, error)
+        self.running = 0
+
+    def rescue(self, frame: TaskFrame, error: BaseException) -> None:
+        """What nobody foresaw ends the task, not the lane."""
+        outcome.log_error(self.config, f"task {frame.id} could not be run as it should", error)
+        self.serial = self.expected = 0
+        seat, slot = self.seat, frame.slot
+        if frame.kind != channel.RUN:
+            self.end_killed(frame)
+            return
+        if self.board.state(seat, slot) == boards.BEGUN:
+            found = outcome.describe(verdict.RAISED, error, "")
+            self.board.end(seat, slot, verdict.RAISED, process.now(), 0.0, found._what().encode(errors="replace"))
+            self.child.report(channel.OUTCOME, slot, frame.serial, verdict.RAISED, found.dump())
+        self.rest()
+
+
+def refers_to_main(message: Message) -> bool:
+    """Whether something in the payload may have been defined in the program's ``__main__``."""
+    return not message.func.startswith(BY_VALUE) and b"__main__" in message.payload
+
+
+def stack_text(head: str, frame: FrameType | None) -> str:
+    """A stack as faulthandler writes it."""
+    lines = [f"{head} (most recent call first):"]
+    while frame is not None and len(lines) <= FRAMES_MAX:
+        lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}')
+        frame = frame.f_back
+    return "\n".join([*lines, ""])
 
 
 def throw(thread: int, error: type[BaseException] | None) -> None:
@@ -102,6 +173,8 @@ class SharedChild(Child):
         self, seat: int, board: Board, sock: socket.socket, stack: int, dump: int, line: int, config: Config
     ) -> None:
         super().__init__(seat, board, sock, stack, dump, line, config)
+        self.shown = 0  # how often it was asked to write where its tasks stand, and did
+        self.shared: Sequence[ThreadLane] = ()  # its lanes
         self.done = 0  # tasks, or handlers for killed ones, that have ended
         self.ends: deque[int] = deque()  # slots of tasks that have returned, and that the monitor was not told of
 
@@ -131,6 +204,26 @@ class SharedChild(Child):
         except OSError:  # a task closed it
             os._exit(channel.CHANNEL_LOST)
 
+    def show_if_asked(self) -> tuple[bool, TaskStopped | None]:
+        shows = self.board.shows(self.seat)
+        if shows == self.shown:
+            return False, None
+        self.shown = shows
+        frames = sys._current_frames()
+        text = "".join(lane.stands(frames) for lane in self.shared if lane.running)
+        to_raise = self.mind_blocker(frames)
+        with contextlib.suppress(OSError):
+            os.write(self.stack, (text + self.loop_stands(frames)).encode(errors="replace"))
+        return True, to_raise
+
+    def mind_blocker(self, frames: Mapping[int, FrameType]) -> TaskStopped | None:
+        """Note in whose code the event loop is, if there is one; what is to be raised there."""
+        return None
+
+    def loop_stands(self, frames: Mapping[int, FrameType]) -> str:
+        """Where the event loop stands, if there is one."""
+        return ""
+
     def spoiled(self) -> bool:
         return False  # threads are its business, and whose folder or handler it is can't be told
 
@@ -140,7 +233,7 @@ class ThreadedChild(SharedChild):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.lanes = [ThreadLane(self, number) for number in range(self.config.lanes)]
+        self.lanes = self.shared = [ThreadLane(self, number) for number in range(self.config.lanes)]
         self.gate = threading.Lock()
         self.running = 0
         self.gone = False  # nothing begins any more
@@ -148,7 +241,7 @@ class ThreadedChild(SharedChild):
         self.home.acquire()
 
     def serve(self) -> None:
-        for lane in self.lanes:
+        for lane in self.shared:
             threading.Thread(target=self.work, args=(lane,), name=f"delayed-{lane.number}", daemon=True).start()
         if self.hooks is not None and self.hooks.mind_idleness:
             threading.Thread(target=self.watch, args=(self.hooks,), name="delayed-idle", daemon=True).start()

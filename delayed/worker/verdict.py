@@ -32,6 +32,8 @@ from typing import Any, NamedTuple
     CANCELLED,
 ) = range(1, 18)
 
+DUMP_MAX = 49152  # bytes of a verdict on its way to another process
+
 KINDS = {
     RETURNED: "returned",
     RAISED: "raised",
@@ -150,8 +152,13 @@ class Verdict(NamedTuple):
         return f" (CPU {self.cpu:.3g} s{memory})"
 
     def dump(self) -> bytes:
-        """The verdict as JSON, to send it to another process."""
-        return json.dumps({key: value for key, value in self._asdict().items() if value}).encode()
+        """The verdict as JSON, to send it to another process; what is too long for that is cut."""
+        fields = {key: value for key, value in self._asdict().items() if value}
+        while len(data := json.dumps(fields, ensure_ascii=False).encode(errors="replace")) > DUMP_MAX:
+            longest = max(fields, key=lambda key: len(fields[key]) if isinstance(fields[key], str) else 0)
+            half = len(fields[longest]) // 2
+            fields[longest] = fields[longest][-half:] if longest == "traceback" else fields[longest][:half]
+        return data
 
     @classmethod
     def load(cls, data: bytes) -> Verdict:

@@ -166,9 +166,10 @@ def test_wrong_arguments_are_named(queue: Queue, options: dict[str, object], wor
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
-        (ThreadedWorker, {"threads": 0}, "threads must be a number of at least 1, not 0"),
-        (AsyncWorker, {"concurrency": "9"}, "concurrency must be a number of at least 1, not '9'"),
+        (ThreadedWorker, {"threads": 0}, "threads must be a whole number from 1 to 10000, not 0"),
+        (AsyncWorker, {"concurrency": "9"}, "concurrency must be a whole number from 1 to 10000, not '9'"),
         (ThreadedWorker, {"processes": 0}, "processes must be"),
+        (ThreadedWorker, {"threads": 2.5}, "not 2.5"),
     ],
 )
 def test_wrong_lanes_are_named(
