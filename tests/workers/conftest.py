@@ -107,11 +107,10 @@ class Bench:
         self.queue.broker.close()
 
 
-# What a worker does hardly depends on the store: on the servers that are slow to set up only preforked ones are run,
-# and on MongoDB only what depends on the store most.
-SLOW = {"postgres", "mongodb"}
-ON_MONGODB = {"test_running", "test_deaths_of_guardians", "test_outages", "test_transactions"}
-SHARED = {"threaded", "async"}  # only their children differ, which know nothing of the store
+# What a worker does hardly depends on the store: on SQLite everything is run, on the servers what depends on them, with
+# those kinds of workers that differ in how they talk to them.
+BY_STORE = {"test_running", "test_deaths_of_guardians", "test_outages", "test_transactions"}
+BY_STORE_ONCE = {"test_orders", "test_control", "test_supervisor"}
 URLS = {"redis": "redis_url", "postgres": "postgres_schema", "mongodb": "mongo_database"}
 
 
@@ -123,11 +122,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _left_out(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
-    bench, server, mode = [callspec.params.get(name) for name in ("bench", "server", "mode")] if callspec else [""] * 3
-    store = bench or server
-    if (mode in SHARED or item.path.stem == "test_lanes") and store != "sqlite":
-        return True
-    return (store in SLOW and mode == "forked") or (store == "mongodb" and item.path.stem not in ON_MONGODB)
+    if callspec is None or Path(__file__).parent not in item.path.parents:
+        return False
+    store = callspec.params.get("bench") or callspec.params.get("server")
+    mode = callspec.params.get("mode", "preforked")
+    if store not in URLS:
+        return False
+    modes = ("forked", "preforked") if store == "redis" and item.path.stem in BY_STORE else ("preforked",)
+    return mode not in modes or item.path.stem not in BY_STORE | BY_STORE_ONCE
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres", "mongodb"])
