@@ -300,9 +300,9 @@ def test_a_thousand_sleepers(bench: Bench) -> None:
 
 def test_an_event_loop_may_be_uvloops(bench: Bench) -> None:
     bench.put(lanes.loop_name)
-    bench.put(lanes.sleep, "late", 60.0, timeout=0.3)
+    bench.put(lanes.sleep, "late", 60.0, timeout=1.5)
     bench.put(lanes.block, "blocks", 60.0, timeout=0.3)
-    bench.put(lanes.sleep, "well", 0.5)
+    bench.put(lanes.sleep, "well", 2.0)
 
     burst(bench, "async", uvloop=True)
 
