@@ -38,6 +38,7 @@ class Codec:
 
     def __init__(self, serializer: str = "pickle", max_size: int = MAX_SIZE) -> None:
         self.serializer = serializer_for(serializer)
+        self.plain = self.serializer.plain
         self.max_size = max_size
         self._prefix = bytes((VERSION, self.serializer.tag, 0, 0))
 

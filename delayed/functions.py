@@ -22,6 +22,7 @@ DECORATIONS = ("delay", "adelay", "options", "timeout", "queue")  # the attribut
 _paths: dict[Any, str] = {}
 _found: dict[str, Callable[..., Any]] = {}
 _script = RLock()  # held while a script is loaded
+_given: dict[str, Callable[..., Any]] = {}
 _CLOUDPICKLE = "use a queue with serializer='cloudpickle', or move it to the top level of a module"
 
 
@@ -76,7 +77,14 @@ def _path_of(func: Callable[..., Any]) -> str:
             f"{module}:{name} is another object than the one given, so a worker would run the wrong one; "
             "perhaps a decorator replaced it: enqueue what the name stands for"
         )
-    return f"{place}:{name}"
+    path = f"{place}:{name}"
+    _given[path] = found
+    return path
+
+
+def seen(path: str) -> Callable[..., Any] | None:
+    """The function at `path` if this process has enqueued or run it; nothing is imported to find it."""
+    return _given.get(path) or _found.get(path)
 
 
 def bare(func: Callable[..., Any]) -> Callable[..., Any]:

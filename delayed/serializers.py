@@ -13,6 +13,7 @@ class Serializer(Protocol):
 
     name: str
     tag: int  # 1 to 255, unique
+    plain: bool  # whether it carries plain data only, and no objects
 
     def dumps(self, value: Any) -> bytes:
         """The bytes of a value."""
@@ -30,6 +31,7 @@ class Pickle:
 
     name = "pickle"
     tag = 1
+    plain = False
 
     def __init__(self, protocol: int = pickle.HIGHEST_PROTOCOL) -> None:
         self.protocol = protocol
@@ -46,6 +48,7 @@ class CloudPickle:
 
     name = "cloudpickle"
     tag = 2
+    plain = False
 
     def __init__(self) -> None:
         try:
@@ -67,6 +70,7 @@ class Msgpack:
 
     name = "msgpack"
     tag = 3
+    plain = True
 
     def __init__(self) -> None:
         try:
@@ -89,6 +93,7 @@ class Json:
 
     name = "json"
     tag = 4
+    plain = True
 
     def __init__(self) -> None:
         import json
@@ -127,7 +132,8 @@ def _refuse(value: Any, also: tuple[type, ...], name: str, where: str = "") -> N
     else:
         raise NotEnqueueable(
             f"argument{where} is a {kind.__module__}.{kind.__qualname__}, which would not arrive as that with {name}: "
-            "convert it (a tuple to a list, a date to text), or use serializer='pickle'"
+            "annotate the function's parameter with its type, convert it (a tuple to a list, a date to text), "
+            "or use serializer='pickle'"
         )
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from delayed.codec import BY_VALUE, Codec
 from delayed.errors import FunctionNotFound, NotEnqueueable, SignatureMismatch
-from delayed.functions import bare, path_of, resolve
+from delayed.functions import bare, path_of, resolve, seen
+from delayed.hints import types_of
 from delayed.message import DEFAULT_MAX_DELIVERIES, Message
 from delayed.retry import Retry
 from delayed.sizes import size_of
@@ -47,8 +48,8 @@ class Task:
     """
 
     __slots__ = (
-        "_data", "_func", "_id", "args", "attempt", "cpu", "delay", "func_path", "key", "kwargs", "max_deliveries",
-        "memory", "priority", "queue", "retry", "timeout", "verdict",
+        "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "func_path", "key", "kwargs",
+        "max_deliveries", "memory", "priority", "queue", "retry", "timeout", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +87,7 @@ class Task:
         self.attempt: int | None = None
         self.queue: str | None = None
         self._func = func  # where no path leads to it
+        self._plain = False  # whether the arguments are plain data that may have to be made into what is annotated
         self._data: bytes | None = None
 
     @classmethod
@@ -175,7 +177,15 @@ class Task:
 
         Raises:
             NotEnqueueable: When the arguments can't be serialized.
+            SignatureMismatch: When they are not what the function's parameters are annotated with, where it is
+                more than plain data and the codec carries nothing else.
         """
+        args, kwargs = self.args, self.kwargs
+        if codec.plain:
+            func = seen(self.func_path)
+            types = types_of(func) if func is not None else None
+            if types is not None:
+                args, kwargs = types.dump(self.func_path, args, kwargs)
         timeout = default_timeout if self.timeout is None else self.timeout
         retry = self.retry
         most = self.max_deliveries
@@ -186,7 +196,7 @@ class Task:
         return Message(
             id=id,
             func=self.func_path,
-            payload=codec.encode(self.args, self.kwargs, self._func),
+            payload=codec.encode(args, kwargs, self._func),
             timeout=None if timeout == inf else timeout,
             priority=self.priority,
             delay=self.delay,
@@ -203,7 +213,7 @@ class Task:
 
     @classmethod
     def from_message(cls, message: Message, codec: Codec) -> Task:
-        """The task of a message.
+        """The task of a message. Its arguments are as the payload has them until it is run.
 
         Raises:
             DecodeError: When its payload can't be decoded.
@@ -223,6 +233,7 @@ class Task:
             max_deliveries=message.max_deliveries,
             func=func,
         )
+        task._plain = codec.plain
         if message.limits is not None:
             task.memory = message.limits.get("memory")
             task.cpu = message.limits.get("cpu")
@@ -233,7 +244,7 @@ class Task:
 
         Raises:
             FunctionNotFound: When its path leads nowhere.
-            SignatureMismatch: When the arguments don't fit.
+            SignatureMismatch: When the arguments don't fit, or can't be made into what is annotated.
         """
         result = self.call()
         return finished(result) if hasattr(result, "__await__") else result
@@ -255,9 +266,14 @@ class Task:
 
         Raises:
             FunctionNotFound: When its path leads nowhere.
-            SignatureMismatch: When the arguments don't fit.
+            SignatureMismatch: When the arguments don't fit, or can't be made into what is annotated.
         """
         func = self.function()
+        if self._plain:
+            types = types_of(func)
+            if types is not None:
+                self.args, self.kwargs = types.load(self.func_path, self.args, self.kwargs)
+            self._plain = False
         try:
             return func(*self.args, **self.kwargs)
         except TypeError as error:
