@@ -74,7 +74,7 @@ class FunctionNotFound(TaskError, ImportError):
 
 
 class SignatureMismatch(TaskError, TypeError):
-    """Raised when the arguments of a task don't fit the signature of its function."""
+    """Raised when the arguments of a task don't fit its function's signature or annotations."""
 
 
 class LimitsRefused(TaskError):

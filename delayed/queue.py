@@ -37,7 +37,8 @@ class Queue:
         requeue_timeout: seconds after the timeout of a task that was taken with :meth:`dequeue`, after which it
             counts as lost. Workers do not need it: they renew their leases.
         busy_len: accepted for delayed 0.2, and not used: lost tasks are recovered however long the queue is.
-        serializer: pickle, cloudpickle, msgpack or json. Workers decode nothing else from this queue.
+        serializer: pickle, cloudpickle, msgpack or json. Workers decode nothing else from this queue. The last two
+            carry plain data, of which a worker makes what the function's parameters are annotated with.
         max_size: bytes that the arguments of one task may take.
         enqueue_timeout: seconds that an enqueue tries to reach the store.
 

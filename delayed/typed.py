@@ -122,6 +122,8 @@ class Parameter:
             return self._builder()(value)
         except Misfit as error:
             raise SignatureMismatch(f"{path}: {self._name}{error.place}: {error}") from error
+        except RecursionError as error:
+            raise SignatureMismatch(f"{path}: {self._name}: it is nested too deeply, got {shown(value)}") from error
 
     def dump(self, path: str, value: Any) -> Any:
         """The plain data that is sent."""
@@ -152,16 +154,12 @@ class Parameter:
 def _validator(hint: Any) -> Builder | None:
     """pydantic's builder of a type; None if it is not installed, or does not know what to make of the type."""
     try:
-        from pydantic import (  # type: ignore[import-not-found, unused-ignore]
-            PydanticUserError,
-            TypeAdapter,
-            ValidationError,
-        )
+        from pydantic import TypeAdapter, ValidationError  # type: ignore[import-not-found, unused-ignore]
     except ImportError:  # or its version 1
         return None
     try:
         adapter: Any = TypeAdapter(hint)
-    except (PydanticUserError, NameError):
+    except Exception:  # pydantic's, and whatever the classes in it make of being looked at
         return None
     import json
 

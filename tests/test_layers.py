@@ -134,6 +134,6 @@ def test_the_fork_server_loads_nothing_that_slows_its_forks() -> None:
     loaded = loaded_by("import delayed.worker.forkserver")
 
     assert loaded.isdisjoint(
-        {"threading", "logging", "random", "inspect", "dataclasses", "asyncio", "sqlite3", "redis"}
+        {"threading", "logging", "random", "inspect", "dataclasses", "asyncio", "sqlite3", "redis", "delayed.typed"}
     )
     assert {name for name in loaded if name.startswith("delayed.brokers")} == set()

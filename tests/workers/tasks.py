@@ -55,6 +55,10 @@ def size(ledger: str, data: bytes) -> None:
     note(ledger, "size", len(data))
 
 
+def note_loaded(ledger: str, word: str, numbers: list[int] | None = None) -> None:
+    note(ledger, word, *sorted({"pydantic", "dataclasses", "inspect", "delayed.typed"} & set(sys.modules)))
+
+
 def nap(ledger: str, word: str, seconds: float) -> None:
     note(ledger, "begin", word, os.getpid())
     time.sleep(seconds)

@@ -1,0 +1,5 @@
+"""Preloaded by a worker: then it is as if pydantic were not installed."""
+
+import sys
+
+sys.modules["pydantic"] = None  # type: ignore[assignment]
