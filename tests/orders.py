@@ -129,3 +129,7 @@ def note_order(ledger: str, order: Order, when: datetime | None = None) -> None:
     from tests.workers.tasks import note
 
     note(ledger, type(order).__name__, order.id.int, order.tags, when)
+
+
+async def note_order_later(ledger: str, order: Order, when: datetime | None = None) -> None:
+    note_order(ledger, order, when)
