@@ -8,12 +8,15 @@ import contextvars
 import itertools
 import os
 import re
+import resource
+import sys
 import threading
 import time
 from collections import deque
+from typing import Any
 
 from delayed import TaskTimeout, current
-from tests.workers.tasks import note
+from tests.workers.tasks import note, sleep_in_steps
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -189,6 +192,135 @@ async def on_success_async(task: object) -> None:
 async def on_error_async(task: object, kill_signal: int | None, exc_info: object) -> None:
     await asyncio.sleep(0)
     note(os.environ["LEDGER"], "error", task.func_name, kill_signal)  # type: ignore[attr-defined]
+
+
+# -- what made neighbours, or the worker, suffer -----------------------------------------------------------------
+
+
+def brief(ledger: str) -> None:
+    """Long enough that all lanes get some of many."""
+    time.sleep(0.002)
+
+
+def doze(ledger: str) -> None:
+    """For ever, in steps so long that many threads may do it."""
+    while True:
+        time.sleep(0.05)
+
+
+def fail_at_length(ledger: str, length: int) -> None:
+    raise ValueError("é" * length)
+
+
+def use_up_descriptors(ledger: str, seconds: float) -> None:
+    """Leave no descriptor to anybody for so long, the first time that it runs."""
+    if _count(ledger, "used up"):
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    opened = [os.open(ledger, os.O_WRONLY | os.O_APPEND)]
+    with contextlib.suppress(OSError):
+        while True:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    os.write(opened[0], b"used up\n")
+    sleep_in_steps(seconds)
+    for fd in opened:
+        os.close(fd)
+
+
+class Incomparable:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("as an array says it")
+
+    def __str__(self) -> str:
+        return "odd"
+
+
+def exit_oddly(ledger: str) -> None:
+    sys.exit(Incomparable())  # type: ignore[arg-type]
+
+
+async def install_factory(ledger: str) -> None:
+    """A task factory as they were before Python 3.11."""
+    asyncio.get_running_loop().set_task_factory(lambda loop, coro: asyncio.Task(coro, loop=loop))  # type: ignore[arg-type]
+
+
+async def cancel_all(ledger: str) -> None:
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    note(ledger, "cancelled all")
+
+
+def on_success_waits(task: Any) -> None:
+    """Is called until somebody cancels all that runs on the loop."""
+    note(os.environ["LEDGER"], "called")
+    _wait_for_lines(os.environ["LEDGER"], "cancelled all", 1)
+
+
+async def tidy_up(ledger: str) -> None:
+    """Blocks the loop, and has to wait when it tidies up."""
+    try:
+        time.sleep(3600)
+    finally:
+        await asyncio.sleep(0.05)
+        note(ledger, "tidied up")
+
+
+async def block_in_group(ledger: str) -> None:
+    async def inner() -> None:
+        time.sleep(3600)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(inner())
+        group.create_task(asyncio.sleep(3600))
+
+
+async def wait_for_line(ledger: str, name: str, start: str) -> None:
+    """Wait until the ledger has a line that begins so."""
+    note(ledger, "begin", name)
+    while not _count(ledger, start):
+        await asyncio.sleep(0.01)
+    note(ledger, "end", name)
+
+
+async def leave_blocker(ledger: str) -> None:
+    """Leave something on the loop that then holds it up."""
+
+    async def left() -> None:
+        await asyncio.sleep(0.05)
+        note(ledger, "blocks")
+        while True:
+            time.sleep(0.1)
+
+    kept.append(asyncio.create_task(left()))
+
+
+def on_error_together(task: Any, kill_signal: int | None, exc_info: Any) -> None:
+    """Takes until the handlers of both tasks are called, and some more."""
+    name = task.args[1]
+    note(os.environ["LEDGER"], "called", name)
+    _wait_for_lines(os.environ["LEDGER"], "called", 2)
+    sleep_in_steps(0.3)
+    note(os.environ["LEDGER"], "handled", name)
+
+
+async def on_error_together_async(task: Any, kill_signal: int | None, exc_info: Any) -> None:
+    name = task.args[1]
+    note(os.environ["LEDGER"], "called", name)
+    while _count(os.environ["LEDGER"], "called") < 2:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    note(os.environ["LEDGER"], "handled", name)
+
+
+def nap_shorter(ledger: str, name: str) -> None:
+    """Long, and when it runs again, short."""
+    nap_in_steps(ledger, name, 0.3 if _count(ledger, f"begin {name}") else 3600.0)
+
+
+async def sleep_shorter(ledger: str, name: str) -> None:
+    await sleep(ledger, name, 0.3 if _count(ledger, f"begin {name}") else 3600.0)
 
 
 kept: list[object] = []

@@ -1,0 +1,274 @@
+"""What a task may do to its neighbours, or to its worker, in a child that runs several: nothing of this."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.workers import gated, lanes, tasks
+from tests.workers.conftest import Bench, children_of, fork_server_of, wait_for
+from tests.workers.test_lanes import HANDLER, LANES, burst, nap
+from tests.workers.test_lanes import start as start_lanes
+
+ALL = ["forked", "preforked", "threaded", "async"]
+shorter: dict[str, Callable[..., Any]] = {"threaded": lanes.nap_shorter, "async": lanes.sleep_shorter}
+imported: dict[str, Callable[..., Any]] = {"threaded": gated.run, "async": gated.run_async}
+
+
+@pytest.fixture(params=["threaded", "async"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def start(bench: Bench, mode: str, many: int = 8, **options: Any) -> Any:
+    # Their limits are no time to import anything in.
+    return start_lanes(bench, mode, many, preload=["tests.workers.lanes"], **options)
+
+
+# -- deadlines ---------------------------------------------------------------------------------------------------
+
+
+def test_deadlines_that_follow_closely_are_told_each_with_its_stack(bench: Bench, mode: str) -> None:
+    func = lanes.doze if mode == "threaded" else lanes.deep
+    for number in range(32):
+        bench.put(func, timeout=0.5 + 0.04 * number)
+
+    worker = start(bench, mode, 32, kill_timeout=5.0, error_handler=HANDLER)
+
+    wait_for(lambda: len(bench.ledger.find("error")) == 32 and bench.settled())
+    assert all("| timed out (limit " in error for error in bench.ledger.find("error"))
+    stacks = bench.ledger.find("stack")
+    assert len(stacks) == 32
+    assert all("in doze" in stack or "in deeper" in stack for stack in stacks)
+    assert worker.poll() is None
+
+
+@pytest.mark.parametrize("mode", ["preforked", "threaded", "async"])
+def test_a_child_that_is_stopped_at_a_deadline_is_killed(bench: Bench, mode: str) -> None:
+    bench.put(lanes.nap_in_steps, "late", 3600.0, timeout=0.5)
+    lanes_of = {LANES[mode]: 4} if mode in LANES else {}
+    worker = bench.start(mode, error_handler=HANDLER, preload=["tests.workers.lanes"], **lanes_of)
+    wait_for(lambda: bench.ledger.find("begin"))
+    (child,) = children_of(fork_server_of(worker))
+
+    os.kill(child, signal.SIGSTOP)
+
+    (error,) = wait_for(lambda: bench.ledger.find("error"))
+    assert "timed out (limit 0.5 s), and was killed by signal 9" in error
+    assert worker.poll() is None
+
+
+def test_each_of_130_threads_is_told_its_stack(bench: Bench) -> None:
+    for _ in range(130):
+        bench.put(lanes.doze, timeout=1.0)
+
+    start(bench, "threaded", 130, kill_timeout=20.0, error_handler=HANDLER)
+
+    wait_for(lambda: len(bench.ledger.find("error")) == 130)
+    assert len([stack for stack in bench.ledger.find("stack") if "in doze" in stack]) == 130
+    assert "was killed" not in bench.log()
+
+
+def test_many_coroutines_may_have_one_deadline(bench: Bench) -> None:
+    for number in range(300):
+        bench.put(lanes.sleep, number, 3600.0, timeout=2.0)
+
+    start(bench, "async", 300, kill_timeout=3.0)
+
+    wait_for(lambda: bench.log().count("timed out (limit 2 s) after") == 300)
+    assert len(bench.ledger.find("tidied")) == 300
+    assert "killed" not in bench.log()
+    assert "uncharged" not in bench.log()
+
+
+@pytest.mark.parametrize(
+    ("mode", "handler"), [("threaded", "together"), ("async", "together"), ("async", "together_async")]
+)
+def test_the_stop_of_a_neighbour_leaves_an_error_handler_alone(bench: Bench, mode: str, handler: str) -> None:
+    bench.put(nap[mode], "first", 3600.0, timeout=0.3)
+    bench.put(nap[mode], "second", 3600.0, timeout=1.0)
+
+    start(bench, mode, 4, kill_timeout=5.0, error_handler=f"tests.workers.lanes:on_error_{handler}")
+
+    wait_for(lambda: len(bench.ledger.find("handled")) == 2)
+    assert sorted(bench.ledger.find("called")) == ["first", "second"]
+    assert "was stopped" not in bench.log()
+
+
+@pytest.mark.parametrize("func", [lanes.tidy_up, lanes.block_in_group])
+def test_a_coroutine_stopped_in_its_own_code_may_await_what_it_tidies_up(
+    bench: Bench, func: Callable[..., Any]
+) -> None:
+    bench.put(func, timeout=0.4)
+
+    burst(bench, "async", kill_timeout=5.0, preload=["tests.workers.lanes"])
+
+    (error,) = bench.ledger.find("error")
+    assert "| timed out (limit 0.4 s) after" in error
+    assert len(bench.ledger.find("tidied up")) == (func is lanes.tidy_up)
+    (stack,) = bench.ledger.find("stack")
+    assert f"in {func.__name__}" in stack or "in inner" in stack
+
+
+# -- who is charged ----------------------------------------------------------------------------------------------
+
+
+def test_who_is_stuck_is_charged_at_once_however_many_went_before(bench: Bench, mode: str) -> None:
+    for _ in range(1200):
+        bench.put(lanes.brief)
+    start(bench, mode, 4, kill_timeout=0.3, error_handler=HANDLER)
+    wait_for(bench.settled)
+
+    for number in range(1, 4):
+        bench.put(lanes.stuck_in_c, timeout=0.3)
+        wait_for(lambda number=number: len(bench.ledger.find("error")) == number)
+
+    assert "uncharged" not in bench.log(), "none ran twice"
+
+
+def test_who_holds_up_the_loop_beyond_the_time_of_another_is_charged(bench: Bench) -> None:
+    bench.put(lanes.wait_for_line, "innocent", "begin blocks", timeout=2.0)
+    start(bench, "async", 4, kill_timeout=0.5, error_handler=HANDLER)
+    wait_for(lambda: bench.ledger.find("begin innocent"))
+
+    bench.put(lanes.block, "blocks", 3600.0)
+
+    wait_for(bench.settled)
+    assert bench.ledger.find("begin blocks") == [""], "the other one would have blocked for ever again"
+    assert bench.ledger.find("end") == ["innocent"]
+    (error,) = wait_for(lambda: bench.ledger.find("error"))
+    assert error.startswith("block | 9 |")
+
+
+def test_suspects_run_apart_but_not_all_one_by_one(bench: Bench, mode: str) -> None:
+    for number in range(8):
+        bench.put(shorter[mode], number)
+    worker = start(bench, mode)
+    wait_for(lambda: len(bench.ledger.find("begin")) == 8)
+    (child,) = children_of(fork_server_of(worker))
+
+    os.kill(child, signal.SIGKILL)
+
+    wait_for(bench.settled)
+    assert sorted(bench.ledger.find("end")) == list("01234567")
+    most = running = 0
+    for line in bench.ledger.lines[8:]:
+        running += line.startswith("begin") - line.startswith("end")
+        most = max(most, running)
+    assert 1 < most < 8
+
+
+# -- the lanes go on ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_an_error_may_be_long_and_not_ascii(bench: Bench, mode: str) -> None:
+    bench.put(lanes.fail_at_length, 40_000)
+    bench.put(tasks.mark, "served")
+
+    bench.burst(mode, error_handler=HANDLER)
+
+    (error,) = bench.ledger.find("error")
+    assert error.startswith("fail_at_length | None | ValueError | raised ValueError: ééé")
+    assert "served" in bench.ledger.lines
+
+
+def test_a_large_task_finds_no_descriptor_left(bench: Bench, mode: str) -> None:
+    worker = start(bench, mode, 4, shutdown_timeout=1.0)
+    bench.put(lanes.use_up_descriptors, 1.5)
+    wait_for(lambda: bench.ledger.find("used up"))
+
+    bench.put(tasks.size, b"x" * 200_000)
+
+    assert wait_for(lambda: bench.ledger.find("size")) == ["200000"]
+    bench.put(tasks.mark, "after")
+    wait_for(bench.settled)
+    assert "after" in bench.ledger.lines
+    worker.terminate()
+    assert worker.wait(10) == 0
+
+
+def test_a_task_may_exit_with_anything(bench: Bench, mode: str) -> None:
+    for _ in range(2):
+        bench.put(lanes.exit_oddly)
+    for number in range(4):
+        bench.put(tasks.mark, "mark", number)
+
+    burst(bench, mode, 2)
+
+    assert len(bench.ledger.find("mark")) == 4
+    assert [error.rpartition("| ")[2][:16] for error in bench.ledger.find("error")] == ["exited with 1: o"] * 2
+
+
+def test_a_task_may_give_the_loop_a_factory_of_its_own(bench: Bench) -> None:
+    bench.put(lanes.install_factory)
+    for number in range(4):
+        bench.put(tasks.mark_async, f"mark {number}")
+
+    burst(bench, "async", 1)
+
+    assert bench.ledger.find("mark") == list("0123")
+    assert bench.ledger.find("error") == []
+
+
+def test_a_task_may_cancel_all_that_runs_on_the_loop(bench: Bench) -> None:
+    start(bench, "async", 2, success_handler="tests.workers.lanes:on_success_waits")
+    bench.put(lanes.nothing)
+    wait_for(lambda: bench.ledger.find("called"))
+    bench.put(lanes.cancel_all)
+    wait_for(lambda: bench.ledger.find("cancelled all"))
+
+    for number in range(2):
+        bench.put(lanes.meet_async, number, 2)
+
+    wait_for(bench.settled)
+    assert len(bench.ledger.find("met")) == 2, "both lanes are there"
+
+
+@pytest.mark.parametrize("max_tasks", [None, 1])
+def test_what_is_left_on_the_loop_does_not_hold_it_up_for_ever(bench: Bench, max_tasks: int | None) -> None:
+    start(bench, "async", 2, max_tasks=max_tasks)
+    bench.put(lanes.leave_blocker)
+    if max_tasks is None:
+        wait_for(lambda: bench.ledger.find("blocks"))
+
+    for number in range(3):
+        bench.put(tasks.mark_async, f"mark {number}")
+
+    wait_for(bench.settled)
+    assert sorted(bench.ledger.find("mark")) == list("012")
+
+
+# -- waiting for others ------------------------------------------------------------------------------------------
+
+
+def test_a_slow_import_stops_nobody_else(bench: Bench, mode: str) -> None:
+    start(bench, mode, error_handler=HANDLER)
+    bench.put(imported[mode])
+    wait_for(lambda: bench.ledger.find("importing"))
+
+    bench.put(nap[mode], "innocent", 0.01, timeout=10.0)
+
+    wait_for(lambda: bench.ledger.find("end innocent"))
+    assert bench.ledger.find("imported") == []
+    tasks.note(str(bench.ledger.path), "import may end")
+    wait_for(bench.settled)
+    assert bench.ledger.find("imported") == [""]
+    assert bench.ledger.find("error") == []
+
+
+def test_the_error_handler_of_a_killed_task_is_called_where_there_is_room(bench: Bench, mode: str) -> None:
+    for number in range(3):
+        bench.put(nap[mode], number, 3600.0)
+    start(bench, mode, 2, processes=2, kill_timeout=0.3, error_handler=HANDLER)
+    wait_for(lambda: len(bench.ledger.find("begin")) == 3)
+
+    bench.put(lanes.stuck_in_c, timeout=0.3)
+
+    (error,) = wait_for(lambda: bench.ledger.find("error"))
+    assert error.startswith("stuck_in_c | 9 |")
+    assert bench.ledger.find("end") == []
