@@ -156,9 +156,9 @@ def test_a_deadline_at_the_very_end_hits_nobody_else(kind: str, tmp_path: Path) 
     bench = Bench(f"sqlite:///{tmp_path}/tasks.db", tmp_path)
     last = witnesses.last_async if kind == "async" else witnesses.last
     limited, free = [], []
-    for number in range((200 if kind == "forked" else 1000) * (20 if LONG else 1)):
-        # The monitor looks every 50 ms, and the child has to say where it stands: half of them end about then.
-        seconds = 0.001 if number % 2 else 0.04 + 0.0001 * (number * 7 % 800)
+    for number in range(200 * (100 if LONG else 1)):
+        # The monitor looks every 50 ms, and gives the child up to 200 ms to say where it stands: half of them end then.
+        seconds = 0.001 if number % 2 else 0.04 + 0.0005 * (number * 7 % 800)
         limited.append(bench.put(last, seconds, timeout=0.001))
         if number % 5 == 0:
             free.append(bench.put(last, 0.01))
