@@ -22,6 +22,7 @@ LANE_SIZE = 64
 SEAT_HEAD = 64
 
 HOOK_SERIALS = 2**63  # from here on serials are of the hooks that a child calls for no task
+OF_HANDLER = 2**62  # in the serial of a request to stop: it is meant for what is called after the task
 
 # States of a slot.
 FREE, HANDED, BEGUN, ENDED = range(4)
@@ -191,7 +192,9 @@ class Board:
         self.map[seat * self.seat_size + self.slots_at + slot * SLOT_SIZE] = FREE
 
     def ask_stop(self, seat: int, lane: int, reason: int, serial: int) -> None:
-        """Note why the child will get SIGTERM, and for which task, so that the next task is never hit by it."""
+        """Note why the child will get SIGTERM, and for which task, so that the next one is never hit by it; with
+        ``OF_HANDLER`` for the handler of that task, and else not for that.
+        """
         at = seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE + _STOP_AT
         _STOP.pack_into(self.map, at, reason, serial)
 

@@ -149,7 +149,7 @@ class Hooking:
         with self.alone():
             child.board.handler(child.seat, 0, self.serial, process.now())
             try:
-                lane.serial = self.serial
+                lane.serial = self.serial | boards.OF_HANDLER
                 child.finish(method(*args))
                 lane.serial = 0
             except BaseException as raised:

@@ -133,7 +133,8 @@ class Ladder:
             climb.stack = self.stack_of(seat, lane, climb.serial)
             if climb.stack or now >= climb.asked + STACK_PATIENCE:
                 climb.warned = True
-                self.board.ask_stop(seat, lane, climb.reason, climb.serial)
+                of = boards.OF_HANDLER if climb.phase == boards.HANDLER else 0
+                self.board.ask_stop(seat, lane, climb.reason, climb.serial | of)
                 return signal.SIGTERM
         return 0
 

@@ -21,6 +21,7 @@ from delayed.errors import DecodeError, RetireChild, StopWorkers, TaskControl, T
 from delayed.functions import resolve, stand_for_main
 from delayed.message import Message, Ref
 from delayed.task import Task, finished
+from delayed.worker import board as boards
 from delayed.worker import channel, outcome, process, verdict
 from delayed.worker.channel import TaskFrame
 from delayed.worker.ladder import read_stack
@@ -61,7 +62,7 @@ class Lane:
     """One lane of a child; this one runs its tasks in the thread that calls :meth:`run`.
 
     Attributes:
-        serial: of the task, or handler, that may be stopped; 0 while no user code runs.
+        serial: of the task that may be stopped, with ``OF_HANDLER`` of its handler; 0 while no user code runs.
         expected: of the task that has begun, until its own code does; 0 else.
         early: why that task has to stop before its own code has begun; None if it need not.
     """
@@ -387,7 +388,7 @@ class Lane:
         try:
             try:
                 function = call.resolve()
-                self.serial = serial
+                self.serial = serial | boards.OF_HANDLER
                 finished(function(*call.args))
                 self.serial = 0
             except BaseException as raised:  # also SystemExit: a handler can't stop the worker

@@ -25,6 +25,7 @@ from delayed.errors import TaskStopped
 from delayed.functions import is_loaded
 from delayed.message import Message
 from delayed.task import Task
+from delayed.worker import board as boards
 from delayed.worker import channel, process
 from delayed.worker.channel import TaskFrame
 from delayed.worker.lane import Call, Start
@@ -272,7 +273,8 @@ class CoroutineLane(ThreadLane):
         within.run(_owner.set, (self, frame.serial))
         if inspect.iscoroutinefunction(handler):
             self.in_thread = False
-            self.current = self.serial = frame.serial
+            self.serial = frame.serial | boards.OF_HANDLER
+            self.current = frame.serial
             self.task = asyncio.Task(self.handle_here(handler, call, error), loop=self.child.loop, context=within)
             with contextlib.suppress(asyncio.CancelledError):
                 error = await self.task
@@ -304,19 +306,19 @@ class CoroutineLane(ThreadLane):
         self.serial = 0
         self.stopped = error(text)
         self.where = self.stands(sys._current_frames())
-        loop = self.child.loop
+        loop, task = self.child.loop, self.task
         if _owner.get() != (self, self.current):
-            loop.call_soon_threadsafe(self.cancel, serial)
+            loop.call_soon_threadsafe(self.cancel, task)
             return
         # The signal came in the middle of its own code, which may never come back to the loop.
         if asyncio.current_task(loop) is not self.task:  # in something that it has started, and may not wait for
             patience = self.config.kill_timeout / 2
-            loop.call_soon_threadsafe(lambda: loop.call_later(patience, self.cancel, serial))
+            loop.call_soon_threadsafe(lambda: loop.call_later(patience, self.cancel, task))
         raise self.stopped
 
-    def cancel(self, serial: int) -> None:
-        if self.current == serial and self.task is not None:
-            self.task.cancel(str(self.stopped))
+    def cancel(self, task: asyncio.Task[Any]) -> None:
+        if self.task is task:
+            task.cancel(str(self.stopped))
 
     def stands(self, frames: Mapping[int, FrameType]) -> str:
         if self.in_thread or self.task is None or _owner.get() == (self, self.current):
