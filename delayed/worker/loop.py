@@ -139,7 +139,10 @@ class CoroutineLane(ThreadLane):
             if hooks is not None and "before" in hooks.methods:
                 await self.call_before(hooks, frame, task)
             if inspect.iscoroutinefunction(task.function()):
-                self.result = await task.call()
+                try:
+                    self.result = await task.call()
+                finally:
+                    self.mind_copy()  # before it runs what else is ready on the loop
                 return None
         except BaseException as error:
             return error
@@ -198,6 +201,7 @@ class CoroutineLane(ThreadLane):
                 self.result = task.run()
             except BaseException as raised:
                 error = raised
+            self.mind_copy()  # which has no loop any more that would
             self.disarm()
         except TaskStopped as raised:
             error = raised
