@@ -285,10 +285,11 @@ async def wait_for_line(ledger: str, name: str, start: str) -> None:
 
 
 async def leave_blocker(ledger: str) -> None:
-    """Leave something on the loop that then holds it up."""
+    """Leave something on the loop that then holds it up, before the loop has come to rest."""
 
     async def left() -> None:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         note(ledger, "blocks")
         while True:
             time.sleep(0.1)
