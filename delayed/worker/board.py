@@ -41,6 +41,7 @@ _BLOCKER_AT = 24
 _LANE = Struct("<BxHIdQ")  # phase, slot, -, since, serial
 _LANES = Struct(f"<BxHIdQ{LANE_SIZE - _LANE.size}x")
 _STOP = Struct("<BQ")  # reason, serial
+_STOP_SERIAL = Struct("<Q")
 _STOP_AT = 32
 _THREAD = Struct("<Q")
 _THREAD_AT = 48
@@ -168,8 +169,7 @@ class Board:
 
     def answer_stop(self, seat: int, lane: int) -> None:
         """What was asked of the task in this lane is done, or too late: it is not to hit another one."""
-        at = seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE + _STOP_AT
-        _STOP.pack_into(self.map, at, STOP_NOTHING, 0)
+        self.map[seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE + _STOP_AT] = STOP_NOTHING
 
     def note_blocker(self, seat: int, serial: int) -> None:
         """Which task's code the child's event loop has been in for too long; 0: in nobody's that runs."""
@@ -196,7 +196,8 @@ class Board:
         ``OF_HANDLER`` for the handler of that task, and else not for that.
         """
         at = seat * self.seat_size + SEAT_HEAD + lane * LANE_SIZE + _STOP_AT
-        _STOP.pack_into(self.map, at, reason, serial)
+        _STOP_SERIAL.pack_into(self.map, at + 1, serial)
+        self.map[at] = reason  # last: the child may be looking, for another lane
 
     def ask_show(self, seat: int) -> None:
         """Ask the child to write where its tasks stand, once more."""

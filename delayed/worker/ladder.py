@@ -133,8 +133,7 @@ class Ladder:
             climb.stack = self.stack_of(seat, lane, climb.serial)
             if climb.stack or now >= climb.asked + STACK_PATIENCE:
                 climb.warned = True
-                of = boards.OF_HANDLER if climb.phase == boards.HANDLER else 0
-                self.board.ask_stop(seat, lane, climb.reason, climb.serial | of)
+                self._ask_stop(seat, lane, climb)
                 return signal.SIGTERM
         return 0
 
@@ -142,7 +141,7 @@ class Ladder:
         kill_at = climb.deadline + self.kill_timeout
         if not climb.warned:
             climb.asked, climb.warned = now, True
-            self.board.ask_stop(seat, lane, climb.reason, climb.serial)
+            self._ask_stop(seat, lane, climb)
             return signal.SIGTERM
         if not climb.shown:
             if now >= kill_at - SHOW_TIME:
@@ -161,6 +160,10 @@ class Ladder:
         if climb.reason == boards.STOP_TIMEOUT and blocker and blocker != climb.serial:
             self.blamed[seat] = blocker  # this one could not end
         return signal.SIGKILL
+
+    def _ask_stop(self, seat: int, lane: int, climb: _Climb) -> None:
+        of = boards.OF_HANDLER if climb.phase == boards.HANDLER else 0
+        self.board.ask_stop(seat, lane, climb.reason, climb.serial | of)
 
     def _send(self, seat: int, signals: set[int]) -> None:
         # Each once, however many lanes it is for.

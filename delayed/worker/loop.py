@@ -311,11 +311,13 @@ class CoroutineLane(ThreadLane):
         self.stopped = error(text)
         self.where = self.stands(sys._current_frames())
         loop, task = self.child.loop, self.task
-        if _owner.get() != (self, self.current):
+        running = asyncio.current_task(loop)
+        # What the loop calls for it outside of any task, such as the end of a sleep, is not to be interrupted.
+        if _owner.get() != (self, self.current) or running is None:
             loop.call_soon_threadsafe(self.cancel, task)
             return
         # The signal came in the middle of its own code, which may never come back to the loop.
-        if asyncio.current_task(loop) is not self.task:  # in something that it has started, and may not wait for
+        if running is not self.task:  # in something that it has started, and may not wait for
             patience = self.config.kill_timeout / 2
             loop.call_soon_threadsafe(lambda: loop.call_later(patience, self.cancel, task))
         raise self.stopped
@@ -459,12 +461,16 @@ class AsyncChild(SharedChild):
 
     def beat(self) -> None:
         """Show that the loop turns."""
-        if len(self.idle) == len(self.lanes):
+        if len(self.idle) == len(self.lanes) and not self.leftovers():
             self.beating = False
             self.board.note_beat(self.seat, 0.0)
         else:
             self.board.note_beat(self.seat, process.now())
             self.loop.call_later(BEAT, self.beat)
+
+    def leftovers(self) -> bool:
+        """Whether tasks that have ended left something on the loop, which may hold up the next ones."""
+        return bool(asyncio.all_tasks(self.loop) - self.others)
 
     def mind_blocker(self, frames: Mapping[int, FrameType]) -> TaskStopped | None:
         beat = self.board.beat(self.seat)

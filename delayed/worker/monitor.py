@@ -266,8 +266,9 @@ class Monitor:
         lanes = self.lanes
         depth = int(lanes * AHEAD / self.average) if self.average > 0 else DEPTH_MAX
         depth = max(lanes, min(lanes - 1 + DEPTH_MAX, depth))
-        ahead = self.processes * depth * 2 if depth > lanes else self.capacity
-        self.courier.aim(ahead, max(self.capacity, ahead // 2))
+        room = self.capacity if lanes == 1 else self.room()
+        ahead = self.processes * depth * 2 if depth > lanes else room
+        self.courier.aim(ahead, max(room, ahead // 2))
         inbox = self.courier.inbox
         trust = at - self.config.lease * TRUST
         while inbox:
@@ -312,7 +313,6 @@ class Monitor:
         held.seat, held.slot, held.serial = seat.index, slot, serial
         self.board.hand(seat.index, slot, held.queue, serial, id, delivery, attempt)
         seat.tasks[slot] = held
-        seat.handed_at = now()
         try:
             channel.send_task(
                 seat.mine,
@@ -321,6 +321,7 @@ class Monitor:
         except BlockingIOError:
             self.withdraw(seat, held)
             return False
+        seat.handed_at = now()
         return True
 
     def hand_suspects(self, at: float) -> None:
@@ -598,13 +599,13 @@ class Monitor:
         for seat in self.seats:
             if at > seat.handed_at + BLOCKED_PAUSE:
                 seat.blocked = False
+            self.mind_loop(seat, at)
             if not seat.busy and not self.board.busy(seat.index):
                 self.mind_leaving(seat, at)
                 continue
             seat.idle_since = 0.0
             self.ladder.tick(seat.index, at)
             self.watch.tick(seat.index, seat.pid, at)
-            self.mind_loop(seat, at)
             self.collect(seat)
             activities = self.board.activities(seat.index)
             began = max((activity.since for _, activity in activities), default=at if self.lanes == 1 else 0.0)

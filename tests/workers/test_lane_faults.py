@@ -261,6 +261,36 @@ def test_a_slow_import_stops_nobody_else(bench: Bench, mode: str) -> None:
     assert bench.ledger.find("error") == []
 
 
+def test_claims_behind_long_tasks_go_to_a_worker_that_is_idle(bench: Bench, mode: str) -> None:
+    for _ in range(2000):
+        bench.put(lanes.nothing)
+    for number in range(4):
+        bench.put(nap[mode], number, 3600.0)
+    for number in range(300):
+        bench.put(tasks.mark, "mark", number)
+    start(bench, mode, 4)
+    wait_for(lambda: len(bench.ledger.find("begin")) == 4)
+
+    start(bench, mode, 4)
+
+    wait_for(lambda: bench.queue.broker.counts(bench.queue.name)[:3] == (0, 0, 4))
+    assert len(bench.ledger.find("mark")) == 300
+    assert bench.ledger.find("end") == []
+
+
+def test_claims_of_a_child_that_retires_go_to_a_worker_that_is_idle(bench: Bench, mode: str) -> None:
+    bench.put(nap[mode], "long", 3600.0)
+    for number in range(30):
+        bench.put(tasks.mark, "mark", number)
+    start(bench, mode, 4, max_tasks=5)
+    wait_for(lambda: bench.ledger.find("begin long"))
+
+    start(bench, mode, 4)
+
+    wait_for(lambda: len(bench.ledger.find("mark")) == 30)
+    assert bench.ledger.find("end") == []
+
+
 def test_the_error_handler_of_a_killed_task_is_called_where_there_is_room(bench: Bench, mode: str) -> None:
     for number in range(3):
         bench.put(nap[mode], number, 3600.0)
