@@ -20,7 +20,7 @@ DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 .PHONY: test lint types soak demo bench clean
 
 test: lint types
-	$(VENV)/bin/python -m pytest -n 3 $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n 4 $(PYTEST_ARGS)
 
 soak: $(VENV)/installed-test
 	DELAYED_SOAK=1 $(VENV)/bin/python -m pytest -n 2 tests/workers/test_soak.py

@@ -128,8 +128,9 @@ def _left_out(item: pytest.Item) -> bool:
     mode = callspec.params.get("mode", "preforked")
     if store not in URLS:
         return False
+    modules = BY_STORE | BY_STORE_ONCE if store == "redis" else BY_STORE
     modes = ("forked", "preforked") if store == "redis" and item.path.stem in BY_STORE else ("preforked",)
-    return mode not in modes or item.path.stem not in BY_STORE | BY_STORE_ONCE
+    return mode not in modes or item.path.stem not in modules
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres", "mongodb"])
