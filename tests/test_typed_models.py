@@ -10,9 +10,8 @@ import pytest
 
 from delayed import NotEnqueueable, SignatureMismatch, Task
 from delayed.codec import Codec
+from tests import models
 from tests.test_typed import by_hand, sent
-
-models = pytest.importorskip("tests.models")
 
 ID = UUID(int=7)
 AT = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)

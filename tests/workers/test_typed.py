@@ -12,7 +12,7 @@ import pytest
 
 from delayed import AsyncWorker, ForkedWorker, PreforkedWorker, Queue, Retry, Task, ThreadedWorker
 from delayed.delay import delay, delay_with_params
-from tests import orders
+from tests import models, orders
 from tests.workers import tasks
 from tests.workers.conftest import Ledger
 
@@ -39,7 +39,6 @@ def queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queue]:
 def preload(request: pytest.FixtureRequest) -> list[str]:
     if request.param == "without":
         return ["tests.without_pydantic"]
-    pytest.importorskip("pydantic")
     return []
 
 
@@ -56,7 +55,6 @@ def test_an_order_arrives_as_one(queue: Queue, ledger: Ledger, kind: Any, preloa
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_arrives_as_one(queue: Queue, ledger: Ledger, kind: Any) -> None:
-    models = pytest.importorskip("tests.models")
     lines = [models.Line(what="tea", count=2)]
     delay(queue)(models.note_invoice)(str(ledger.path), models.Invoice(number=ID, at=datetime.now(), lines=lines))
 
