@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 from delayed import Queue
 from delayed.logger import setup_logger
 from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, courier, ladder, memory
+from delayed.worker.monitor import Monitor
 
 # Their lanes are one unless a test asks for more, so that all kinds run as many tasks at once.
 KINDS = {
@@ -17,9 +19,24 @@ KINDS = {
     "async": (AsyncWorker, "concurrency"),
 }
 
+
+def fail_at(sign: str) -> None:
+    """Let the monitor fail as soon as there is this file."""
+    work = Monitor.mind_lost
+
+    def fail(self: Monitor, at: float) -> None:
+        if os.path.exists(sign):
+            raise RuntimeError("told to fail")
+        work(self, at)
+
+    Monitor.mind_lost = fail  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     _, url, name, options = sys.argv
     settings = json.loads(options)
+    if "fails_at" in settings:
+        fail_at(settings.pop("fails_at"))
     kind, lanes = KINDS[settings.pop("mode")]
     if lanes:
         settings.setdefault(lanes, 1)

@@ -44,6 +44,24 @@ def test_a_fork_server_stands_in_for_its_monitor(bench: Bench, mode: str) -> Non
     assert bench.queue.broker.peek(bench.queue.name, "ready")[0].attempt == 0
 
 
+def test_a_monitor_that_fails_by_itself_leaves_its_tasks_to_the_fork_server(bench: Bench, mode: str) -> None:
+    sign = bench.folder / "fail"
+    bench.put(tasks.nap, "long", 1.5)
+    bench.put(tasks.nap, "next", 0.0)
+    worker = bench.start(mode, lease=60.0, fails_at=str(sign))
+    wait_for(lambda: bench.ledger.find("begin"))
+    server = fork_server_of(worker)
+
+    sign.touch()
+
+    assert worker.wait(10) == 1
+    wait_for(lambda: not alive(server), 10.0)
+    assert "RuntimeError: told to fail" in bench.log()
+    assert bench.ledger.find("end") == ["long"]
+    counts = bench.queue.broker.counts(bench.queue.name)
+    assert (counts.ready, counts.running) == (1, 0), "the running one is settled, the other given back"
+
+
 def test_the_stand_in_keeps_deadlines(bench: Bench, mode: str) -> None:
     bench.put(tasks.begin_and_be_stuck, timeout=1.0)
     worker = bench.start(mode)
