@@ -9,7 +9,7 @@ import threading
 
 from delayed.brokers.base import LEASE, Broker
 from delayed.codec import Codec
-from delayed.errors import DecodeError
+from delayed.errors import DecodeError, NotAllowed
 from delayed.logger import logger
 from delayed.message import Ref, Settlement
 from delayed.task import Task
@@ -48,8 +48,8 @@ class Consumer:
             for claim in claims:
                 try:
                     message = claim.message()
-                    task = Task.from_message(message, self._codec)
-                except DecodeError as error:
+                    task = Task.from_message(self._codec.open(message, claim.header), self._codec)
+                except (DecodeError, NotAllowed) as error:
                     logger.error("task %d of queue %s is dead: %s", claim.id, self._queue, error)
                     self._broker.settle(self._worker, [Settlement(claim.ref, "dead", reason=str(error))])
                     continue

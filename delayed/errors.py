@@ -7,7 +7,10 @@ DelayedError
 │   └── Unsupported                      this kind of store can't do that; the message says which can
 ├── TaskError                            a task can't be made or can't be run
 │   ├── NotEnqueueable (TypeError)       .delay() refuses the function or its arguments
+│   ├── NotSerializable (TypeError)      a value can't be turned into bytes
 │   ├── DecodeError (ValueError)         a message can't be decoded
+│   │   └── NotAuthentic                 ... because it is unsigned, was altered, or was made with another secret
+│   ├── NotAllowed (PermissionError)     the queue does not allow this function
 │   ├── FunctionNotFound (ImportError)   the function's path leads nowhere
 │   ├── SignatureMismatch (TypeError)    the arguments don't fit the function
 │   └── LimitsRefused                    this kind of worker can't hold the task to its limits
@@ -33,6 +36,7 @@ TaskControl (BaseException)              raised *by* a task, to say how it goes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 DELAY_MAX = 100 * 365 * 86400  # seconds; no store can keep every date
 
@@ -65,8 +69,33 @@ class NotEnqueueable(TaskError, TypeError):
     """Raised by ``.delay()`` when no worker could run this call; the message names the way out."""
 
 
+class NotSerializable(TaskError, TypeError):
+    """Raised when a value can't be turned into bytes.
+
+    Args:
+        what: what is wrong with it, as a sentence goes on after its name: "is a socket".
+        steps: the way to it from the value that was given: keys and indexes.
+    """
+
+    def __init__(self, what: str, steps: Sequence[Any] = ()) -> None:
+        self.what = what
+        self.steps = tuple(steps)
+        place = "".join(f"[{step!r}]" for step in self.steps)
+        super().__init__(f"the value {'at ' + place if place else 'itself'} {what}")
+
+
 class DecodeError(TaskError, ValueError):
     """Raised when the bytes of a message can't be decoded."""
+
+
+class NotAuthentic(DecodeError):
+    """Raised when a queue with a secret gets what was not made with it: unsigned, altered, moved from another queue or
+    task, or made with a secret that the queue does not list.
+    """
+
+
+class NotAllowed(TaskError, PermissionError):
+    """Raised when a message asks for a function that its queue does not allow."""
 
 
 class FunctionNotFound(TaskError, ImportError):

@@ -98,6 +98,27 @@ def bare(func: Callable[..., Any]) -> Callable[..., Any]:
     return copy
 
 
+def is_decorated(func: Callable[..., Any]) -> bool:
+    """Whether a function was decorated with ``@delayed``: what its module offers to those who enqueue."""
+    return "adelay" in getattr(getattr(func, "__func__", func), "__dict__", ())
+
+
+def home_of(func: Callable[..., Any], path: str) -> str | None:
+    """Where a function was defined, as ``package.module.qualname``; None if it does not say so.
+
+    Args:
+        path: by which it was found, which says what script it is in if it is in one.
+    """
+    inner = getattr(func, "__func__", func)
+    module, name = getattr(inner, "__module__", None), getattr(inner, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str):
+        return None
+    place = path.rpartition(":")[0]
+    if module == MAIN and place.endswith(".py"):
+        module = place
+    return f"{module}.{name}"
+
+
 def owner_of(func: Callable[..., Any]) -> tuple[Callable[..., Any], type | None]:
     """What a worker calls when `func` is enqueued, and the class that it needs an object of as first argument."""
     try:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from delayed import events, transactions
 from delayed.brokers import DEFAULT_URL, Broker, broker_for
-from delayed.codec import MAX_SIZE, Codec
+from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
 from delayed.errors import ConfigError
 from delayed.producer import TIMEOUT, JoinedProducer, Producer
+from delayed.serializers import CloudPickle
 from delayed.task import Task
 
 if TYPE_CHECKING:
@@ -37,10 +38,23 @@ class Queue:
         requeue_timeout: seconds after the timeout of a task that was taken with :meth:`dequeue`, after which it
             counts as lost. Workers do not need it: they renew their leases.
         busy_len: accepted for delayed 0.2, and not used: lost tasks are recovered however long the queue is.
-        serializer: pickle, cloudpickle, msgpack or json. Workers decode nothing else from this queue. The last two
-            carry plain data, of which a worker makes what the function's parameters are annotated with.
-        max_size: bytes that the arguments of one task may take.
+        serializer: pickle, cloudpickle, msgpack or json, or a class of your own, see :mod:`delayed.serializers`.
+            Workers decode nothing else from this queue. The last two carry plain data, of which a worker makes what
+            the function's parameters are annotated with.
+        max_size: bytes that the arguments of one task may take, compressed or not.
         enqueue_timeout: seconds that an enqueue tries to reach the store.
+        accept: further serializers that workers decode, for as long as some tasks come with them; and compressors of
+            your own.
+        compressor: zlib, gzip, bzip2, lzma, zstd or lz4, or a class of your own, see :mod:`delayed.compressors`; None
+            (the default): none. Workers read what any of these made.
+        compress_above: bytes from which on the arguments of a task are compressed, if that makes them fewer.
+        secret: text or bytes, 16 bytes at least, with which payloads are signed: workers then run nothing that was not
+            signed with it. Several of them: the first one signs, any of them is accepted. None (the default): those in
+            the environment variable ``DELAYED_SECRET``, between commas, if there are some; ``[]``: none.
+        encrypt: whether payloads are encrypted with the secret, rather than signed.
+        accept_unsigned: whether workers run unsigned payloads in spite of a secret, for as long as some come without.
+        allow: patterns of what workers run from this queue, such as ``["app.tasks.*"]``. None (the default): any
+            function, if arguments come as pickles; else those that are decorated.
 
     Raises:
         ConfigError: When an argument makes no sense.
@@ -55,15 +69,33 @@ class Queue:
         requeue_timeout: float = 10.0,
         busy_len: int = 10,
         *,
-        serializer: str = "pickle",
+        serializer: str | type[Any] = "pickle",
         max_size: int = MAX_SIZE,
         enqueue_timeout: float = TIMEOUT,
+        accept: Sequence[str | type[Any]] = (),
+        compressor: str | type[Any] | None = None,
+        compress_above: int = COMPRESS_ABOVE,
+        secret: str | bytes | Sequence[str | bytes] | None = None,
+        encrypt: bool = False,
+        accept_unsigned: bool = False,
+        allow: Sequence[str] | None = None,
     ) -> None:
         self.name = _checked_name(name)
         self.default_timeout = _checked_timeout("default_timeout", default_timeout)
         self.requeue_timeout = requeue_timeout
         self.busy_len = busy_len
-        self.codec = Codec(serializer, max_size)
+        self.codec = Codec(
+            serializer,
+            max_size,
+            queue=self.name,
+            accept=accept,
+            compressor=compressor,
+            compress_above=compress_above,
+            secret=secret,
+            encrypt=encrypt,
+            accept_unsigned=accept_unsigned,
+            allow=allow,
+        )
         self.enqueue_timeout = enqueue_timeout
         self._conn = conn
         self._broker: Broker | None = None
@@ -99,7 +131,7 @@ class Queue:
         Raises:
             NotEnqueueable: When no worker could find the function.
         """
-        make = Task.create_by_value if self.codec.serializer.name == "cloudpickle" else Task.create
+        make = Task.create_by_value if isinstance(self.codec.serializer, CloudPickle) else Task.create
         return make(func, args, kwargs)
 
     def enqueue(self, task: Task) -> int:
@@ -239,8 +271,11 @@ class Queue:
     def __bool__(self) -> bool:
         return True  # an empty queue is a queue
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self, *, secret: bool = True) -> dict[str, Any]:
         """Plain data from which :meth:`from_spec` makes the same queue in another process.
+
+        Args:
+            secret: whether the queue's secrets are in it; if not, the other process has to know them.
 
         Raises:
             ConfigError: When another process can't open its store.
@@ -253,7 +288,7 @@ class Queue:
         return {
             "name": self.name,
             "url": url,
-            "codec": self.codec.spec(),
+            "codec": self.codec.spec(secret=secret),
             "default_timeout": self.default_timeout,
             "requeue_timeout": self.requeue_timeout,
         }
@@ -261,11 +296,14 @@ class Queue:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Queue:
         """The queue of :meth:`spec`."""
-        return cls(spec["name"], spec["url"], spec["default_timeout"], spec["requeue_timeout"], **spec["codec"])
+        codec = settings_of(spec["codec"])
+        del codec["queue"]
+        return cls(spec["name"], spec["url"], spec["default_timeout"], spec["requeue_timeout"], **codec)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # With a function that travels by value and enqueues others. The store's URL goes with it, into that same store.
-        return Queue.from_spec, (self.spec(),)
+        # Its secrets do not: whoever reads the store would have them.
+        return Queue.from_spec, (self.spec(secret=False),)
 
     def __repr__(self) -> str:
         place = self._broker or os.environ.get("DELAYED_URL") or DEFAULT_URL

@@ -1,29 +1,57 @@
-"""Serializers: a registry of two-method plugs, each with a name and a one-byte tag for the wire."""
+"""Serializers: two-method plugs. A user's own is a class with the same, whose bytes every worker of the queue can read
+that can import it::
+
+    class Cbor:
+        name, tag, plain = "cbor", 128, True
+
+        def dumps(self, value): return cbor2.dumps(value)
+        def loads(self, data): return cbor2.loads(data)
+
+    queue = Queue("readings", serializer=Cbor)
+"""
 
 from __future__ import annotations
 
 import pickle
 from typing import Any, Protocol
 
-from delayed.errors import ConfigError, MissingDependency, NotEnqueueable
+from delayed.errors import NotSerializable
+from delayed.plugs import Plugs, missing
+
+DEPTH_MAX = 100  # containers in each other, in plain data
 
 
 class Serializer(Protocol):
-    """What a serializer is."""
+    """What a serializer is.
+
+    Attributes:
+        name: unique.
+        tag: 1 to 255, unique: what says on the wire that data is of this serializer. Your own are from 128.
+        plain: whether it carries plain data only, so that decoding it runs no code. Then arguments are made into what
+            the function's parameters are annotated with, and only decorated functions are run; see `Queue(allow=)`.
+    """
 
     name: str
-    tag: int  # 1 to 255, unique
-    plain: bool  # whether it carries plain data only, and no objects
+    tag: int
+    plain: bool
 
     def dumps(self, value: Any) -> bytes:
-        """The bytes of a value."""
+        """The bytes of a value.
+
+        Raises:
+            NotSerializable: Or any other exception, when it can't be.
+        """
 
     def loads(self, data: bytes) -> Any:
-        """The value of bytes."""
+        """The value of bytes.
+
+        Raises:
+            Exception: Any, when they are damaged.
+        """
 
 
 class Pickle:
-    """Nearly every Python object. Whoever can write to the broker can run code: see docs/guarantees.md.
+    """Nearly every Python object. Whoever can write to the broker can run code, unless the queue is signed.
 
     Args:
         protocol: the pickle protocol; the highest of this Python by default. Lower it for workers with an older one.
@@ -54,7 +82,7 @@ class CloudPickle:
         try:
             import cloudpickle  # type: ignore[import-untyped, unused-ignore]
         except ModuleNotFoundError as error:
-            raise _missing("cloudpickle") from error
+            raise missing("cloudpickle", "cloudpickle", "serializer='cloudpickle'") from error
         self._dumps = cloudpickle.dumps
 
     def dumps(self, value: Any) -> bytes:
@@ -66,7 +94,9 @@ class CloudPickle:
 
 
 class Msgpack:
-    """Plain data, compact, readable in any language: None, bool, int, float, str, bytes, list, dict."""
+    """Data that runs no code, compact, readable in any language: what JSON has, and bytes, keys of any of these,
+    tuples, sets, whole numbers of any size, datetime, date, time, timedelta, Decimal and UUID.
+    """
 
     name = "msgpack"
     tag = 3
@@ -76,16 +106,19 @@ class Msgpack:
         try:
             import msgpack  # type: ignore[import-untyped, unused-ignore]
         except ModuleNotFoundError as error:
-            raise _missing("msgpack") from error
-        self._msgpack = msgpack
+            raise missing("msgpack", "msgpack", "serializer='msgpack'") from error
+        from delayed import extended
+
+        self._packb = msgpack.packb
+        self._extended = extended
 
     def dumps(self, value: Any) -> bytes:
-        _refuse(value, (bytes,), self.name)
-        data: bytes = self._msgpack.packb(value, use_bin_type=True)
+        refuse(value, self.name, (bytes,), self._extended.NAMES)
+        data: bytes = self._packb(value, use_bin_type=True, strict_types=True, default=self._extended.pack)
         return data
 
     def loads(self, data: bytes) -> Any:
-        return self._msgpack.unpackb(data, raw=False, strict_map_key=False)
+        return checked_depth(self._extended.Reader().read(data), data)
 
 
 class Json:
@@ -99,63 +132,85 @@ class Json:
         import json
 
         self._dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
-        self._loads = json.loads
+        self._loads = json.JSONDecoder(parse_constant=_no_constant).decode
 
     def dumps(self, value: Any) -> bytes:
-        _refuse(value, (), self.name)
+        refuse(value, self.name)
         return self._dumps(value).encode()
 
     def loads(self, data: bytes) -> Any:
-        return self._loads(data)
+        return checked_depth(self._loads(data.decode()), data)
 
 
-def _missing(package: str) -> MissingDependency:
-    return MissingDependency(
-        f"the package {package!r} is needed for serializer={package!r} and not installed; "
-        f"run: pip install 'delayed[{package}]'"
-    )
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"JSON has no number {name}")
 
 
-def _refuse(value: Any, also: tuple[type, ...], name: str, where: str = "") -> None:
-    """Refuse what would not come back equal: a date as text, a tuple as a list, a number as a key of text."""
+def refuse(
+    value: Any,
+    name: str,
+    also: tuple[type, ...] = (),
+    extended: frozenset[str] = frozenset(),
+    steps: tuple[Any, ...] = (),
+) -> None:
+    """Refuse what would not come back equal: a tuple as a list, a number as a key of text; and what is nested deeply.
+
+    Args:
+        name: of the serializer.
+        also: what it can, beside JSON's types.
+        extended: ... the names of what else it can.
+        steps: the way to the value.
+
+    Raises:
+        NotSerializable: With the way to the culprit.
+    """
     kind = type(value)
     if value is None or kind in (bool, int, float, str) or kind in also:
         return
-    if kind is list:
-        for index, item in enumerate(value):
-            _refuse(item, also, name, f"{where}[{index}]")
-    elif kind is dict:
+    if len(steps) >= DEPTH_MAX:
+        raise NotSerializable(f"is nested more than {DEPTH_MAX} deep, or holds itself", steps[:3])
+    if kind is dict:
         for key, item in value.items():
-            if type(key) is not str and (name == "json" or type(key) not in (int, bytes)):
-                raise NotEnqueueable(f"argument{where}: {name} has no {type(key).__name__} keys, and {key!r} is one")
-            _refuse(item, also, name, f"{where}[{key!r}]")
-    else:
-        raise NotEnqueueable(
-            f"argument{where} is a {kind.__module__}.{kind.__qualname__}, which would not arrive as that with {name}: "
+            if type(key) is not str:
+                if not also:
+                    raise NotSerializable(f"has a key of {type(key).__name__}, and {name} has no such keys", steps)
+                refuse(key, name, also, extended, (*steps, key))
+            refuse(item, name, also, extended, (*steps, key))
+    elif kind is list or (extended and kind in (tuple, set, frozenset)):
+        for index, item in enumerate(value):
+            refuse(item, name, also, extended, (*steps, index))
+    elif f"{kind.__module__}.{kind.__qualname__}" not in extended:
+        raise NotSerializable(
+            f"is a {kind.__module__}.{kind.__qualname__}, which would not arrive as that with {name}: "
             "annotate the function's parameter with its type, convert it (a tuple to a list, a date to text), "
-            "or use serializer='pickle'"
+            "or use serializer='pickle'",
+            steps,
         )
 
 
-_KINDS: dict[str, type[Any]] = {kind.name: kind for kind in (Pickle, CloudPickle, Msgpack, Json)}
-
-
-SERIALIZERS = tuple(_KINDS)
-
-
-def serializer_for(name: str) -> Serializer:
-    """The serializer of that name.
+def checked_depth(value: Any, data: bytes) -> Any:
+    """The value, if it is not nested too deeply; `data` is what it was made of.
 
     Raises:
-        ConfigError: When there is none.
-        MissingDependency: When its package is not installed.
+        ValueError: When it is.
     """
-    if name not in _KINDS:
-        raise ConfigError(f"no serializer {name!r}; there are {', '.join(_KINDS)}")
-    serializer: Serializer = _KINDS[name]()
-    return serializer
+    if len(data) <= DEPTH_MAX:  # each container takes a byte
+        return value
+    level = [value]
+    for _ in range(DEPTH_MAX + 1):
+        below: list[Any] = []
+        for each in level:
+            if type(each) is dict:
+                below += each.keys()
+                below += each.values()
+            else:
+                below += each
+        level = [each for each in below if type(each) in _CONTAINERS]
+        if not level:
+            return value
+    raise ValueError(f"it is nested more than {DEPTH_MAX} deep")
 
 
-def name_of_tag(tag: int) -> str:
-    """The name of a tag, for messages to people."""
-    return next((kind.name for kind in _KINDS.values() if kind.tag == tag), f"unknown serializer {tag}")
+_CONTAINERS = (list, dict, tuple, set, frozenset)
+
+SERIALIZERS: Plugs[Serializer] = Plugs("serializer", ("plain", "dumps", "loads"), (Pickle, CloudPickle, Msgpack, Json))

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from delayed.codec import BY_VALUE, Codec
-from delayed.errors import FunctionNotFound, NotEnqueueable, SignatureMismatch
+from delayed.codec import BY_VALUE, Codec, Opened
+from delayed.errors import FunctionNotFound, NotAllowed, NotEnqueueable, SignatureMismatch
 from delayed.functions import bare, path_of, resolve, seen
 from delayed.hints import types_of
 from delayed.message import DEFAULT_MAX_DELIVERIES, Message
@@ -48,7 +48,7 @@ class Task:
     """
 
     __slots__ = (
-        "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "func_path", "key", "kwargs",
+        "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "func_path", "key", "kwargs",
         "max_deliveries", "memory", "priority", "queue", "retry", "timeout", "verdict",
     )  # fmt: skip
 
@@ -87,6 +87,7 @@ class Task:
         self.attempt: int | None = None
         self.queue: str | None = None
         self._func = func  # where no path leads to it
+        self._codec: Codec | None = None  # that has a say in what is run
         self._plain = False  # whether the arguments are plain data that may have to be made into what is annotated
         self._data: bytes | None = None
 
@@ -176,11 +177,13 @@ class Task:
         """What a broker stores of it.
 
         Raises:
-            NotEnqueueable: When the arguments can't be serialized.
+            NotEnqueueable: When the arguments can't be serialized, or the queue's workers would not run the function.
             SignatureMismatch: When they are not what the function's parameters are annotated with, where it is
                 more than plain data and the codec carries nothing else.
         """
         args, kwargs = self.args, self.kwargs
+        if codec.plain or codec.allow is not None:
+            self._check_allowed(codec)
         if codec.plain:
             func = seen(self.func_path)
             types = types_of(func) if func is not None else None
@@ -193,7 +196,7 @@ class Task:
             most = DEFAULT_MAX_DELIVERIES if retry is None else DEFAULT_MAX_DELIVERIES + retry.max
             if retry is not None and retry.max < 0:
                 most = ENDLESS
-        return Message(
+        message = Message(
             id=id,
             func=self.func_path,
             payload=codec.encode(args, kwargs, self._func),
@@ -206,14 +209,26 @@ class Task:
             key=self.key,
             limits=None if self.memory is self.cpu is None else self._limits(),
         )
+        return codec.seal(message)
+
+    def _check_allowed(self, codec: Codec) -> None:
+        try:
+            if codec.allow is not None:
+                codec.allow.check_path(self.func_path)
+            else:
+                func = seen(self.func_path)
+                if func is not None:
+                    codec.check_function(self.func_path, func, True)
+        except NotAllowed as error:
+            raise NotEnqueueable(f"no worker would run it: {error}") from error
 
     def _limits(self) -> dict[str, float]:
         limits = {"memory": self.memory, "cpu": self.cpu}
         return {name: limit for name, limit in limits.items() if limit is not None}
 
     @classmethod
-    def from_message(cls, message: Message, codec: Codec) -> Task:
-        """The task of a message. Its arguments are as the payload has them until it is run.
+    def from_message(cls, message: Opened, codec: Codec) -> Task:
+        """The task of a message that was opened. Its arguments are as the payload has them until it is run.
 
         Raises:
             DecodeError: When its payload can't be decoded.
@@ -233,7 +248,8 @@ class Task:
             max_deliveries=message.max_deliveries,
             func=func,
         )
-        task._plain = codec.plain
+        task._plain = codec.is_plain(message.payload)
+        task._codec = codec if codec.allow is not None or task._plain else None
         if message.limits is not None:
             task.memory = message.limits.get("memory")
             task.cpu = message.limits.get("cpu")
@@ -254,12 +270,17 @@ class Task:
 
         Raises:
             FunctionNotFound: When its path leads nowhere.
+            NotAllowed: When the queue that it came from does not allow it.
         """
         if self._func is not None:
             return self._func
         if self.func_path.startswith(BY_VALUE):
             raise FunctionNotFound(f"{self.func_path} should travel with its code, but the payload has none")
-        return resolve(self.func_path)
+        func = resolve(self.func_path)
+        if self._codec is not None:
+            self._codec.check_function(self.func_path, func, self._plain)
+            self._codec = None  # once
+        return func
 
     def call(self) -> Any:
         """Call the function now, here, and return what it returns, even if that is to be awaited.

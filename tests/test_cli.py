@@ -239,13 +239,16 @@ def test_a_worker_without_a_module_serves_queues_by_name(terminal: Terminal) -> 
 
 
 def test_a_queue_served_by_name_may_have_another_serializer(terminal: Terminal) -> None:
-    terminal.write("plain.py", "from delayed import Queue; queue = Queue('plain', serializer='json')")
+    terminal.write(
+        "plain.py", "from delayed import Queue; queue = Queue('plain', serializer='json', allow=['builtins.*'])"
+    )
     terminal.python("import plain; from delayed.delay import delay; delay(plain.queue)(print)('by', 'json')")
 
-    done = terminal.run("worker", "--queue", "plain", "--serializer", "json", "--burst")
+    done = terminal.run("worker", "--queue", "plain", "--serializer", "json", "--allow", "builtins.p*", "--burst")
 
     assert done.stdout == "by json\n"
     assert terminal.run("worker", "app", "--serializer", "json").returncode == 2
+    assert terminal.run("worker", "app", "--allow", "builtins.*").returncode == 2
 
 
 def test_a_worker_finds_the_queue_of_an_imported_decorated_function(terminal: Terminal) -> None:

@@ -18,7 +18,6 @@ from delayed.cli.discover import DiscoveryError, discover
 from delayed.errors import ConfigError
 from delayed.logger import logger
 from delayed.queue import Queue
-from delayed.serializers import SERIALIZERS
 from delayed.supervisor import Supervisor
 from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, Worker
 
@@ -63,8 +62,16 @@ Signals:
 )
 @click.option(
     "--serializer",
-    type=click.Choice(SERIALIZERS),
-    help="What the tasks of queues served by name were enqueued with. [default: pickle]",
+    metavar="NAME",
+    help="What the tasks of queues served by name were enqueued with: pickle, cloudpickle, msgpack, json, or the path "
+    "of a class of your own. [default: pickle]",
+)
+@click.option(
+    "--allow",
+    metavar="PATTERN",
+    multiple=True,
+    help="Which functions the tasks of queues served by name may call, such as 'app.tasks.*'. May be given several "
+    "times. [default: any; with msgpack and json: those that are decorated]",
 )
 @click.option(
     "--processes",
@@ -142,6 +149,7 @@ def worker(
     url: str | None,
     mode: str,
     serializer: str | None,
+    allow: tuple[str, ...],
     processes: int | None,
     threads: int | None,
     concurrency: int | None,
@@ -179,8 +187,9 @@ def worker(
     handlers = [path for path in (success_handler, error_handler) if path]
     if module and url:
         raise click.UsageError("--url goes with --queue; the queues of a module have their store already")
-    if module and serializer:
-        raise click.UsageError("--serializer goes with --queue; the queues of a module have theirs already")
+    for option, value in (("--serializer", serializer), ("--allow", allow)):
+        if module and value:
+            raise click.UsageError(f"{option} goes with --queue; the queues of a module have theirs already")
     try:
         specs = discover(module, handlers, preload, hooks) if module or handlers or preload or hooks else []
     except DiscoveryError as error:
@@ -188,8 +197,8 @@ def worker(
     if module:
         queues = _chosen(specs, module, names)
     else:
-        serializer = serializer or SERIALIZERS[0]
-        queues = [Queue(name, url, serializer=serializer) for name in dict.fromkeys(names or ("default",))]
+        settings: dict[str, Any] = {"serializer": serializer or "pickle", "allow": allow or None}
+        queues = [Queue(name, url, **settings) for name in dict.fromkeys(names or ("default",))]
     broker = queues[0].broker
     if broker.spec() is None:
         raise ConfigError(f"{broker!r} lives in one process only; a worker needs a store such as {DEFAULT_URL}")

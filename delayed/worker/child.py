@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from delayed import context
 from delayed.codec import Codec
-from delayed.errors import RetireChild, StopWorkers, TaskCancelled, TaskLost, TaskStopped, TaskTimeout
+from delayed.errors import (
+    MissingDependency,
+    RetireChild,
+    StopWorkers,
+    TaskCancelled,
+    TaskLost,
+    TaskStopped,
+    TaskTimeout,
+)
 from delayed.message import Message
 from delayed.task import finished
 from delayed.worker import board as boards
@@ -268,7 +276,10 @@ def rehearse(config: Config) -> None:
         plain = config._replace(success_handler=None, error_handler=None, hooks=None)
         child = Child(0, board, theirs, file, file, file, plain)
         child.pid = os.getpid()
-        message = Message(id=1, func=f"{__name__}:nothing", payload=child.codecs[0].encode((), {}), timeout=1.0)
+        codec = _rehearsed(config)
+        child.codecs = [codec]
+        message = Message(id=1, func=f"{__name__}:nothing", payload=codec.encode((), {}), timeout=1.0)
+        message = codec.seal(message)
         frame = TaskFrame(channel.RUN, 0, 0, 1, 1, 1, 1, 1, message.header(), message.payload)
         buffer = bytearray(channel.PACKET_MAX)
         for _ in range(REHEARSALS):
@@ -282,6 +293,16 @@ def rehearse(config: Config) -> None:
         board.close()
     os.close(file)
     sys.modules["__main__"] = main_module
+
+
+def _rehearsed(config: Config) -> Codec:
+    """A codec like that of the first queue, which brings no code of the user's with it."""
+    spec = config.codecs[0]
+    try:
+        codec = Codec.from_spec({**spec, "allow": ["*"]})
+    except MissingDependency:  # the tasks will say so
+        return Codec(secret=[])
+    return codec if codec.is_ours else Codec(secret=[])
 
 
 def main(child: Child) -> NoReturn:

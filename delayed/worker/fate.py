@@ -29,7 +29,7 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
     bad arguments             done: no retry can mend it
     unknown function,
     refused for its limits    retry after 5, 15 and 45 s, then dead: another worker may run it
-    undecodable               dead
+    undecodable, not allowed  dead
     cancelled                 done: somebody wants it gone
     stopped by the worker     back, uncharged
     asked for a retry         retry after the delay that it asked for, if its policy has one left, else done: it failed
@@ -46,7 +46,7 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
         return Settlement(claim.ref, "done")
     if code == verdict.STOPPED:
         return Settlement(claim.ref, "back")
-    if code == verdict.UNDECODABLE:
+    if code in (verdict.UNDECODABLE, verdict.NOT_ALLOWED):
         return _dead(claim, found)
     if code == verdict.REJECTED:
         return _dead(claim, found.text or "rejected by its own code")

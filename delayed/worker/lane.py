@@ -178,6 +178,7 @@ class Lane:
 
         Raises:
             DecodeError: When header or payload can't be decoded.
+            NotAllowed: When its queue does not allow its function.
             FunctionNotFound: When the module that its payload may need can't be imported.
             LimitsRefused: When it has limits that this lane can't hold it to.
         """
@@ -186,9 +187,11 @@ class Lane:
             raise start.error or DecodeError("the header can't be read")
         if message.limits is not None:
             self.limits = self.hold(message.limits)
+        codec = self.child.codecs[frame.queue]
+        opened = codec.open(message, frame.header)
         if not message.func.startswith(BY_VALUE):
-            self.stand_for_main(message)
-        return Task.from_message(message, self.child.codecs[frame.queue])
+            self.stand_for_main(opened)
+        return Task.from_message(opened, codec)
 
     def stand_for_main(self, message: Message) -> None:
         """Let the payload of a message find what was defined in the program's ``__main__``.
@@ -373,7 +376,8 @@ class Lane:
         if message is None:
             return Task(id=frame.id, func_path="?")
         with contextlib.suppress(Exception):
-            return Task.from_message(message, self.child.codecs[frame.queue])
+            codec = self.child.codecs[frame.queue]
+            return Task.from_message(codec.open(message, frame.header), codec)
         return Task(id=message.id, func_path=message.func, timeout=message.timeout)
 
     def call_handler(self, call: Call, serial: int, error: BaseException | None = None) -> BaseException | None:

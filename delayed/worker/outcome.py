@@ -11,6 +11,7 @@ from delayed.errors import (
     FunctionNotFound,
     GiveBack,
     LimitsRefused,
+    NotAllowed,
     Reject,
     RetryLater,
     SignatureMismatch,
@@ -46,6 +47,8 @@ def outcome_of(error: BaseException) -> int:
         return verdict.STOPPED
     if isinstance(error, DecodeError):
         return verdict.UNDECODABLE
+    if isinstance(error, NotAllowed):
+        return verdict.NOT_ALLOWED
     if isinstance(error, LimitsRefused):
         return verdict.REFUSED
     if isinstance(error, FunctionNotFound):

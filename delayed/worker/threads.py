@@ -148,7 +148,9 @@ class ThreadLane(Lane):
 
 def refers_to_main(message: Message) -> bool:
     """Whether something in the payload may have been defined in the program's ``__main__``."""
-    return not message.func.startswith(BY_VALUE) and b"__main__" in message.payload
+    payload = message.payload
+    hidden = payload[2:4] not in (b"\0\0", b"\0\1")  # compressed or encrypted
+    return not message.func.startswith(BY_VALUE) and (hidden or b"__main__" in payload)
 
 
 def stack_text(head: str, frame: FrameType | None) -> str:

@@ -30,7 +30,9 @@ from typing import Any, NamedTuple
     REJECTED,
     # ... and stopped because somebody cancelled it:
     CANCELLED,
-) = range(1, 18)
+    # ... and not run, because its queue does not allow its function:
+    NOT_ALLOWED,
+) = range(1, 19)
 
 DUMP_MAX = 49152  # bytes of a verdict on its way to another process
 
@@ -52,6 +54,7 @@ KINDS = {
     GIVEN_BACK: "given back",
     REJECTED: "rejected",
     CANCELLED: "cancelled",
+    NOT_ALLOWED: "not allowed",
 }
 # Not told of as a failure to handlers and hooks: nothing is wrong with the task, or somebody wanted its end.
 NO_FAILURES = frozenset({RETURNED, COMMITTED, STOPPED, LOST, POSTPONED, GIVEN_BACK, CANCELLED})
@@ -126,7 +129,7 @@ class Verdict(NamedTuple):
                 return f"timed out (limit {self.timeout:g} s){how}" if self.timeout else f"timed out{how}"
             case 4:
                 return "stopped: " + (_first_line(self.text) or "the worker shuts down")
-            case 5 | 6 | 7 | 12:
+            case 5 | 6 | 7 | 12 | 18:
                 return f"{self.kind}: {_first_line(self.text)}"
             case 8:
                 return f"exited with {self.exit_code}" + (f": {_first_line(self.text)}" if self.text else "") + why

@@ -30,7 +30,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
 
 @pytest.fixture(params=["json", "msgpack"])
 def queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queue]:
-    queue = Queue("q", f"sqlite:///{tmp_path}/tasks.db", serializer=request.param)
+    queue = Queue("q", f"sqlite:///{tmp_path}/tasks.db", serializer=request.param, allow=["tests.*"])
     yield queue
     queue.broker.close()
 
