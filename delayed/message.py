@@ -9,7 +9,8 @@ written), so that a script in any language can read it beside the payload:
 
     v version · f function path · t timeout (s) · p priority · e enqueued_at (unix s) · d delay (s)
     r retry policy (plain data) · m max deliveries · k key · x trace context
-    l limits of a run, {"memory": bytes, "cpu": s}, either of them or both · and what later versions add
+    l limits of a run, {"memory": bytes, "cpu": s}, either of them or both · a how long its answer is kept (s)
+    and what later versions add
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from delayed.errors import DecodeError
+from delayed.errors import DELAY_MAX, DecodeError
 
 HEADER_VERSION = 1
 DEFAULT_MAX_DELIVERIES = 11  # one run and ten deaths of its watchers, then a message counts as poison
@@ -28,7 +29,7 @@ State = Literal["scheduled", "ready", "running", "dead"]
 STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
 
 _NO_EXTRA: Mapping[str, Any] = MappingProxyType({})
-_KNOWN_KEYS = frozenset("vftpedrmkxl")
+_KNOWN_KEYS = frozenset("vftpedrmkxla")
 
 
 class Message(NamedTuple):
@@ -47,6 +48,7 @@ class Message(NamedTuple):
         key: a name the caller gave the task; None if he gave none.
         trace: the W3C trace context it was enqueued in, if any.
         limits: what one run may use: "memory" in bytes, "cpu" in seconds, each only if limited; None means no limits.
+        keep: seconds that its answer is kept for after its end; None means that none is kept.
         extra: header fields of later versions: kept and handed on untouched.
     """
 
@@ -62,6 +64,7 @@ class Message(NamedTuple):
     key: str | None = None
     trace: str | None = None
     limits: Mapping[str, Any] | None = None
+    keep: float | None = None
     extra: Mapping[str, Any] = _NO_EXTRA
 
     def header(self) -> bytes:
@@ -85,6 +88,8 @@ class Message(NamedTuple):
             data["x"] = self.trace
         if self.limits is not None:
             data["l"] = self.limits
+        if self.keep is not None:
+            data["a"] = self.keep
         if self.extra:
             data.update(self.extra)
         return _dumps(data)
@@ -117,6 +122,7 @@ class Message(NamedTuple):
                 key=data.get("k"),
                 trace=data.get("x"),
                 limits=data.get("l"),
+                keep=data.get("a"),
                 extra=_NO_EXTRA
                 if _KNOWN_KEYS.issuperset(data)
                 else {key: value for key, value in data.items() if key not in _KNOWN_KEYS},
@@ -129,6 +135,8 @@ class Message(NamedTuple):
             raise DecodeError(f"the header of task {id} has a function path or a timeout of a wrong type")
         if message.limits is not None:
             _check_limits(message)
+        if message.keep is not None and not (isinstance(message.keep, (int, float)) and 0 < message.keep <= DELAY_MAX):
+            raise DecodeError(f"the header of task {id} wants its answer kept for {message.keep!r} seconds")
         return message
 
     @classmethod
@@ -210,6 +218,18 @@ class Claim(NamedTuple):
 Action = Literal["done", "retry", "back", "dead"]
 
 
+class Answer(NamedTuple):
+    """What is kept of a task after its end.
+
+    Attributes:
+        data: opaque to brokers.
+        ttl: seconds, counted by the store's clock from when it takes the answer, after which it is forgotten.
+    """
+
+    data: bytes
+    ttl: float
+
+
 class Settlement(NamedTuple):
     """How a claim ends.
 
@@ -219,12 +239,15 @@ class Settlement(NamedTuple):
             it to the front of its queue and takes back the attempt; ``dead`` keeps it as a dead letter.
         delay: seconds, for ``retry`` and ``back``; 0 means at once. A ``back`` with a delay waits, still uncharged.
         reason: for ``dead``: why, in words.
+        answer: for ``done`` and ``dead``: what is kept of the task, stored in the same step, if the claim holds; None:
+            nothing.
     """
 
     ref: Ref
     action: Action
     delay: float = 0.0
     reason: str = ""
+    answer: Answer | None = None
 
 
 class Renewal(NamedTuple):

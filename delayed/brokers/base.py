@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from delayed.errors import Unsupported
-from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
 
 LEASE = 15.0  # seconds a claim holds without being renewed
 RENEW_INTERVAL = 5.0  # seconds between renewals
@@ -48,6 +48,23 @@ class Joined(ABC):
         """Nothing more will be enqueued through this object. It neither commits nor rolls back."""
 
 
+class Listener(ABC):
+    """Hears of the answers that are stored in one queue. For one thread; :meth:`close` may be called from any."""
+
+    @abstractmethod
+    def wait(self, timeout: float) -> None:
+        """Return when an answer may have been stored since this was made, or since the last wait; or after `timeout`
+        seconds. A hint: it may return too early, and where the store tells nobody, it polls.
+
+        Raises:
+            BrokerUnavailable: When the store can't be reached; then another listener is needed.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close its connection, if it has one, and end the wait."""
+
+
 class Broker(ABC):
     """One store. Every method is one atomic step, may be called from any thread and from any process that holds
     the object (connections are opened lazily, one set per process), and may be sent again with the same arguments
@@ -62,6 +79,7 @@ class Broker(ABC):
     # What the names of the threads begin with that the driver keeps running: a process that has only those left over
     # from a task's transaction can run the next task.
     threads: ClassVar[tuple[str, ...]] = ()
+    answer_max: ClassVar[int] = 256 << 20  # bytes that an answer may have
 
     # -- producing ---------------------------------------------------------------------------------------------
 
@@ -106,9 +124,9 @@ class Broker(ABC):
 
     # -- working -----------------------------------------------------------------------------------------------
 
-    def transaction(self, ref: Ref) -> AbstractContextManager[Joined]:
+    def transaction(self, ref: Ref, answer: Answer | None = None) -> AbstractContextManager[Joined]:
         """A transaction of this broker's own, on a connection that nothing else uses, which ends the claim `ref` as
-        ``done`` when it commits.
+        ``done`` when it commits, with `answer` as what is kept of it (None: nothing).
 
         It begins with a look whether the claim holds. After the block the claim is ended and the transaction
         committed; if the block raises, all is rolled back, and the claim is as before. Other claims can be renewed
@@ -198,6 +216,27 @@ class Broker(ABC):
     def wake(self, queues: Sequence[str]) -> None:
         """End the :meth:`wait` of this object in this process, if one is under way. Never blocks."""
 
+    # -- answers -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def put_result(self, queue: str, id: int, answer: Answer) -> None:
+        """Store an answer in the place of what is there, whether or not there is such a task.
+
+        For who knows that nobody else has the task: :meth:`settle` stores an answer only if the claim holds.
+        """
+
+    @abstractmethod
+    def get_results(self, queue: str, ids: Sequence[int]) -> dict[int, bytes]:
+        """The answers of these tasks, as far as there are any (still)."""
+
+    @abstractmethod
+    def listen(self, queue: str) -> Listener:
+        """A listener that hears of every answer which is stored in this queue from now on.
+
+        Raises:
+            BrokerUnavailable: When the store can't be reached.
+        """
+
     # -- pausing -----------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -227,7 +266,7 @@ class Broker(ABC):
         After a gap in sweeping longer than half a lease (an outage, a clock that jumped) nothing is returned for
         one lease: every worker gets the time to renew. Before the first sweep there is no gap, and where gaps of that
         length are the habit, as with one slow sweeper, they are none.
-        Wake-ups are repaired; old dead letters and producer sessions are forgotten.
+        Wake-ups are repaired; old dead letters, answers and producer sessions are forgotten.
         """
 
     # -- looking and tidying -----------------------------------------------------------------------------------
@@ -249,8 +288,12 @@ class Broker(ABC):
         """One message, or None if the queue has no such task (any more)."""
 
     @abstractmethod
-    def remove(self, queue: str, id: int) -> bool:
-        """Remove a scheduled, ready or dead message. False if there is none, or if it is running."""
+    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+        """Remove a scheduled, ready or dead message. False if there is none, or if it is running.
+
+        Args:
+            answer: what is kept of it, stored in the same step if it was removed; None: nothing is stored.
+        """
 
     @abstractmethod
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:

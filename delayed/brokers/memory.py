@@ -19,9 +19,10 @@ from delayed.brokers.base import (
     LEASE,
     PRODUCER_AGE,
     Broker,
+    Listener,
 )
 from delayed.errors import BrokerError, ConfigError
-from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +60,8 @@ class _Queue:
     held: dict[str, dict[int, _Task]] = field(default_factory=dict)  # by worker
     sessions: dict[str, tuple[int, float]] = field(default_factory=dict)  # producer -> (seq, when seen)
     announced: dict[str, tuple[str, float]] = field(default_factory=dict)  # worker -> (JSON, until when)
+    answers: dict[int, tuple[bytes, float]] = field(default_factory=dict)  # id -> (data, until when)
+    answered: int = 0  # how many have been stored
     swept: float | None = None
     grace: float = 0.0
     paused: bool = False
@@ -83,6 +86,12 @@ class _Queue:
 
     def bury(self, task: _Task, reason: str, now: float) -> None:
         task.state, task.at, task.reason, task.worker, task.nonce = "dead", now, reason, "", 0
+
+    def answer(self, id: int, answer: Answer | None, now: float) -> None:
+        """Store the answer of a task, if there is one."""
+        if answer is not None:
+            self.answers[id] = (answer.data, now + answer.ttl)
+            self.answered += 1
 
     def promote(self, now: float) -> None:
         """Make ready what is due."""
@@ -231,12 +240,14 @@ class MemoryBroker(Broker):
             return accepted
 
     def _settle(self, settlement: Settlement, now: float) -> bool:
-        ref, action, delay, reason = settlement
+        ref, action, delay, reason, answer = settlement
         queue = self._queue(ref.queue)
         task = self._claimed(ref)
         if task is None:
             return False
         queue.release(task)
+        if action in ("done", "dead"):
+            queue.answer(task.id, answer, now)
         if action == "done":
             del queue.tasks[task.id]
         elif action == "dead":
@@ -299,6 +310,24 @@ class MemoryBroker(Broker):
             self._wakes += 1
             self._store.changed.notify_all()
 
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def put_result(self, queue: str, id: int, answer: Answer) -> None:
+        now = self._now()
+        with self._store.changed:
+            self._queue(queue).answer(id, answer, now)
+            self._store.changed.notify_all()
+
+    def get_results(self, queue: str, ids: Sequence[int]) -> dict[int, bytes]:
+        now = self._now()
+        with self._store.changed:
+            found = self._queue(queue).answers
+            return {id: found[id][0] for id in ids if id in found and found[id][1] > now}
+
+    def listen(self, queue: str) -> Listener:
+        self._now()
+        return _MemoryListener(self._store.changed, self._queue(queue))
+
     # -- pausing ---------------------------------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
@@ -352,6 +381,7 @@ class MemoryBroker(Broker):
             if index >= DEAD_LETTERS_MAX or task.at < now - DEAD_LETTERS_AGE:
                 del queue.tasks[task.id]
         unseen = now - PRODUCER_AGE
+        queue.answers = {id: it for id, it in queue.answers.items() if it[1] > now}
         queue.sessions = {name: it for name, it in queue.sessions.items() if it[1] >= unseen}
         queue.announced = {name: it for name, it in queue.announced.items() if it[1] >= now}
         self._store.claims = {name: it for name, it in self._store.claims.items() if it[1] >= unseen}
@@ -393,13 +423,15 @@ class MemoryBroker(Broker):
             task = found.tasks.get(id)
             return task.entry(now) if task is not None else None
 
-    def remove(self, queue: str, id: int) -> bool:
-        self._now()
+    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+        now = self._now()
         with self._store.changed:
-            tasks = self._queue(queue).tasks
-            if id not in tasks or tasks[id].state == "running":
+            found = self._queue(queue)
+            if id not in found.tasks or found.tasks[id].state == "running":
                 return False
-            del tasks[id]
+            del found.tasks[id]
+            found.answer(id, answer, now)
+            self._store.changed.notify_all()
             return True
 
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
@@ -461,6 +493,24 @@ class MemoryBroker(Broker):
 
     def __repr__(self) -> str:
         return f"MemoryBroker('memory://{self._name}')"
+
+
+class _MemoryListener(Listener):
+    def __init__(self, changed: threading.Condition, queue: _Queue) -> None:
+        self._changed = changed
+        self._queue = queue
+        self._heard = queue.answered
+        self._closed = False
+
+    def wait(self, timeout: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._queue.answered != self._heard, timeout)
+            self._heard = self._queue.answered
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 def _newest_first(task: _Task) -> tuple[float, int]:

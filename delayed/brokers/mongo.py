@@ -12,19 +12,20 @@ from typing import Any, ClassVar
 
 from pymongo.errors import DuplicateKeyError
 
+from delayed.brokers import mongo_answers as answers
 from delayed.brokers import mongo_leases as leases
 from delayed.brokers import mongo_look as look
 from delayed.brokers import mongo_pauses as pauses
 from delayed.brokers import mongo_people as people
 from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers import mongo_tasks as tasks
-from delayed.brokers.base import LEASE, Broker
+from delayed.brokers.base import LEASE, Broker, Listener
 from delayed.brokers.mongo_client import MongoAccess, Opened
 from delayed.brokers.mongo_enqueue import enqueue
 from delayed.brokers.mongo_join import MongoJoined, check_session, ending
 from delayed.brokers.mongo_wait import MongoWait
 from delayed.errors import BrokerError
-from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
 
 DUE_LOOK = 0.02  # seconds between two looks for due tasks by one who finds others ready
 
@@ -45,6 +46,7 @@ class MongoBroker(Broker):
 
     scheme: ClassVar[str] = "mongodb"
     threads: ClassVar[tuple[str, ...]] = ("pymongo_", "delayed-mongo-")
+    answer_max: ClassVar[int] = 15 << 20
 
     def __init__(self, conn: Any) -> None:
         self._access = MongoAccess(conn)
@@ -80,8 +82,8 @@ class MongoBroker(Broker):
     # -- working -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def transaction(self, ref: Ref) -> Iterator[MongoJoined]:
-        with ending(self._access, ref) as session:
+    def transaction(self, ref: Ref, answer: Answer | None = None) -> Iterator[MongoJoined]:
+        with ending(self._access, ref, answer) as session:
             yield self._joined(session)
 
     def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
@@ -130,6 +132,19 @@ class MongoBroker(Broker):
     def wake(self, queues: Sequence[str]) -> None:
         self._waits.wake()
 
+    # -- answers -----------------------------------------------------------------------------------------------
+
+    def put_result(self, queue: str, id: int, answer: Answer) -> None:
+        with self._access.use() as opened:
+            answers.put(opened.tasks, queue, id, answer)
+
+    def get_results(self, queue: str, ids: Sequence[int]) -> dict[int, bytes]:
+        with self._access.use() as opened:
+            return answers.get(opened.tasks, queue, ids)
+
+    def listen(self, queue: str) -> Listener:
+        return answers.MongoListener(self._access, queue)
+
     # -- pausing -----------------------------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
@@ -168,8 +183,10 @@ class MongoBroker(Broker):
         with self._access.use() as opened:
             return look.get(opened, queue, id)
 
-    def remove(self, queue: str, id: int) -> bool:
+    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
         with self._access.use() as opened:
+            if answer is not None:
+                return answers.remove(opened.tasks, queue, id, answer)
             return look.remove(opened, queue, id)
 
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:

@@ -14,13 +14,14 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
+from delayed.brokers import mongo_answers as answers
 from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers.base import Joined
 from delayed.brokers.mongo_client import DURABLE, REFUSED, MongoAccess, Opened, translate
 from delayed.brokers.mongo_enqueue import documents
 from delayed.brokers.mongo_tasks import holding, token
 from delayed.errors import BrokerError, BrokerUnavailable, ConfigError, TaskLost, Unsupported
-from delayed.message import Message, Ref
+from delayed.message import Answer, Message, Ref
 
 Document = dict[str, Any]
 
@@ -135,7 +136,7 @@ def check_transactions(access: MongoAccess, opened: Opened) -> None:
 
 
 @contextlib.contextmanager
-def ending(access: MongoAccess, ref: Ref) -> Iterator[ClientSession]:
+def ending(access: MongoAccess, ref: Ref, answer: Answer | None = None) -> Iterator[ClientSession]:
     """A transaction that ends a claim when it commits; see :meth:`Broker.transaction`."""
     with access.use() as opened:
         check_transactions(access, opened)
@@ -157,7 +158,12 @@ def ending(access: MongoAccess, ref: Ref) -> Iterator[ClientSession]:
                 )
             with _failing(access, opened, ref):
                 # The last write: who changes the task's document from here to the commit aborts it.
-                if not opened.tasks.delete_one(token(ref), session=session).deleted_count:
+                if answer is not None:
+                    change = answers.becomes(ref.queue, answer)
+                    ended = opened.tasks.update_one(token(ref), change, session=session).matched_count
+                else:
+                    ended = opened.tasks.delete_one(token(ref), session=session).deleted_count
+                if not ended:
                     raise _lost(ref)
                 _commit(access, session)
         except BaseException:

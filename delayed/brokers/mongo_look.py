@@ -85,7 +85,7 @@ def peek(opened: Opened, queue: str, state: State, limit: int, offset: int) -> l
 def get(opened: Opened, queue: str, id: int) -> Entry | None:
     if not _is_id(id):
         return None
-    which = {"q": queue, "id": Int64(id), "s": {"$not": {"$gte": "p/", "$lt": "p0"}}}
+    which = {"q": queue, "id": Int64(id), "s": {"$in": [f"{letter}/{queue}" for letter in LETTERS.values()]}}
     found = _entries(opened, [{"$match": which}])
     return found[0] if found else None
 

@@ -4,11 +4,13 @@
 
     q queue · id · s state and queue (``r/name``) · p priority · o place · at · d deliveries · a attempts · m most
     deliveries · l losses · h header · b payload · w worker · n nonce · r reason · and while it is staged: t session,
-    c number, g delay
+    c number, g delay; and of one whose answer is kept: y answer, gone until when, t for how
+    long
 
 `s` begins with a letter: **p**repared (not enqueued yet, see `mongo_enqueue.py`), **l**ater, **r**eady, **h**eld,
-**d**ead. `at` is when a later one is due, when the first lease of a held one ends, and when a dead one died. `o` is a
-timestamp of the server's logical clock, which it never gives twice: the order of arrival.
+**d**ead, or **a**nswer: what is kept of a task that has ended, see `mongo_answers.py`. `at` is when a later one is due,
+when the first lease of a held one ends, and when a dead one died. `o` is a timestamp of the server's logical clock,
+which it never gives twice: the order of arrival.
 
 Beside them, because one command changes them together with tasks, are the sessions of producers (``s/…``) and the
 numbers of claimers (``c/…``). Only those have a field `seen`, and so only those are forgotten with time: a session has
@@ -26,7 +28,7 @@ from pymongo.errors import DuplicateKeyError
 from delayed.brokers.base import PRODUCER_AGE
 from delayed.errors import ConfigError
 
-SCHEMA = 1
+SCHEMA = 2
 
 _READY = IndexModel(
     [("s", 1), ("p", -1), ("o", 1)], name="ready", partialFilterExpression={"s": {"$gte": "r/", "$lt": "r0"}}
@@ -43,6 +45,9 @@ _SEEN = IndexModel(
 _ENDED = IndexModel([("end", 1)], name="ended", expireAfterSeconds=int(PRODUCER_AGE))
 _OPEN = IndexModel([("session", 1)], name="open", partialFilterExpression={"session": {"$exists": True}})
 _GONE = IndexModel([("until", 1)], name="gone", expireAfterSeconds=0)
+_FORGOTTEN = IndexModel(
+    [("gone", 1)], name="forgotten", expireAfterSeconds=0, partialFilterExpression={"gone": {"$exists": True}}
+)
 _OF_QUEUE = IndexModel([("q", 1), ("w", 1)], name="of_queue")
 
 
@@ -60,7 +65,7 @@ def prepare(database: Database[dict[str, Any]], name: str) -> None:
         )
     if version == SCHEMA:
         return
-    database["delayed_tasks"].create_indexes([_READY, _TIMED, _HELD, _BY_ID, _SEEN])
+    database["delayed_tasks"].create_indexes([_READY, _TIMED, _HELD, _BY_ID, _SEEN, _FORGOTTEN])
     database["delayed_leases"].create_indexes([_ENDED, _OPEN])
     database["delayed_workers"].create_indexes([_GONE, _OF_QUEUE])
     try:

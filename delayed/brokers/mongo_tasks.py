@@ -15,6 +15,7 @@ from pymongo import DeleteOne, UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
+from delayed.brokers import mongo_answers as answers
 from delayed.brokers.mongo_enqueue import DUPLICATE, milliseconds
 from delayed.message import Claim, Ref, Settlement
 
@@ -268,14 +269,17 @@ def _write(tasks: Tasks, settlements: Sequence[Settlement]) -> int:
 
 
 def _step(settlement: Settlement) -> Any:
-    ref, action, delay, reason = settlement
+    ref, action, delay, reason, answer = settlement
     which = token(ref)
     if action == "done":
-        return DeleteOne(which)
+        if answer is None:
+            return DeleteOne(which)
+        return UpdateOne(which, answers.becomes(ref.queue, answer))
     if action == "dead":
         now = {"$currentDate": {"at": True, **AT_END}}
         clean = reason.encode("utf-8", "replace").decode()[:REASON_MAX]
-        return UpdateOne(which, {"$set": {"s": "d/" + ref.queue, "r": clean}, "$unset": LET_GO, **now})
+        beside = answers.beside(answer) if answer is not None else {}
+        return UpdateOne(which, {"$set": {"s": "d/" + ref.queue, "r": clean, **beside}, "$unset": LET_GO, **now})
     if delay > 0:
         later: Document = {"s": {"$literal": "l/" + ref.queue}, "at": {"$add": ["$$NOW", milliseconds(delay)]}}
         if action == "back":
@@ -286,9 +290,9 @@ def _step(settlement: Settlement) -> Any:
 
 
 def _looks_settled(tasks: Tasks, settlement: Settlement) -> bool:
-    ref, action, delay, _ = settlement
+    ref, action, delay, _, _ = settlement
     row = tasks.find_one({"q": ref.queue, "id": Int64(ref.id)}, {"s": 1, "d": 1})
     if row is None or action == "done":
-        return row is None
+        return row is None or (row["s"] == "a/" + ref.queue and row["d"] == ref.delivery)
     state = "d" if action == "dead" else "l" if delay > 0 else "r"
     return bool(row["d"] > ref.delivery or row["s"] == f"{state}/{ref.queue}")

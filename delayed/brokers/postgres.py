@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from delayed.brokers import postgres_look as look
-from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX, LEASE, PRODUCER_AGE, Broker
+from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX, LEASE, PRODUCER_AGE, Broker, Listener
 from delayed.brokers.postgres_join import PostgresJoined, joinable, task_transaction
 from delayed.brokers.postgres_link import Link
+from delayed.brokers.postgres_listen import PostgresListener
 from delayed.brokers.postgres_wait import Waiter
 from delayed.errors import BrokerError, ConfigError
-from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
 
 PURGE_CHUNK = 10_000  # rows that one transaction removes at most, so that others get their turn
 OLD_TRANSACTION = 3600  # seconds
@@ -31,12 +32,19 @@ _ENQUEUE = """
         %(delays)b::float8[], %(most)b::int[], %(headers)b::bytea[], %(payloads)b::bytea[]
     )
 """
-_WORK = """
-    SELECT o_queue, o_id, o_delivery, o_attempt, o_priority, o_place, o_header, o_payload FROM @.delayed_work(
+_COLUMNS = "o_queue, o_id, o_delivery, o_attempt, o_priority, o_place, o_header, o_payload"
+_TURN = """
         %(worker)s::text, %(queues_0)s::text[], %(ids_0)b::bigint[], %(deliveries_0)b::int[], %(nonces_0)b::bigint[],
         %(queues_1)s::text[], %(ids_1)b::bigint[], %(deliveries_1)b::int[], %(nonces_1)b::bigint[],
         %(actions)s::text[], %(delays)b::float8[], %(reasons)s::text[],
         %(queues)s::text[], %(seq)s::bigint, %(nonce)s::bigint, %(room)s::int, %(lease)s::float8
+"""
+_WORK = f"SELECT {_COLUMNS} FROM @.delayed_work({_TURN})"
+_WORK_ANSWERED = f"""
+    SELECT {_COLUMNS} FROM @.delayed_work_answered(
+        {_TURN},
+        %(queues_2)s::text[], %(ids_2)b::bigint[], %(deliveries_2)b::int[], %(nonces_2)b::bigint[],
+        %(ttls)b::float8[], %(answers)b::bytea[]
     )
 """
 _RENEW = """
@@ -52,7 +60,7 @@ _HELD = """
 _SWEEP = """
     SELECT returned, dead, waits FROM @.delayed_sweep(
         %s::text, %s::float8, %s::int, %s::float8, %s::float8
-    )
+    ), @.delayed_forget()
 """
 _SETTINGS = """
     SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('autovacuum'),
@@ -118,11 +126,11 @@ class PostgresBroker(Broker):
     # -- working -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def transaction(self, ref: Ref) -> Iterator[PostgresJoined]:
+    def transaction(self, ref: Ref, answer: Answer | None = None) -> Iterator[PostgresJoined]:
         def joined(conn: Any) -> PostgresJoined:
             return PostgresJoined(self._link, conn, self.reserve_ids, self._enqueue)
 
-        with task_transaction(self._link, ref, _signed(ref.nonce), joined) as found:
+        with task_transaction(self._link, ref, _signed(ref.nonce), joined, answer) as found:
             yield found
 
     def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
@@ -156,7 +164,15 @@ class PostgresBroker(Broker):
         }
         for number, part in enumerate((ended, others)):
             values.update(_tokens([settlement.ref for settlement in part], f"_{number}"))
-        rows = self._link.run(self._sql(_WORK), values)
+        statement = _WORK
+        answered = [it for it in settlements if it.answer is not None and it.action in ("done", "dead")]
+        if answered:
+            statement = _WORK_ANSWERED
+            values.update(_tokens([settlement.ref for settlement in answered], "_2"))
+            answers_of = [settlement.answer for settlement in answered if settlement.answer is not None]
+            values["ttls"] = [float(answer.ttl) for answer in answers_of]
+            values["answers"] = [answer.data for answer in answers_of]
+        rows = self._link.run(self._sql(statement), values)
         accepted: set[tuple[str, bytes]] = set()
         for queue, id, _, _, _, _, tokens, _ in rows:
             if id is None:
@@ -196,6 +212,17 @@ class PostgresBroker(Broker):
     def wake(self, queues: Sequence[str]) -> None:
         self._waiter.wake()
 
+    # -- answers -----------------------------------------------------------------------------------------------
+
+    def put_result(self, queue: str, id: int, answer: Answer) -> None:
+        self._link.run(self._sql(look.PUT_ANSWER), _answer_values(_checked(queue), id, answer))
+
+    def get_results(self, queue: str, ids: Sequence[int]) -> dict[int, bytes]:
+        return dict(self._link.run(self._sql(look.GET_ANSWERS), {"queue": queue, "ids": list(ids)}))
+
+    def listen(self, queue: str) -> Listener:
+        return PostgresListener(self._link, _checked(queue))
+
     # -- pausing -----------------------------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
@@ -230,7 +257,9 @@ class PostgresBroker(Broker):
         rows = self._link.run(self._sql(look.GET), {"queue": queue, "id": id})
         return look.entry(rows[0]) if rows else None
 
-    def remove(self, queue: str, id: int) -> bool:
+    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+        if answer is not None:
+            return bool(self._link.run(self._sql(look.REMOVE_ANSWERED), _answer_values(queue, id, answer)))
         return self._link.change(self._sql(look.REMOVE), {"queue": queue, "id": id})[1] > 0
 
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
@@ -306,6 +335,10 @@ def _tokens(refs: Sequence[Ref], suffix: str) -> dict[str, Any]:
         f"deliveries{suffix}": [ref.delivery for ref in refs],
         f"nonces{suffix}": [_signed(ref.nonce) for ref in refs],
     }
+
+
+def _answer_values(queue: str, id: int, answer: Answer) -> dict[str, Any]:
+    return {"queue": queue, "id": id, "ttl": float(answer.ttl), "data": answer.data}
 
 
 def _claims(rows: Sequence[tuple[Any, ...]], queues: Sequence[str], nonce: int) -> list[Claim]:

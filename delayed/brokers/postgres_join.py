@@ -13,9 +13,10 @@ from psycopg.rows import tuple_row
 
 from delayed.brokers.base import Joined
 from delayed.brokers.postgres_link import Link
+from delayed.brokers.postgres_look import PUT_ANSWER
 from delayed.brokers.unwrap import driver_connection
 from delayed.errors import BrokerError, BrokerUnavailable, ConfigError, TaskLost
-from delayed.message import Message, Ref
+from delayed.message import Answer, Message, Ref
 
 COMMIT_DOUBT = 20.0  # seconds that the outcome of a commit is asked for after its answer was lost
 
@@ -92,7 +93,11 @@ def joinable(link: Link, conn: Any) -> psycopg.Connection[Any]:
 
 @contextlib.contextmanager
 def task_transaction(
-    link: Link, ref: Ref, nonce: int, joined: Callable[[psycopg.Connection[Any]], PostgresJoined]
+    link: Link,
+    ref: Ref,
+    nonce: int,
+    joined: Callable[[psycopg.Connection[Any]], PostgresJoined],
+    answer: Answer | None = None,
 ) -> Iterator[PostgresJoined]:
     """See :meth:`Broker.transaction`. The row of the task is locked for the moment of the commit only, so that the
     claim can be renewed as long as the block runs.
@@ -129,6 +134,9 @@ def task_transaction(
                     if cursor.execute(end, {**token, "number": number}, prepare=False).rowcount != 1:
                         same = cursor.execute("SELECT pg_current_xact_id()::text", prepare=False).fetchall() == rows
                         raise lost if same else early
+                    if answer is not None:
+                        values = {"queue": ref.queue, "id": ref.id, "ttl": float(answer.ttl), "data": answer.data}
+                        cursor.execute(link.schema.sql(PUT_ANSWER), values, prepare=False)
                 ended = True
             if not ended:  # psycopg.Rollback, which goes no further
                 raise BrokerError(f"{link.shown}: rolled back by the block; the task is not ended")

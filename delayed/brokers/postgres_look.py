@@ -38,6 +38,15 @@ COUNTS = "SELECT " + ", ".join(
 )
 GET = f"SELECT {_COLUMNS} FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s"
 REMOVE = f"DELETE FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s AND state <> 2"
+PUT_ANSWER = "SELECT @.delayed_put_answer(%(queue)s::text, %(id)s::bigint, %(ttl)s::float8, %(data)b::bytea)"
+REMOVE_ANSWERED = f"""
+    WITH gone AS ({REMOVE} RETURNING id)
+    SELECT @.delayed_put_answer(%(queue)s::text, id, %(ttl)s::float8, %(data)b::bytea) FROM gone
+"""
+GET_ANSWERS = f"""
+    SELECT id, data FROM @.delayed_answer
+    WHERE id = ANY (%(ids)b::bigint[]) AND {_NUMBER} AND until > clock_timestamp()
+"""
 QUEUES = "SELECT name FROM @.delayed_queue WHERE counter > 0 ORDER BY name"
 PAUSE = "SELECT @.delayed_pause(%(queue)s::text, %(paused)s::boolean)"
 PAUSED = "SELECT 1 FROM @.delayed_queue WHERE name = %(queue)s AND paused"

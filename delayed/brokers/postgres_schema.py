@@ -12,7 +12,7 @@ from psycopg.rows import tuple_row
 
 from delayed.errors import BrokerError, ConfigError
 
-VERSION = 1  # the number of the last step
+VERSION = 2  # the number of the last step
 MIN_SERVER = 130000  # pg_current_xact_id(); joins by ctid
 ADVISORY_LOCK = 0x64656C61796564  # "delayed": who makes or changes a schema holds it
 
@@ -23,6 +23,7 @@ class Schema:
     Attributes:
         name: the schema's.
         channel: what is listened to for its queues.
+        answers: what is listened to for the answers of their tasks.
     """
 
     def __init__(self, name: str) -> None:
@@ -32,10 +33,12 @@ class Schema:
         self.channel = f"delayed {name}"
         if len(self.channel.encode()) > 63:
             self.channel = "delayed " + hashlib.sha256(name.encode()).hexdigest()[:40]
+        self.answers = "delayed answers " + hashlib.sha256(name.encode()).hexdigest()[:40]
 
     def sql(self, text: str) -> bytes:
         """A statement, in which ``@.`` stands for the schema."""
-        return text.replace("@channel", self.channel).replace("@.", f"{quoted(self.name)}.").encode()
+        text = text.replace("@channel", self.channel).replace("@answers", self.answers)
+        return text.replace("@.", f"{quoted(self.name)}.").encode()
 
     def script(self, version: int = 0) -> str:
         """What brings a schema of `version` (0: none yet) up to date, in SQL that can be run by hand."""

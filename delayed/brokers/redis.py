@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from delayed.brokers._redis_client import Call, RedisClient, Script
+from delayed.brokers._redis_listen import RedisListener
 from delayed.brokers._redis_wait import Waiter
 from delayed.brokers.base import (
     DEAD_LETTERS_AGE,
@@ -23,11 +24,13 @@ from delayed.brokers.base import (
     PRODUCER_AGE,
     WAIT_TIMEOUT,
     Broker,
+    Listener,
 )
 from delayed.errors import BrokerError, ConfigError
 from delayed.message import (
     DEFAULT_MAX_DELIVERIES,
     STATES,
+    Answer,
     Claim,
     Counts,
     Entry,
@@ -48,6 +51,7 @@ CLAIM_MAX = 2000  # claims per script; large messages end it sooner
 SWEEP_MAX = 1000  # tasks returned per sweep
 UNKNOWN_MAX = 1000  # unknown claims per renewal and queue; the next one finds the rest
 PURGE_PAGE = 1000
+GET_MAX = 500  # answers that are fetched at once
 
 _SUFFIXES = {
     "READY": "",
@@ -112,6 +116,14 @@ class RedisBroker(Broker):
     def _make_call(self, script: str, queue: str) -> Call:
         found = _script(script)
         return Call(found, [self._key(queue, name) for name in found.keys])
+
+    def _answer_key(self, queue: str, id: int) -> bytes:
+        return b"%b_answer:%d" % (self._key(queue, "READY"), id)
+
+    def _call_with(self, script: str, queue: str, *answer_keys: bytes) -> Call:
+        """A call whose last keys are those of answers."""
+        found = _script(script)
+        return Call(found, [*(self._key(queue, name) for name in found.keys if name != "ANSWER"), *answer_keys])
 
     def _run(self, script: str, queue: str, *args: bytes | int) -> Any:
         return self._client.run(self._call(script, queue), args)
@@ -185,13 +197,18 @@ class RedisBroker(Broker):
         claims: list[Claim],
     ) -> None:
         """One call of the script for one queue; the results go into `accepted` and `claims`."""
-        args: list[bytes | int] = [*head, limit, _ms(lease), *_DEAD_LIMITS]
+        args: list[bytes | int] = []
+        answers: list[bytes | int] = []
+        answer_keys: list[bytes] = []
         # Nearly all are done, and were claimed together: one argument for all of those, for each costs on both sides.
         done: dict[tuple[int, int], list[int]] = {}
         order: list[int] = []
         for index in part:
-            (_, id, delivery, token), action, delay, reason = settlements[index]
-            if action == "done":
+            (_, id, delivery, token), action, delay, reason, answer = settlements[index]
+            if answer is not None and action in ("done", "dead"):
+                answer_keys.append(self._answer_key(queue, id))
+                answers += (len(order) + 1, _ms(answer.ttl), answer.data)
+            elif action == "done":
                 group = done.get((delivery, token))
                 if group is None:
                     group = done[delivery, token] = []
@@ -201,6 +218,8 @@ class RedisBroker(Broker):
             args.append(b"%d|%d|" % (delivery, token))
             if action == "dead":
                 args.append(b"x" + reason.encode("utf-8", "replace"))
+            elif action == "done":
+                args.append(b"d")
             else:
                 args.append(b"%b%d" % (_ACTIONS[action], _ms(delay)))
             args.append(id)
@@ -208,7 +227,9 @@ class RedisBroker(Broker):
             order += group
             ids = ",".join([str(settlements[index].ref.id) for index in group])
             args += (b"%d|%d|" % (delivery, token), b"d", ids.encode())
-        answer = self._run("work", queue, *args)
+        call = self._call("work", queue) if not answers else self._call_with("work", queue, *answer_keys)
+        turn = (*head, limit, _ms(lease), *_DEAD_LIMITS)
+        answer = self._client.run(call, (*turn, len(answer_keys), *answers, *args) if part else turn)
         for index, verdict in zip(order, answer[0], strict=True):
             accepted[index] = verdict == 49  # "1"
         claims += self._claims(queue, head[2], answer)
@@ -307,6 +328,23 @@ class RedisBroker(Broker):
     def wake(self, queues: Sequence[str]) -> None:
         self._waiter.wake()
 
+    # -- answers -----------------------------------------------------------------------------------------------
+
+    def put_result(self, queue: str, id: int, answer: Answer) -> None:
+        call = self._call_with("put_result", queue, self._answer_key(queue, id))
+        self._client.run(call, (_ms(answer.ttl), answer.data))
+
+    def get_results(self, queue: str, ids: Sequence[int]) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        for start in range(0, len(ids), GET_MAX):
+            part = ids[start : start + GET_MAX]
+            answers = self._client.command(b"MGET", *[self._answer_key(queue, id) for id in part])
+            found.update((id, data) for id, data in zip(part, answers, strict=True) if data is not None)
+        return found
+
+    def listen(self, queue: str) -> Listener:
+        return RedisListener(self._client, self._key(queue, "READY"))
+
     # -- pausing -----------------------------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
@@ -346,8 +384,10 @@ class RedisBroker(Broker):
         state, *rest = row
         return _entry(now, state.decode(), str(id).encode(), *rest)
 
-    def remove(self, queue: str, id: int) -> bool:
-        return bool(self._run("remove", queue, id))
+    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+        call = self._call_with("remove", queue, self._answer_key(queue, id))
+        kept = (_ms(answer.ttl), answer.data) if answer is not None else (0,)
+        return bool(self._client.run(call, (id, *kept)))
 
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
         unknown = [state for state in states if state not in STATES or state == "running"]

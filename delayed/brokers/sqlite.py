@@ -11,15 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from delayed.brokers import sqlite_answers as answers
 from delayed.brokers import sqlite_look as look
 from delayed.brokers import sqlite_people as people
 from delayed.brokers import sqlite_tasks as tasks
-from delayed.brokers.base import LEASE, Broker
+from delayed.brokers.base import LEASE, Broker, Listener
 from delayed.brokers.sqlite_file import RESERVE, SQLiteFile
 from delayed.brokers.sqlite_join import SQLiteJoined, TaskConnection, join
 from delayed.brokers.sqlite_open import path_of
 from delayed.errors import BrokerError, ConfigError, TaskLost, UnknownOption
-from delayed.message import Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
 
 POLL = 1.0  # seconds after which a sleeper looks by itself, should a ring be lost
 POLL_WITHOUT_FIFO = 0.05  # ... and where there are no FIFOs to ring with
@@ -74,7 +75,7 @@ class SQLiteBroker(Broker):
     # -- working -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def transaction(self, ref: Ref) -> Iterator[SQLiteJoined]:
+    def transaction(self, ref: Ref, answer: Answer | None = None) -> Iterator[SQLiteJoined]:
         """See :meth:`Broker.transaction`. Everybody else who writes to the file waits for the end of the block."""
         numbers = dict(self._numbered([ref.queue]))
         own = self._own = self._own or self._file.another(TaskConnection)
@@ -91,6 +92,8 @@ class SQLiteBroker(Broker):
                 )
             if not all(tasks.settle(opened.db, numbers, [Settlement(ref, "done")], opened.now())):
                 raise lost
+            if answer is not None:
+                answers.put(opened.db, numbers[ref.queue], ref.id, answer, opened.now())
         joined.leave()
 
     def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
@@ -115,10 +118,14 @@ class SQLiteBroker(Broker):
             return [], []
         accepted: list[bool] = []
         claims: list[Claim] = []
+        answered: set[int] = set()
+        keeps = any(settlement.answer is not None for settlement in settlements)
         with self._file.write() as file:
             db, now = file.db, file.now()
             if settlements:
                 accepted = tasks.settle(db, file.numbers, settlements, now)
+            if keeps:
+                answered = answers.put_settled(db, file.numbers, settlements, accepted, now)
             if numbered:
                 if tasks.was_claimed(db, worker, seq):
                     claims = [claim for claim in tasks.held(db, numbered, worker) if claim.nonce == nonce]
@@ -132,6 +139,8 @@ class SQLiteBroker(Broker):
             to_ring = list(settled_in.union(to_ring))  # a sleeper has to learn when they will be due
         for number in to_ring:
             self._file.bell.ring(number)
+        for number in answered:
+            answers.ring(self._file.wakes, number)
         return accepted, claims
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
@@ -169,6 +178,22 @@ class SQLiteBroker(Broker):
 
     def wake(self, queues: Sequence[str]) -> None:
         self._file.bell.wake()
+
+    # -- answers -----------------------------------------------------------------------------------------------
+
+    def put_result(self, queue: str, id: int, answer: Answer) -> None:
+        ((_, number),) = self._numbered([queue])
+        with self._file.write() as file:
+            answers.put(file.db, number, id, answer, file.now())
+        answers.ring(self._file.wakes, number)
+
+    def get_results(self, queue: str, ids: Sequence[int]) -> dict[int, bytes]:
+        with self._file.read() as file:
+            return answers.get(file.db, queue, ids, file.now())
+
+    def listen(self, queue: str) -> Listener:
+        ((_, number),) = self._numbered([queue])
+        return answers.SQLiteListener(self._file.wakes, number)
 
     # -- pausing -----------------------------------------------------------------------------------------------
 
@@ -211,6 +236,7 @@ class SQLiteBroker(Broker):
                 grace = now + lease_ms
             tasks.note_sweep(db, number, now, grace)
             tasks.tidy(db, number, now)
+            answers.forget(db, now)
             if now >= grace:
                 returned, dead = tasks.return_lost(db, number, now)
             waiting = tasks.has_ready(db, number)
@@ -237,9 +263,18 @@ class SQLiteBroker(Broker):
         with self._file.read() as file:
             return look.get(file.db, queue, id, file.now())
 
-    def remove(self, queue: str, id: int) -> bool:
+    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+        if answer is None:
+            with self._file.write() as file:
+                return look.remove(file.db, queue, id)
+        ((_, number),) = self._numbered([queue])
         with self._file.write() as file:
-            return look.remove(file.db, queue, id)
+            removed = look.remove(file.db, queue, id)
+            if removed:
+                answers.put(file.db, number, id, answer, file.now())
+        if removed:
+            answers.ring(self._file.wakes, number)
+        return removed
 
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
         if "running" in states:

@@ -100,6 +100,7 @@ class SQLiteFile:
                 "use a newer Python, or another broker"
             )
         self.path = path
+        self.wakes = path + "-wake"  # the folder of the wake-ups
         self._durable = durable
         self._max_size = max_size
         self._mounts = mounts
@@ -158,7 +159,7 @@ class SQLiteFile:
     def bell(self) -> Bell:
         with self._bell_turn:
             if self._bell is None:
-                self._bell = Bell(self.path + "-wake")
+                self._bell = Bell(self.wakes)
                 weakref.finalize(self, self._bell.close).atexit = False
             return self._bell
 

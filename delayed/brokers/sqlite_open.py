@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_STEPS = ("sqlite_schema.sql", "sqlite_2.sql")
+SCHEMA_VERSION = len(SCHEMA_STEPS)
 LOCK_TIMEOUT = 5.0  # seconds to wait for whoever else writes
 
 # POSIX locks or shared memory maps, both of which SQLite needs, do not hold between hosts on these. (9p, virtiofs and
@@ -109,7 +110,7 @@ def configure(db: sqlite3.Connection, path: str, *, durable: bool) -> None:
 
 
 def prepare(db: sqlite3.Connection, path: str) -> Clock:
-    """Make the tables on first use, and return the file's clock.
+    """Make the tables on first use, or bring them up to date, and return the file's clock.
 
     It never goes back, and setting the host's clock does not move it: it is the host's boot-time clock plus an anchor
     that the first process after a boot stores in the file.
@@ -120,13 +121,15 @@ def prepare(db: sqlite3.Connection, path: str) -> Clock:
         db.execute("BEGIN IMMEDIATE")
         try:
             found = _meta(db)
-            if found is None:
-                for statement in _schema():
+            version = found[0] if found is not None else 0
+            if version < SCHEMA_VERSION:
+                for statement in _schema(version):
                     db.execute(statement)
-                db.execute("INSERT INTO delayed_meta VALUES (1, ?, '', 0, 0)", (SCHEMA_VERSION,))
-            elif found[0] > SCHEMA_VERSION:
+                db.execute("INSERT OR IGNORE INTO delayed_meta VALUES (1, 0, '', 0, 0)")
+                db.execute("UPDATE delayed_meta SET version = ?", (SCHEMA_VERSION,))
+            elif version > SCHEMA_VERSION:
                 raise BrokerError(
-                    f"{path} was written by a later version of delayed (its tables have version {found[0]}, this one "
+                    f"{path} was written by a later version of delayed (its tables have version {version}, this one "
                     f"knows {SCHEMA_VERSION}): upgrade delayed here"
                 )
             db.execute(
@@ -150,8 +153,10 @@ def _meta(db: sqlite3.Connection) -> tuple[int, str, int] | None:
     return version, boot, anchor
 
 
-def _schema() -> list[str]:
-    text = importlib.resources.files("delayed.brokers").joinpath("sql/sqlite_schema.sql").read_text("utf-8")
+def _schema(version: int) -> list[str]:
+    """What brings tables of `version` (0: none yet) up to date."""
+    folder = importlib.resources.files("delayed.brokers").joinpath("sql")
+    text = "\n".join(folder.joinpath(name).read_text("utf-8") for name in SCHEMA_STEPS[version:])
     code = "\n".join(line.partition("--")[0] for line in text.splitlines())
     return [statement for statement in code.split(";") if statement.strip()]
 

@@ -238,7 +238,7 @@ def settle(
 def _step(
     db: sqlite3.Connection, numbers: Mapping[str, int], settlement: Settlement, now: int
 ) -> tuple[str, tuple[Any, ...]]:
-    ref, action, delay, reason = settlement
+    ref, action, delay, reason, _ = settlement
     token = _token(numbers, ref)
     if action == "done":
         return _DONE, token

@@ -17,8 +17,9 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from delayed.brokers import broker_for
+from delayed.brokers import broker_for, postgres_schema
 from delayed.brokers.postgres import PostgresBroker
+from delayed.brokers.postgres_schema import Schema
 from delayed.delay import delay
 from delayed.errors import (
     BrokerError,
@@ -28,7 +29,7 @@ from delayed.errors import (
     TaskLost,
     UnknownOption,
 )
-from delayed.message import Claim, Message, Settlement
+from delayed.message import Answer, Claim, Message, Settlement
 from delayed.queue import Queue
 from tests.bank import PostgresBank
 from tests.brokers.patience import insist
@@ -142,6 +143,44 @@ def test_a_newer_schema_is_refused(broker: PostgresBroker, open_broker: Any, sto
 
     with pytest.raises(ConfigError, match=r"version 99.*upgrade delayed"):
         open_broker().counts(QUEUE)
+
+
+def test_a_schema_of_the_first_version_is_brought_up_to_date(
+    open_broker: Callable[..., PostgresBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres_schema, "VERSION", 1)
+        old = open_broker()
+        (id,) = put(old)
+    broker = open_broker()
+
+    (claim,) = take(broker)
+    assert broker.settle("w", [Settlement(claim.ref, "done", answer=Answer(b"kept", 100.0))]) == [True]
+
+    assert broker.get_results(QUEUE, [id]) == {id: b"kept"}
+    put(old)
+    assert len(take(old)) == 1, "what runs since before the change goes on"
+
+
+def test_nobody_is_notified_of_answers_unless_somebody_waits(broker: PostgresBroker, admin: Any, store: str) -> None:
+    admin.execute(f'LISTEN "{Schema(schema_of(store)).answers}"')
+    broker.put_result(QUEUE, 1, Answer(b"answer", 100.0))
+    listener = broker.listen(QUEUE)
+    broker.put_result(QUEUE, 2, Answer(b"answer", 100.0))
+
+    heard = list(admin.notifies(timeout=5, stop_after=1))
+
+    assert len(heard) == 1 and heard[0].payload == QUEUE
+    listener.close()
+
+
+def test_answers_whose_time_is_over_take_no_space(broker: PostgresBroker, admin: Any, store: str) -> None:
+    broker.put_result(QUEUE, 1, Answer(b"answer", 0.0))
+    broker.put_result(QUEUE, 2, Answer(b"answer", 100.0))
+
+    broker.sweep(QUEUE)
+
+    assert admin.execute(f'SELECT id FROM "{schema_of(store)}".delayed_answer').fetchall() == [(2,)]
 
 
 def test_who_may_not_create_is_told_what_to_run_and_then_may_work(

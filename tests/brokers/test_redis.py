@@ -19,7 +19,7 @@ from redis.sentinel import Sentinel
 from delayed.brokers import broker_for
 from delayed.brokers.redis import UNKNOWN_MAX, RedisBroker
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
-from delayed.message import Action, Claim, Message, Settlement
+from delayed.message import Action, Answer, Claim, Message, Settlement
 from tests.brokers.patience import eventually, insist
 from tests.servers import ServerError, unavailable
 from tests.servers.redis import RedisServer, redis_server
@@ -714,7 +714,16 @@ def works(broker: RedisBroker) -> None:
     assert broker.workers(QUEUE)[0].info == {"host": "hôte"}
     broker.wait([QUEUE], 1)
     broker.sweep(QUEUE)
-    assert ids(worker.claim()) == [other]
+    [claim] = worker.claim()
+    assert claim.id == other
+    listener = broker.listen(QUEUE)
+    start = time.monotonic()
+    broker.settle(worker.name, [Settlement(claim.ref, "done", answer=Answer(b"\0\xff", 60))])
+    listener.wait(5)
+    listener.close()
+    assert time.monotonic() < start + 1
+    broker.put_result(QUEUE, 7, Answer(b"7", 60))
+    assert broker.get_results(QUEUE, [other, 7, 8]) == {other: b"\0\xff", 7: b"7"}
     assert broker.purge(QUEUE) == 1
     assert any("append-only" in warning for warning in broker.check())
 
@@ -729,6 +738,37 @@ def test_a_clients_own_settings_do_not_matter(server: RedisServer, protocol: int
         works(broker)
         broker.close()
         assert client.ping()
+
+
+def test_where_nobody_may_publish_or_subscribe_answers_are_found_by_looking(server: RedisServer) -> None:
+    with redis.Redis(port=server.port) as admin:
+        admin.execute_command("ACL", "SETUSER", "quiet", "on", ">secret", "~*", "resetchannels", "+@all")
+        broker = RedisBroker(f"redis://quiet:secret@127.0.0.1:{server.port}")
+        Producer(broker)()
+        [claim] = Worker(broker).claim()
+        listener = broker.listen(QUEUE)
+
+        assert broker.settle("worker", [Settlement(claim.ref, "done", answer=Answer(b"answer", 60))]) == [True]
+
+        start = time.monotonic()
+        listener.wait(5)
+        assert time.monotonic() < start + 1, "it polls"
+        assert broker.get_results(QUEUE, [claim.id]) == {claim.id: b"answer"}
+        listener.close()
+        broker.close()
+        admin.execute_command("ACL", "DELUSER", "quiet")
+
+
+def test_answers_have_a_time_to_live(server: RedisServer) -> None:
+    broker = RedisBroker(server.url)
+    Producer(broker)()
+    [claim] = Worker(broker).claim()
+    broker.settle("worker", [Settlement(claim.ref, "done", answer=Answer(b"answer", 60))])
+
+    with redis.Redis(port=server.port) as node:
+        [key] = node.scan_iter(b"*_answer:*")
+        assert 0 < node.pttl(key) <= 60_000
+    broker.close()
 
 
 def test_a_client_with_a_single_connection_keeps_it_for_itself(server: RedisServer) -> None:

@@ -29,7 +29,7 @@ from delayed.brokers.sqlite import SQLiteBroker
 from delayed.brokers.sqlite_file import SQLiteFile
 from delayed.brokers.sqlite_open import file_system
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError, UnknownOption
-from delayed.message import Claim, Message, Settlement
+from delayed.message import Answer, Claim, Message, Settlement
 
 SESSION, WORKER = "5" * 32, "a" * 32
 
@@ -845,3 +845,48 @@ def integrity(path: Path) -> str:
         return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
     finally:
         connection.close()
+
+
+# -- answers -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, broker: SQLiteBroker) -> None:
+    (id,) = put(broker)
+    broker.close()
+    db = sqlite3.connect(path)
+    db.executescript("DROP TABLE delayed_answer; UPDATE delayed_meta SET version = 1")
+    db.close()
+
+    (claim,) = take(broker)
+    assert broker.settle("w", [Settlement(claim.ref, "done", answer=Answer(b"kept", 100.0))]) == [True]
+
+    assert broker.get_results("q", [id]) == {id: b"kept"}
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT version FROM delayed_meta").fetchall() == [(2,)]
+    db.close()
+
+
+def test_the_fifo_of_a_listener_that_was_killed_is_removed(path: Path, broker: SQLiteBroker) -> None:
+    folder = path.with_name("tasks.db-wake")
+    listener = broker.listen("q")
+    (name,) = [entry.name for entry in folder.iterdir() if entry.name.startswith("answers-")]
+    listener.close()
+    assert not (folder / name).exists()
+    os.mkfifo(folder / name)  # as a process leaves it that has no time to say goodbye
+
+    broker.put_result("q", 1, Answer(b"answer", 10.0))
+
+    assert not (folder / name).exists()
+
+
+def test_answers_whose_time_is_over_take_no_space(path: Path, broker: SQLiteBroker) -> None:
+    for id in range(10):
+        broker.put_result("q", id, Answer(b"answer", 0.01))
+    broker.put_result("q", 10, Answer(b"answer", 100.0))
+    time.sleep(0.02)
+
+    broker.sweep("q")
+
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT id FROM delayed_answer").fetchall() == [(10,)]
+    db.close()

@@ -24,6 +24,8 @@
 --     WORKERS   Q_workers    zset    workers by when their announcement ends, ms
 --     WORKINFO  Q_workinfo   hash    worker -> what it says of itself, JSON
 --     ORDERS    Q_orders     hash    worker/id -> until when (ms)|what it is asked to do, JSON
+--     ANSWER    Q_answer:id  string  the answer of a task; it has a time to live
+-- Whoever waits for answers subscribes to the channel Q_answers.
 --
 -- Ids are strings throughout: Lua would print a number of 16 digits as 1.7e+15. A missing reply is false, not nil.
 
@@ -135,6 +137,12 @@ local function until_due(at)
   local first = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
   if not first[2] or paused() then return -1 end
   return math.max(0, first[2] - at)
+end
+
+-- Tells all who wait for answers of the queue, whose READY is given, that there is one. Who may not publish here has
+-- listeners that poll.
+local function tell_answer(ready)
+  redis.pcall('PUBLISH', ready .. '_answers', '1')
 end
 
 -- Forgets the dead letters that are too many or too old, 1,000 at most.

@@ -10,7 +10,10 @@
 -- KEYS[8] -> DEAD
 -- KEYS[9] -> DEADMSG
 -- KEYS[10] -> META
+-- KEYS[11] -> ANSWER
 -- ARGV[1] -> id
+-- ARGV[2] -> how long to keep the answer, ms; 0: there is none
+-- ARGV[3] -> the answer
 -- Returns 1 if it was removed, 0 if there is none or it is running.
 
 local id = ARGV[1]
@@ -24,4 +27,8 @@ if redis.call('ZREM', SCHEDULED, id) + redis.call('LREM', READY, 1, id) == 0 the
   end
 end
 signal()
+if ARGV[2] ~= '0' then
+  redis.call('SET', ANSWER, ARGV[3], 'PX', ARGV[2])
+  tell_answer(READY)
+end
 return 1

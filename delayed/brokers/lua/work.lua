@@ -13,6 +13,7 @@
 -- KEYS[10] -> DEAD
 -- KEYS[11] -> DEADMSG
 -- KEYS[12] -> META
+-- KEYS[13 ...] -> of the answers
 -- ARGV[1] -> worker
 -- ARGV[2] -> sequence number of its claim
 -- ARGV[3] -> nonce of its claim
@@ -20,7 +21,10 @@
 -- ARGV[5] -> lease, ms
 -- ARGV[6] -> dead letters to keep
 -- ARGV[7] -> how long to keep them, ms
--- ARGV[8 ...] -> the settlements. Those that are done, in groups of one token: 'delivery|nonce|', 'd', 'id,id,...'.
+-- ARGV[8] -> how many answers are stored, if there are settlements
+-- ARGV[9 ...] -> of each answer, in the order of their keys: which settlement it belongs to, from 1; how long to keep it,
+--                ms; and itself
+-- ARGV[...] -> the settlements. Those that are done, in groups of one token: 'delivery|nonce|', 'd', 'id,id,...'.
 --                Of each other: 'delivery|nonce|', 'r' .. delay (retry) or 'b' .. delay (back), delays in ms, or
 --                'x' .. reason (dead); and its id
 -- Returns {'1' or '0' for each settlement in that order, in one string; ms until the next scheduled task or -1; and of
@@ -38,7 +42,8 @@ local sooner = false -- whether the first scheduled task is one of these
 local verdicts = {}
 if #ARGV > 7 then
   local named, tokens, actions, n = {}, {}, {}, 0
-  for i = 8, #ARGV, 3 do
+  local answers = tonumber(ARGV[8])
+  for i = 9 + 3 * answers, #ARGV, 3 do
     local token, action = ARGV[i], ARGV[i + 1]
     for id in string.gmatch(ARGV[i + 2], '%d+') do
       n = n + 1
@@ -105,6 +110,15 @@ if #ARGV > 7 then
   make_ready(again, again_priorities, 'back', now)
   make_ready(front, front_priorities, 'front', now)
   trim_dead(tonumber(ARGV[6]), tonumber(ARGV[7]), now)
+  local answered = false
+  for i = 1, answers do
+    local at = 6 + 3 * i
+    if verdicts[tonumber(ARGV[at])] == '1' then
+      redis.call('SET', KEYS[12 + i], ARGV[at + 2], 'PX', ARGV[at + 1])
+      answered = true
+    end
+  end
+  if answered then tell_answer(READY) end
 end
 
 -- What is due becomes ready, 100 at a time, so that no call is long.

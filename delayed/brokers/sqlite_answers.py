@@ -1,0 +1,143 @@
+"""The answers of tasks in a SQLite file, and who waits for them: one FIFO for each listener, for all shall hear."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+
+from delayed.brokers.base import Listener
+from delayed.message import Answer, Settlement
+
+IDS_MAX = 500  # that one statement names
+FORGET_MAX = 10_000  # answers that one sweep removes at most
+POLL = 1.0  # seconds after which a listener looks by itself, should a ring be lost
+POLL_WITHOUT_FIFO = 0.05  # ... and where there are no FIFOs to ring with
+
+_PUT = """
+    INSERT INTO delayed_answer (queue, id, until, data) VALUES (?, ?, ?, ?)
+    ON CONFLICT (queue, id) DO UPDATE SET until = excluded.until, data = excluded.data
+"""
+_FORGET = "DELETE FROM delayed_answer WHERE seat IN (SELECT seat FROM delayed_answer WHERE until <= ? LIMIT ?)"
+
+
+def put(db: sqlite3.Connection, number: int, id: int, answer: Answer, now: int) -> None:
+    """Store an answer in the place of what is there."""
+    db.execute(_PUT, (number, id, now + round(answer.ttl * 1000), answer.data))
+
+
+def put_settled(
+    db: sqlite3.Connection,
+    numbers: Mapping[str, int],
+    settlements: Sequence[Settlement],
+    accepted: Sequence[bool],
+    now: int,
+) -> set[int]:
+    """Store the answers of the settlements that were accepted; the numbers of the queues that have some."""
+    changed = set()
+    for settlement, good in zip(settlements, accepted, strict=True):
+        if good and settlement.answer is not None and settlement.action in ("done", "dead"):
+            number = numbers[settlement.ref.queue]
+            put(db, number, settlement.ref.id, settlement.answer, now)
+            changed.add(number)
+    return changed
+
+
+def get(db: sqlite3.Connection, queue: str, ids: Sequence[int], now: int) -> dict[int, bytes]:
+    """See :meth:`Broker.get_results`."""
+    found: dict[int, bytes] = {}
+    for start in range(0, len(ids), IDS_MAX):
+        part = ids[start : start + IDS_MAX]
+        marks = ", ".join("?" * len(part))
+        found.update(
+            db.execute(
+                "SELECT id, data FROM delayed_answer WHERE queue = (SELECT number FROM delayed_queue WHERE name = ?) "
+                f"AND until > ? AND id IN ({marks})",
+                (queue, now, *part),
+            ).fetchall()
+        )
+    return found
+
+
+def forget(db: sqlite3.Connection, now: int) -> None:
+    """Remove the answers whose time is over."""
+    db.execute(_FORGET, (now, FORGET_MAX))
+
+
+class SQLiteListener(Listener):
+    """A FIFO of its own in the folder of the wake-ups, which whoever stores an answer writes to.
+
+    Args:
+        folder: the wake-ups'.
+        number: of the queue.
+    """
+
+    def __init__(self, folder: str, number: int) -> None:
+        name = f"{_start(number)}{secrets.token_hex(8)}"
+        self._path = os.path.join(folder, name)
+        self._fifo = -1
+        self._closed = False
+        with contextlib.suppress(OSError, AttributeError):  # a file system or a system without FIFOs
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            unnamed = os.path.join(folder, f"new-{name}")
+            os.mkfifo(unnamed, 0o600)
+            self._fifo = os.open(unnamed, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.rename(unnamed, self._path)  # one that nobody has open would be taken for a dead listener's
+
+    def wait(self, timeout: float) -> None:
+        if self._fifo < 0:
+            time.sleep(min(timeout, POLL_WITHOUT_FIFO))
+            return
+        poll = select.poll()
+        poll.register(self._fifo, select.POLLIN)
+        if poll.poll(min(timeout, POLL) * 1000) and not self._closed:
+            with contextlib.suppress(OSError):
+                os.read(self._fifo, 65536)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._fifo >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+            # What sleeps on it is woken, and its number stays taken until nobody can.
+            with contextlib.suppress(OSError):
+                os.write(self._fifo, b"!")
+
+    def __del__(self) -> None:
+        self.close()
+        if self._fifo >= 0:
+            os.close(self._fifo)
+
+
+def ring(folder: str, number: int) -> None:
+    """Wake every listener of a queue. Never blocks."""
+    start = _start(number)
+    try:
+        names = os.listdir(folder)
+    except OSError:  # nobody has ever waited
+        return
+    for name in names:
+        if not name.startswith(start):
+            continue
+        path = os.path.join(folder, name)
+        try:
+            fifo = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # its listener is gone, and could not say goodbye
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            continue
+        with contextlib.suppress(OSError):  # full: it rings already
+            os.write(fifo, b"!")
+        os.close(fifo)
+
+
+def _start(number: int) -> str:
+    """How the names of a queue's listeners begin."""
+    return f"answers-{number}-"
