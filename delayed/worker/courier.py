@@ -98,6 +98,7 @@ class Courier(threading.Thread):
         self.healthy = True  # the last request was answered
         self.ambiguous = 0  # settlements whose answer was lost, and that took effect the first time
 
+        self._complaint = ""  # what the last request failed for, as far as it was logged
         self._condition = threading.Condition()
         self._outbox: list[tuple[Held | None, Settlement]] = []
         self._outbox_since = 0.0
@@ -386,8 +387,9 @@ class Courier(threading.Thread):
         self.notify()
 
     def _fail(self, error: Exception) -> None:
-        if self.healthy or not isinstance(error, BrokerUnavailable):
+        if self.healthy or not (isinstance(error, BrokerUnavailable) or str(error) == self._complaint):
             self.healthy = False
+            self._complaint = str(error)
             logger.error(
                 "worker %s can't reach %r: %s; it goes on trying, and keeps what it finished",
                 self.worker,

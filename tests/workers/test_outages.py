@@ -148,6 +148,26 @@ def test_a_worker_can_be_stopped_while_the_store_is_away(bench: Bench, server: S
     assert worker.wait(20) == 0
 
 
+def test_a_worker_that_is_refused_says_so_once(tmp_path: Path) -> None:
+    """It goes on trying: whoever has changed the password on the server changes it back."""
+    with redis_server("--requirepass", "right") as server, redis.Redis(port=server.port, password="right") as client:
+        bench = Bench(server.url.replace("//", "//:wrong@"), tmp_path)
+        worker = bench.start()
+
+        def attempts() -> int:
+            stats: Any = client.info("stats")
+            return int(stats["total_connections_received"])
+
+        before = attempts()
+        wait_for(lambda: attempts() > before + 5)
+
+        assert bench.log().count("can't reach") == 1
+        assert worker.poll() is None
+        client.config_set("requirepass", "wrong")
+        wait_for(lambda: bench.log().count("reaches") == 1)
+        bench.close()
+
+
 @only_redis
 @pytest.mark.parametrize("paused", [False, True])
 def test_an_idle_worker_costs_next_to_nothing(bench: Bench, server: RedisServer, paused: bool) -> None:
