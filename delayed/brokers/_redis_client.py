@@ -7,7 +7,8 @@ Usage::
     RedisClient("redis://a:26379,b:26379/0?sentinel=mymaster")  own client of the master that the sentinels name
     RedisClient(redis.Redis(...))                               the connections of the user's client
 
-The other options of a URL are redis-py's. Our own clients never resend by themselves, and give up after 5 seconds of
+The other options of a URL are redis-py's. With rediss:// instead of redis:// all of it speaks TLS; ?sentinel_ssl=no
+leaves out the sentinels. Our own clients never resend by themselves, and give up after 5 seconds of
 silence. redis-py's pools notice a fork by the process id and leave the parent's connections alone; nothing else of it
 is relied on after a fork.
 """
@@ -17,23 +18,20 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import redis
-from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
-from redis.cluster import ClusterNode, RedisCluster
-from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelConnectionPool
+from redis.cluster import RedisCluster
+from redis.sentinel import SentinelConnectionPool
 
+from delayed.brokers import _redis_url as urls
 from delayed.brokers._forks import afresh_after_fork
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
-
-SOCKET_TIMEOUT = 5.0  # seconds
 
 # Redis answers these when it can't serve now, and may later. Up to version 6.2 they stand inside the text of a script's
 # error, so they are searched for.
@@ -52,15 +50,13 @@ _LATER_TYPES = (
     redis.exceptions.RedisClusterException,
     OSError,
 )
-# Without types in redis-py.
-_parse_url: Any = redis.connection.parse_url
-_node: Any = ClusterNode
-_sentinel: Any = Sentinel
 
 _parents: list[Any] = []  # cluster clients of the parent's, kept because their end takes a lock that may be held
 
 _FULL = re.compile(r"\bOOM\b|command not allowed when used memory")
 _WRONG_TYPE = re.compile(r"\bWRONGTYPE\b|wrong kind of value")
+_UNTRUSTED = re.compile(r"certificate verify failed")
+_UNKNOWN = re.compile(r"alert (certificate required|unknown ca|bad certificate)", re.IGNORECASE)
 
 
 class Script:
@@ -104,11 +100,11 @@ class RedisClient:
         self.url: str | None
         if isinstance(conn, str):
             self.url = conn
-            self._open = _opener(conn)
+            self._open = urls.opener(conn)
             self.cluster = "cluster" in dict(parse_qsl(urlsplit(conn).query))
         elif isinstance(conn, RedisCluster):
             cluster: Any = conn
-            self.url = _cluster_url(cluster)
+            self.url = urls.of_cluster(cluster)
             self._open = lambda: cluster
             self.cluster = True
         elif isinstance(conn, redis.Redis):
@@ -116,7 +112,7 @@ class RedisClient:
             # and its child, would share; and it may have callbacks that change answers. It is kept alive, because its
             # end would close the pool.
             pool = conn.connection_pool
-            self.url = _pool_url(pool)
+            self.url = urls.of_pool(pool)
             self._open = lambda: redis.Redis(connection_pool=pool)
             self.cluster = False
         else:
@@ -124,7 +120,7 @@ class RedisClient:
                 f"a {type(conn).__module__}.{type(conn).__qualname__} is no client that can be used here; give a URL, "
                 "a redis.Redis (with Sentinel: what master_for() returns) or a redis.RedisCluster"
             )
-        self.shown = _hide(self.url) if self.url else f"<{type(conn).__name__}>"
+        self.shown = urls.hide(self.url) if self.url else f"<{type(conn).__name__}>"
 
     def start_afresh(self) -> None:
         """See :func:`afresh_after_fork`."""
@@ -188,7 +184,7 @@ class RedisClient:
         try:
             connection = _borrow(pool)
         except _LATER_TYPES as error:
-            if isinstance(error, redis.exceptions.AuthenticationError):
+            if not _is_later(error):
                 raise
             raise BrokerUnavailable(f"{self.shown}: {error or type(error).__name__}", sent=False) from error
         try:
@@ -233,6 +229,10 @@ class RedisClient:
             raise
         except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
             text = f"{self.shown}: {error or type(error).__name__}"
+            if _UNTRUSTED.search(str(error)):
+                text += "; the certificate must be for this host, and signed by an authority in ssl_ca_certs="
+            if _UNKNOWN.search(str(error)):
+                text += "; the server wants a certificate of yours: give it with ssl_certfile= and ssl_keyfile="
             if _FULL.search(str(error)) or type(error).__name__ == "OutOfMemoryError":
                 raise BrokerFull(f"{text}; give it more maxmemory, or workers to empty it") from error
             if _is_later(error):
@@ -266,9 +266,10 @@ def _pack(args: Sequence[bytes | int]) -> bytes:
 
 
 def _is_later(error: BaseException) -> bool:
-    if isinstance(error, redis.exceptions.AuthenticationError):
+    text = str(error)
+    if isinstance(error, redis.exceptions.AuthenticationError) or _UNTRUSTED.search(text) or _UNKNOWN.search(text):
         return False  # a ConnectionError to redis-py, but waiting does not help
-    return isinstance(error, _LATER_TYPES) or bool(_LATER.search(str(error)))
+    return isinstance(error, _LATER_TYPES) or bool(_LATER.search(text))
 
 
 # redis-py 5.3 made the command's name superfluous, and warns if it is given.
@@ -277,119 +278,3 @@ _BORROW_ARGS: tuple[str, ...] = () if tuple(map(int, redis.__version__.split("."
 
 def _borrow(pool: Any) -> Any:
     return pool.get_connection(*_BORROW_ARGS)
-
-
-# -- URLs ------------------------------------------------------------------------------------------------------
-
-
-def _opener(url: str) -> Callable[[], Any]:
-    """What makes the client of a URL.
-
-    Raises:
-        ConfigError: When the URL is wrong.
-    """
-    try:
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query))
-        _parse_url(_join(parts.scheme, parts.netloc.split(",")[0], parts.path, options))
-        for place in parts.netloc.rpartition("@")[2].split(","):
-            _host_port(place, 0)
-    except ValueError as error:
-        raise ConfigError(f"{_hide(url)} is not a Redis URL: {error}") from error
-    return lambda: _open(url)
-
-
-def _open(url: str) -> Any:
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
-    cluster, service = options.pop("cluster", ""), options.pop("sentinel", "")
-    settings: dict[str, Any] = {
-        "socket_timeout": SOCKET_TIMEOUT,
-        "socket_keepalive": True,
-        "health_check_interval": 0,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    if parts.scheme != "unix":
-        settings["socket_connect_timeout"] = SOCKET_TIMEOUT
-    else:
-        del settings["socket_keepalive"]
-    if not cluster and not service:
-        return redis.Redis.from_url(url, **{"protocol": 2, **settings})
-
-    login, _, places = parts.netloc.rpartition("@")
-    hosts = [_host_port(place, 26379 if service else 6379) for place in places.split(",")]
-    first = f"{login}@{places.split(',')[0]}" if login else places.split(",")[0]
-    logins = [name for name in ("username", "password") if f"sentinel_{name}" in options]
-    watch = {name: options.pop(f"sentinel_{name}") for name in logins}
-    given = {**settings, "protocol": 2, **_parse_url(_join(parts.scheme, first, parts.path, options))}
-    for name in ("host", "port", "connection_class"):  # of the first host; the others come from the servers
-        given.pop(name, None)
-    if parts.scheme == "rediss":
-        given["ssl"] = True
-    if cluster:  # not from_url(), whose connections close() forgets
-        given.pop("db", None)
-        return RedisCluster(startup_nodes=[_node(host, port) for host, port in hosts], **given)
-    return _sentinel(hosts, sentinel_kwargs={**settings, **watch}, **given).master_for(service)
-
-
-def _host_port(place: str, default: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{place}")
-    return parts.hostname or "localhost", parts.port or default
-
-
-def _hide(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    login, at, places = parts.netloc.rpartition("@")
-    user = login.partition(":")[0]
-    query = {name: value for name, value in parse_qsl(parts.query) if "password" not in name}
-    return _join(parts.scheme, f"{user}{at}{places}" if user else places, parts.path, query)
-
-
-def _join(scheme: str, netloc: str, path: str, options: Mapping[str, str]) -> str:
-    return f"{scheme}://{netloc}{path}" + (f"?{urlencode(options)}" if options else "")
-
-
-# Settings of a client that a URL can say too.
-_IN_URL = (
-    "ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_check_hostname", "client_name",
-)  # fmt: skip
-
-
-def _url(kwargs: Mapping[str, Any], places: str, path: str, options: Mapping[str, str], secure: bool) -> str | None:
-    """The URL of a client's settings; None if one of them can't be said in a URL."""
-    if kwargs.get("credential_provider"):
-        return None
-    user, password = (quote(str(kwargs.get(name) or ""), safe="") for name in ("username", "password"))
-    login = f"{user}:{password}@" if password else f"{user}@" if user else ""
-    query = {name: str(kwargs[name]) for name in _IN_URL if kwargs.get(name) is not None}
-    scheme = "unix" if not places else "rediss" if secure else "redis"
-    return _join(scheme, login + places, path, {**query, **options})
-
-
-def _pool_url(pool: Any) -> str | None:
-    kwargs = pool.connection_kwargs
-    db = int(kwargs.get("db") or 0)
-    secure = issubclass(pool.connection_class, redis.SSLConnection)
-    if isinstance(pool, SentinelConnectionPool):
-        watch = [client.connection_pool.connection_kwargs for client in pool.sentinel_manager.sentinels]
-        places = ",".join(_place(place, 26379) for place in watch)
-        options = {"sentinel": str(pool.service_name)}
-        for name in ("username", "password"):
-            if watch[0].get(name):
-                options[f"sentinel_{name}"] = str(watch[0][name])
-        return _url(kwargs, places, f"/{db}", options, secure)
-    if kwargs.get("path"):
-        return _url(kwargs, "", str(kwargs["path"]), {"db": str(db)}, secure)
-    return _url(kwargs, _place(kwargs, 6379), f"/{db}", {}, secure)
-
-
-def _cluster_url(client: Any) -> str | None:
-    kwargs = client.get_connection_kwargs()
-    places = ",".join(_place({"host": node.host, "port": node.port}, 6379) for node in client.get_nodes()[:3])
-    return _url(kwargs, places, "/", {"cluster": "1"}, bool(kwargs.get("ssl")))
-
-
-def _place(kwargs: Mapping[str, Any], port: int) -> str:
-    host = str(kwargs.get("host") or "localhost")
-    return f"{f'[{host}]' if ':' in host else host}:{kwargs.get('port') or port}"

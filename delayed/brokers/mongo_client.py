@@ -238,6 +238,8 @@ def translate(name: str, error: Exception) -> BrokerError | ConfigError:
         name: the store, without its password.
     """
     text = f"{name}: {_text(error)}"
+    if isinstance(error, driver.ConnectionFailure) and "CERTIFICATE_VERIFY_FAILED" in text:
+        return BrokerError(f"{text}; the certificate must be for this host, and signed by an authority in tlsCAFile=")
     if isinstance(error, (driver.ServerSelectionTimeoutError, driver.WaitQueueTimeoutError)):
         return BrokerUnavailable(text, sent=False)
     if isinstance(error, driver.ConfigurationError):

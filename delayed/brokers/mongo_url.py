@@ -25,8 +25,8 @@ _SHOWN = {
     "maxpoolsize", "maxstalenessseconds", "minpoolsize", "readconcernlevel", "readpreference", "readpreferencetags",
     "replicaset", "retryreads", "retrywrites", "servermonitoringmode", "serverselectiontimeoutms",
     "sockettimeoutms", "srvmaxhosts", "srvservicename", "ssl", "timeoutms", "tls", "tlsallowinvalidcertificates",
-    "tlsallowinvalidhostnames", "tlsdisableocspendpointcheck", "tlsinsecure", "uuidrepresentation", "w",
-    "waitqueuetimeoutms", "wtimeoutms", "zlibcompressionlevel",
+    "tlsallowinvalidhostnames", "tlscafile", "tlscertificatekeyfile", "tlscrlfile", "tlsdisableocspendpointcheck",
+    "tlsinsecure", "uuidrepresentation", "w", "waitqueuetimeoutms", "wtimeoutms", "zlibcompressionlevel",
 }  # fmt: skip
 
 
@@ -113,6 +113,10 @@ def _check_option(scheme: str, name: str, value: str) -> None:
         raise UnknownOption(f"{scheme}:// has no option {name!r}; {hint}")
     try:
         split_options(f"{name}={value}")
+    except OSError as error:  # only of a file that it names
+        raise ConfigError(
+            f"a wrong URL for MongoDB: {name} names a file that can't be read: {error.filename} ({error.strerror})"
+        ) from error
     except (PyMongoError, ValueError):
         quoted = f" {value!r}" if _is_shown(name) else ""
         raise ConfigError(f"a wrong URL for MongoDB: the option {name} can't have the value{quoted}") from None

@@ -51,9 +51,12 @@ _DEFAULTS = {
 # Connecting gives no codes, only words.
 _REFUSED = re.compile(
     r"authentication failed|no password supplied|does not exist|pg_hba\.conf|not permitted to log in|"
-    r"permission denied for database|certificate verify failed|server does not support SSL|"
+    r"permission denied for database|server does not support SSL|"
     r"invalid \w+ value|invalid port number|invalid integer value"
 )
+# What the way out is of that is not in libpq's own words.
+_UNTRUSTED = re.compile(r"certificate verify failed|does not match host name")
+_UNKNOWN = re.compile(r"requires a valid client certificate|alert (certificate required|unknown ca|bad certificate)")
 _FULL = "53100"  # the disk
 # Connection, resources, the operator, transactions that met, timeouts, read-only: later, with the same arguments.
 _LATER = ("08", "53", "57", "58", "40", "25006", "25P03", "55P03", "55006")
@@ -247,6 +250,14 @@ class Link:
             conn = Line.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=tuple_row)
         except psycopg.Error as error:
             text = f"{self.shown}: {_words(error)}"
+            if _UNTRUSTED.search(text):
+                raise BrokerError(
+                    f"{text}; the certificate must be for this host, and signed by an authority in sslrootcert="
+                ) from error
+            if _UNKNOWN.search(text):
+                raise BrokerError(
+                    f"{text}; the server wants a certificate of yours: give it with sslcert= and sslkey="
+                ) from error
             if _REFUSED.search(str(error)):
                 raise BrokerError(text) from error
             raise BrokerUnavailable(text, sent=False) from error

@@ -933,6 +933,11 @@ def test_errors_of_a_wrong_url_show_no_password(url: str) -> None:
     assert caught.value.__cause__ is None
 
 
+def test_a_file_of_the_url_that_can_not_be_read_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"tlsCAFile names a file that can't be read: /nowhere/ca\.pem \(No such"):
+        broker_for("mongodb://h/?tls=true&tlsCAFile=/nowhere/ca.pem")
+
+
 @pytest.mark.parametrize(
     ("url", "shown", "database"),
     [

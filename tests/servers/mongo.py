@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
+from urllib.parse import urlencode
 
 from tests.servers import Server, ServerError, running
 
@@ -37,14 +38,18 @@ class MongoServer(Server):
     Attributes:
         arguments: more command-line arguments.
         replica_set: the name of the replica set whose only member it is; "" for a standalone.
+        options: of its URL, and for whoever else connects to it.
     """
 
     name = "mongod"
 
-    def __init__(self, folder: str | os.PathLike[str], *arguments: str, replica_set: str = "rs") -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *arguments: str, replica_set: str = "rs", **options: str
+    ) -> None:
         super().__init__(folder)
         self.arguments = arguments
         self.replica_set = replica_set
+        self.options = options
 
     @property
     def url(self) -> str:
@@ -52,7 +57,8 @@ class MongoServer(Server):
         return self.url_of("delayed")
 
     def url_of(self, database: str) -> str:
-        return f"mongodb://127.0.0.1:{self.port}/{database}"
+        options = f"?{urlencode(self.options)}" if self.options else ""
+        return f"mongodb://127.0.0.1:{self.port}/{database}{options}"
 
     def command(self) -> list[str]:
         return [mongod_binary(), *self.settings(), *self.arguments]
@@ -84,7 +90,7 @@ class MongoServer(Server):
         from pymongo.errors import OperationFailure, PyMongoError
 
         with pymongo.MongoClient(
-            "127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=200, socketTimeoutMS=5000
+            self.url, directConnection=True, serverSelectionTimeoutMS=200, socketTimeoutMS=5000
         ) as client:
             try:
                 hello = client.admin.command("hello")
@@ -114,6 +120,8 @@ class MongoServer(Server):
             )
 
 
-def mongo_server(*arguments: str, replica_set: str = "rs") -> contextlib.AbstractContextManager[MongoServer]:
+def mongo_server(
+    *arguments: str, replica_set: str = "rs", **options: str
+) -> contextlib.AbstractContextManager[MongoServer]:
     """See :func:`tests.servers.running`."""
-    return running(lambda folder: MongoServer(folder, *arguments, replica_set=replica_set))
+    return running(lambda folder: MongoServer(folder, *arguments, replica_set=replica_set, **options))

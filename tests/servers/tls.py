@@ -1,0 +1,127 @@
+"""Certificates of the tests' own, and TLS for a server that was built without it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+POSTGRES_ASKS = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"  # SSLRequest
+
+
+class Authority:
+    """A certificate authority.
+
+    Args:
+        folder: where it keeps its files; made if there is none.
+
+    Attributes:
+        file: its own certificate, which clients verify with.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.file = folder / "ca.pem"
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {folder.name}")])
+        certificate = self._certificate(self._name, self._key.public_key(), None)
+        self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, address: str) -> Path:
+        """A file with a certificate for an IP address, by no name, and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a server")])
+        certificate = self._certificate(name, key.public_key(), address)
+        secret = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        file = self.folder / f"{address}.pem"
+        file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + secret)
+        return file
+
+    def _certificate(self, name: x509.Name, key: ec.EllipticCurvePublicKey, address: str | None) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=address is None, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        )
+        if address is not None:
+            names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+            builder = builder.add_extension(names, critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+
+@contextlib.contextmanager
+def terminated(url: str, certificate: Path, *, asked: bytes = b"") -> Iterator[str]:
+    """Speak TLS before a server that can't, and pass on to it what clients say.
+
+    Args:
+        url: of the server.
+        certificate: a file with the certificate and its key.
+        asked: what clients of the server send before they speak TLS, to be answered with "S"; whoever sends anything
+            else, or does not speak TLS, is hung up on.
+
+    Yields:
+        The URL with the address that TLS is spoken at.
+    """
+    parts = urlsplit(url)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
+            if asked:
+                if await reader.readexactly(len(asked)) != asked:
+                    return
+                writer.write(b"S")
+                await writer.start_tls(context)
+            there, back = await asyncio.open_connection(parts.hostname, parts.port)
+            with contextlib.closing(back):
+                ways = [asyncio.ensure_future(pump(reader, back)), asyncio.ensure_future(pump(there, writer))]
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                for way in ways:
+                    way.cancel()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+
+    async def listen() -> asyncio.Server:
+        return await asyncio.start_server(serve, "127.0.0.1", 0, ssl=None if asked else context)
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        loop.set_exception_handler(lambda loop, context: None)  # clients that do not like the certificate
+        server = runner.run(listen())
+        thread = threading.Thread(target=loop.run_forever, name="terminator", daemon=True)
+        thread.start()
+        try:
+            login, at, _ = parts.netloc.rpartition("@")
+            port = server.sockets[0].getsockname()[1]
+            yield parts._replace(netloc=f"{login}{at}127.0.0.1:{port}").geturl()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            server.close()
