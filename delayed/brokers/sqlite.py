@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from delayed.brokers import sqlite_access as access
 from delayed.brokers import sqlite_answers as answers
 from delayed.brokers import sqlite_look as look
 from delayed.brokers import sqlite_people as people
@@ -311,7 +312,7 @@ class SQLiteBroker(Broker):
         with self._file.read() as file:
             file.db.execute("SELECT count(*) FROM delayed_queue").fetchall()
         path = self._file.path
-        warnings = []
+        warnings = access.warnings(path)
         size, free = self._file.wal_size(), self._file.free_space()
         if size > WAL_WARNING:
             warnings.append(

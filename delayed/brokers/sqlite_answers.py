@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from delayed.brokers.base import Listener
+from delayed.brokers.sqlite_wake import NO_FIFOS, make_fifo, open_fifo, open_folder
 from delayed.message import Answer, Settlement
 
 IDS_MAX = 500  # that one statement names
@@ -81,13 +82,15 @@ class SQLiteListener(Listener):
         self._path = os.path.join(folder, name)
         self._fifo = -1
         self._closed = False
-        with contextlib.suppress(OSError, AttributeError):  # a file system or a system without FIFOs
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, 0o700)
-            unnamed = os.path.join(folder, f"new-{name}")
-            os.mkfifo(unnamed, 0o600)
-            self._fifo = os.open(unnamed, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.rename(unnamed, self._path)  # one that nobody has open would be taken for a dead listener's
+        with contextlib.suppress(*NO_FIFOS):
+            place = open_folder(folder)
+            try:
+                make_fifo(f"new-{name}", place)
+                self._fifo = open_fifo(f"new-{name}", place, os.O_RDWR)
+                # One that nobody has open would be taken for a dead listener's.
+                os.rename(f"new-{name}", name, src_dir_fd=place, dst_dir_fd=place)
+            finally:
+                os.close(place)
 
     def wait(self, timeout: float) -> None:
         if self._fifo < 0:
@@ -120,22 +123,24 @@ def ring(folder: str, number: int) -> None:
     """Wake every listener of a queue. Never blocks."""
     start = _start(number)
     try:
-        names = os.listdir(folder)
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:  # nobody has ever waited
         return
-    for name in names:
-        if not name.startswith(start):
-            continue
-        path = os.path.join(folder, name)
-        try:
-            fifo = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # its listener is gone, and could not say goodbye
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            continue
-        with contextlib.suppress(OSError):  # full: it rings already
-            os.write(fifo, b"!")
-        os.close(fifo)
+    try:
+        for name in os.listdir(place):
+            if not name.startswith(start):
+                continue
+            try:
+                fifo = open_fifo(name, place, os.O_WRONLY)
+            except OSError:  # its listener is gone, and could not say goodbye
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=place)
+                continue
+            with contextlib.suppress(OSError):  # full: it rings already
+                os.write(fifo, b"!")
+            os.close(fifo)
+    finally:
+        os.close(place)
 
 
 def _start(number: int) -> str:

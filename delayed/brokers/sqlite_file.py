@@ -13,12 +13,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from delayed.brokers.sqlite_access import create
 from delayed.brokers.sqlite_open import (
     LOCK_TIMEOUT,
     Clock,
     check_place,
     configure,
-    create,
     driver_errors,
     mount_lines,
     prepare,

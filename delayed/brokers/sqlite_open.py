@@ -30,11 +30,6 @@ Clock = Callable[[], int]  # milliseconds
 # -- the place -------------------------------------------------------------------------------------------------
 
 
-def create(path: str) -> int:
-    """Open a file, and create it for its owner only where there is none."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
 def path_of(conn: sqlite3.Connection) -> str:
     """The path of the file that a connection of somebody else's is to; "" if it is in memory."""
     cursor = conn.cursor()

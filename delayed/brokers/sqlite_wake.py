@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import stat
 import threading
 import time
 from collections.abc import Sequence
+
+NO_FIFOS = (OSError, AttributeError, NotImplementedError)  # what a file system or a system without FIFOs raises
 
 
 class Bell:
@@ -117,18 +120,48 @@ class Bell:
 
 
 def _open_fifo(folder: str, name: str) -> int | None:
-    path = os.path.join(folder, name)
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        with contextlib.suppress(FileExistsError):
-            os.mkfifo(path, 0o600)
-        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, AttributeError):  # a file system or a system without FIFOs
+        place = open_folder(folder)
+        try:
+            with contextlib.suppress(FileExistsError):
+                make_fifo(name, place)
+            return open_fifo(name, place, os.O_RDWR)
+        finally:
+            os.close(place)
+    except NO_FIFOS:
         return None
+
+
+def open_folder(folder: str) -> int:
+    """A descriptor of the folder of the FIFOs; it is made for its owner only, whatever the umask, where there is none.
+
+    Neither the folder nor what is in it may be a link, which others could have put there to lead us anywhere.
+
+    Raises:
+        OSError: When there can be no such folder.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+        os.chmod(folder, 0o700)
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def make_fifo(name: str, place: int) -> None:
+    """Make a FIFO, for its owner only, in the folder that is open as `place`."""
+    os.mkfifo(name, 0o600, dir_fd=place)
+    os.chmod(name, 0o600, dir_fd=place)
+
+
+def open_fifo(name: str, place: int, access: int) -> int:
+    """A descriptor of a FIFO in the folder that is open as `place`.
+
+    Raises:
+        OSError: When there is none, or something else has its name.
+    """
+    descriptor = os.open(name, access | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        return None
+        raise FileExistsError(errno.EEXIST, "this is no FIFO", name)
     return descriptor
 
 

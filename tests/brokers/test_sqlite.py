@@ -8,7 +8,6 @@ import random
 import secrets
 import signal
 import sqlite3
-import stat
 import statistics
 import subprocess
 import sys
@@ -160,20 +159,6 @@ def test_a_wrong_url_says_what_would_be_right(url: str, error: type[Exception], 
 
 
 # -- the place -------------------------------------------------------------------------------------------------
-
-
-def test_nobody_else_can_read_what_is_created(path: Path, broker: SQLiteBroker) -> None:
-    before = os.umask(0)
-    try:
-        put(broker)
-        broker.wait(["q"], 0.0)
-    finally:
-        os.umask(before)
-
-    modes = {found.name: stat.S_IMODE(found.stat().st_mode) for found in path.parent.rglob("*")}
-    assert modes.pop("tasks.db-wake") == 0o700
-    assert set(modes) == {"tasks.db", "tasks.db-wal", "tasks.db-shm", "tasks.db-lock", "1"}
-    assert set(modes.values()) == {0o600}
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

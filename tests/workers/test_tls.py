@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import redis
 from delayed import Queue
 from delayed.brokers import broker_for
 from delayed.errors import BrokerError, BrokerUnavailable
-from delayed.message import Counts
+from delayed.message import Answer, Counts
 from delayed.task import Task
 from tests.bank import bank_at
 from tests.servers.mongo import mongo_server
@@ -110,6 +111,21 @@ def test_a_worker_and_its_children_speak_it(bench: Bench, secured: Secured) -> N
     assert sorted(map(int, bench.ledger.lines)) == list(range(23))
     if bank:
         bank.check([1])
+
+
+def test_an_answer_is_heard_of(bench: Bench, secured: Secured) -> None:
+    """Who listens waits on the socket itself, below what decrypts it."""
+    listener = bench.queue.broker.listen(bench.queue.name)
+    another = broker_for(secured.url)
+    another.put_result(bench.queue.name, 1, Answer(b"answer", 60.0))
+
+    start = time.monotonic()
+    listener.wait(50.0)
+
+    assert time.monotonic() - start < 20.0
+    assert bench.queue.broker.get_results(bench.queue.name, [1]) == {1: b"answer"}
+    listener.close()
+    another.close()
 
 
 def test_a_stand_in_speaks_it(bench: Bench) -> None:

@@ -77,6 +77,15 @@ def test_a_transaction_ends_its_task(bench: Bench, bank: Bank, mode: str) -> Non
 
 
 @transactional
+def test_what_a_task_executes_inherits_nothing(bench: Bench, mode: str) -> None:
+    """Not even where the task asks for it, and amid a transaction, when its process has most open."""
+    bench.put(transfers.list_inherited, timeout=10.0)
+    bench.burst(mode)
+
+    assert bench.ledger.lines == ["0 1 2"]
+
+
+@transactional
 def test_a_child_that_has_had_a_transaction_runs_the_next_task(bench: Bench, bank: Bank) -> None:
     """Even where the driver keeps threads."""
     bench.put(tasks.mark_pid)
