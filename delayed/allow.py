@@ -3,12 +3,45 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from delayed.errors import ConfigError, NotAllowed
-from delayed.functions import home_of
+from delayed.functions import home_of, is_loaded
+
+
+def check_place(path: str) -> None:
+    """Refuse a path whose import could run what is no part of the program: a file that somebody has uploaded.
+
+    That is the rule where nobody has said what may be run and anybody may have written the message: scripts are in
+    the working folder, and modules in packages proper. What is imported already is imported already.
+
+    Raises:
+        NotAllowed: When the path leads elsewhere.
+    """
+    place = path.rpartition(":")[0] or path.rpartition(".")[0]
+    if place.endswith(".py"):
+        if os.path.dirname(place) != os.getcwd():
+            raise NotAllowed(f"{path} is in a script outside of the worker's folder; {_advice(place + ':*')}")
+        return
+    if is_loaded(place):
+        return
+    parts = place.split(".")
+    for number in range(1, len(parts)):
+        package = ".".join(parts[:number])
+        try:
+            spec = importlib.util.find_spec(package)
+        except Exception:  # the import that follows says what is wrong with it
+            return
+        if spec is not None and spec.submodule_search_locations is not None and not spec.has_location:
+            raise NotAllowed(f"{path} is in {package}, a folder without __init__.py; {_advice(place + '.*')}")
+
+
+def _advice(pattern: str) -> str:
+    return f"if it may be run, give the queue a list: allow=[{pattern!r}]"
 
 
 class AllowList:

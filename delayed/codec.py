@@ -149,6 +149,11 @@ class Codec:
         return found
 
     @cached_property
+    def _wary(self) -> bool:
+        """Whether nothing else says where the functions may come from, and plain data suggests that it matters."""
+        return self.allow is None and self.plain and (self.seals is None or self.accept_unsigned)
+
+    @cached_property
     def _prefix(self) -> bytes:
         return bytes((VERSION, self.serializer.tag, 0, 0))
 
@@ -192,7 +197,7 @@ class Codec:
 
         Raises:
             DecodeError: When it is too large, or when its seal is not right, or missing.
-            NotAllowed: When the path of its function is not on the queue's list.
+            NotAllowed: When the path of its function is not on the queue's list, or leads to an odd place.
         """
         if self.seals is not None:
             payload = message.payload
@@ -203,6 +208,10 @@ class Codec:
                 message = message._replace(payload=self._unseal(place, payload))
         if self.allow is not None:
             self.allow.check_path(message.func)
+        elif self._wary:
+            from delayed.allow import check_place
+
+            check_place(message.func)
         return Opened(message)
 
     def decode(self, payload: bytes) -> Call:

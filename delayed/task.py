@@ -246,7 +246,7 @@ class Task:
             priority=message.priority,
             key=message.key,
             max_deliveries=message.max_deliveries,
-            func=func,
+            func=func if message.func.startswith(BY_VALUE) else None,  # else its path says what is called
         )
         task._plain = codec.is_plain(message.payload)
         task._codec = codec if codec.allow is not None or task._plain else None

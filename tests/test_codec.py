@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import pickle
+import secrets
 import subprocess
 import sys
 import uuid
@@ -569,3 +570,55 @@ def test_results_are_sealed_and_limited_as_tasks_are(settings: dict[str, Any], t
         with pytest.raises(NotAuthentic):
             codec.decode_result(5, call.payload)
         assert not (tmp_path / "mark").exists()
+
+
+# -- what is imported ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("{name}.evil:run", "is in {name}, a folder without __init__.py; .*allow="),
+        ("proper_{name}.{name}.evil:run", "is in proper_{name}.{name}, a folder without __init__.py"),
+        ("{folder}/{name}/evil.py:run", "in a script outside of the worker's folder"),
+        ("{name}.evil.run", "a folder without __init__.py"),
+    ],
+)
+def test_uploaded_files_are_not_imported_for_plain_data(
+    path: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = f"from pathlib import Path\nPath({str(tmp_path / 'mark')!r}).touch()\ndef run(): pass\nrun.adelay = 1\n"
+    name = f"uploads_{secrets.token_hex(4)}"
+    for folder in (name, f"proper_{name}/{name}"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "evil.py").write_text(evil)
+    (tmp_path / f"proper_{name}" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    codec = codec_of("json", allow=None)
+    message = Message(id=1, func=path.format(folder=tmp_path, name=name), payload=codec.encode((), {}))
+
+    with pytest.raises(NotAllowed, match=words.format(name=name)):
+        received(codec, message).run()
+    assert not (tmp_path / "mark").exists()
+
+    for trusting in (codec_of("json", allow=["*"]), codec_of("json", allow=None, secret=SECRET)):
+        received(trusting, trusting.seal(message)).run()
+    assert (tmp_path / "mark").exists()
+
+
+def test_scripts_of_the_workers_folder_are_run_for_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "script.py").write_text("def run(): return 5\nrun.adelay = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    codec = codec_of("json", allow=None)
+    message = Message(id=1, func=f"{tmp_path}/script.py:run", payload=codec.encode((), {}))
+
+    assert received(codec, message).run() == 5
+
+
+def test_a_function_in_the_payload_is_not_run_in_the_place_of_the_one_that_is_named() -> None:
+    codec = codec_of("cloudpickle", allow=["tests.functions.*"])
+    message = Message(id=1, func="tests.functions:add", payload=codec.encode((1, 2), {}, lambda a, b: "smuggled"))
+
+    assert received(codec, message).run() == functions.add(1, 2)
