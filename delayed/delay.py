@@ -166,7 +166,8 @@ def delayed(first: Any = None, /, **options: Any) -> Any:
         timeout: seconds that one run may take; None: no limit. Default: the queue's `default_timeout`.
         retry: a number of retries (-1: for ever), a :class:`Retry`, or None (the default) for no retry.
         priority: higher goes first; between -32768 and 32767, 0 by default.
-        delay: seconds from the enqueue until it may run first; 0 by default.
+        delay: how long from the enqueue until it may run first: seconds, a :class:`datetime.timedelta`, or text such
+            as ``30s`` or ``1h30m``; 0 by default.
         key: a name for the task; None by default.
         max_deliveries: how often it is handed out when its workers vanish each time; 11 by default.
         memory: what one run may allocate, on top of what its process has before it: bytes, or text such as ``512M``

@@ -36,7 +36,10 @@ TaskControl (BaseException)              raised *by* a task, to say how it goes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 DELAY_MAX = 100 * 365 * 86400  # seconds; no store can keep every date
 
@@ -198,21 +201,22 @@ class RetryLater(TaskControl):
     """Raised by a task that wants to run again after `delay` seconds, whatever its retry policy says of delays.
 
     Args:
-        delay: seconds until it may run again; 0: at once.
+        delay: how long until it may run again: seconds, a :class:`datetime.timedelta`, or text such as ``30s`` or
+            ``1h30m``; 0: at once.
         reason: why, in words, for the log; "" for none.
         count: whether this run counts as a failed one. If it does, the task fails for good when its retries are used
             up, and when it has none. If not (the default) its attempt is not charged; but each delivery counts, and
             after `max_deliveries` of them (11, unless the task has another number) it is a dead letter.
 
     Raises:
-        ConfigError: When the delay is no number of seconds from 0 to a hundred years.
+        ConfigError: When the delay is no duration from 0 to a hundred years.
     """
 
-    def __init__(self, delay: float, reason: str = "", *, count: bool = False) -> None:
+    def __init__(self, delay: float | timedelta | str, reason: str = "", *, count: bool = False) -> None:
         super().__init__(reason)
-        if not isinstance(delay, (int, float)) or isinstance(delay, bool) or not 0 <= delay <= DELAY_MAX:
-            raise ConfigError(f"RetryLater's delay must be seconds from 0 to a hundred years, not {delay!r}")
-        self.delay = float(delay)
+        from delayed.durations import seconds_of
+
+        self.delay = seconds_of("the delay of RetryLater", delay)
         self.count = count
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any, NamedTuple, Self
 
-from delayed.errors import DELAY_MAX, ConfigError, UnknownOption
+from delayed.durations import seconds_of
+from delayed.errors import ConfigError, UnknownOption
 from delayed.retry import Retry
 from delayed.sizes import size_of
 
@@ -95,13 +96,7 @@ def _priority(value: Any) -> int:
 
 
 def _delay(value: Any) -> float:
-    if not _number(value) or not 0 <= value < inf:
-        raise ConfigError(f"delay must be a number of seconds from 0, not {value!r}")
-    if value > DELAY_MAX:  # no store can keep every date
-        raise ConfigError(
-            f"delay={value!r} is more than a hundred years: give seconds from now, not milliseconds or a date"
-        )
-    return value  # type: ignore[no-any-return]
+    return seconds_of("delay", value)
 
 
 def _key(value: Any) -> str | None:
