@@ -1,0 +1,277 @@
+"""A queue, workers on it as real processes, and the three logs of what happens to them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from delayed import EnqueueRefused, EnqueueUncertain, Queue, Task
+from delayed.errors import BrokerError
+from delayed.message import Counts
+from delayed.retry import Retry
+from tests.chaos import tasks
+from tests.chaos.checker import Bounds, Verdict, judge
+from tests.chaos.history import History
+from tests.chaos.processes import below, children_of, descriptors, fork_servers_of, send, state_of, with_marker
+from tests.chaos.records import ENQUEUED, LEDGER, NEMESIS, Record, note, now, read
+
+ROOT = Path(__file__).parent.parent.parent
+LOOK = 0.03  # seconds between two looks at who lives
+LATE = 0.25  # seconds by which a look may be late; beyond that the machine stood still, and nobody else is to blame
+QUIET = 1.0  # seconds for which the queue has to be empty
+LEAVE_PATIENCE = 15.0  # seconds that a process gets to leave after SIGTERM
+LEFT_PATIENCE = 1.0  # ... and what it leaves behind to vanish
+DESCRIPTORS = 2  # that a guardian may have more of at the end
+
+
+class House(subprocess.Popen[bytes]):
+    """A worker, a supervisor, a sweeper or a producer: the first of its processes.
+
+    Attributes:
+        role: which of these it is.
+    """
+
+    role: str = "worker"
+
+    def monitors(self) -> list[int]:
+        """The pids of the monitors in it."""
+        if self.role == "worker":
+            return [self.pid] if self.poll() is None else []
+        if self.role != "supervisor":
+            return []
+        return [pid for pid in children_of(self.pid) if state_of(pid) not in ("", "Z")]
+
+
+class Arena:
+    """See the module. A context: at its end every process is gone, and the logs are complete.
+
+    Args:
+        folder: an empty folder for the logs.
+        url: the store that workers and producers use.
+        direct: the same store for the judge, if they reach it another way.
+        mode: forked, preforked, threaded or async.
+        processes: children of a worker.
+        lease: of the workers, seconds.
+        broker: see :func:`tests.chaos.house.main`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        mode: str = "preforked",
+        *,
+        direct: str = "",
+        processes: int = 2,
+        lease: float = 3.0,
+        broker: str = "",
+    ) -> None:
+        self.folder = folder
+        self.url = url
+        self.mode = mode
+        self.processes = processes
+        self.lease = lease
+        self.broker = broker
+        self.name = f"chaos-{secrets.token_hex(4)}"
+        self.direct = direct or url
+        self.queue = Queue(self.name, url)
+        self._judge = Queue(self.name, self.direct)
+        self.houses: list[House] = []
+        self._numbers = iter(range(1, 1 << 40))
+        self._born: dict[int, int] = {}  # fork server -> monitor
+        self._full_size: dict[int, int] = {}  # guardian -> its descriptors when it was warm
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="chaos-watcher", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watcher.join()
+        for pid in with_marker(str(self.folder)):
+            send(pid, signal.SIGKILL)
+        for house in self.houses:
+            house.wait()
+        for queue in (self.queue, self._judge):
+            queue.broker.close()
+
+    # -- who is there --------------------------------------------------------------------------------------------
+
+    def start(self, role: str = "worker", url: str = "", **options: Any) -> House:
+        """Start a worker, a supervisor of two, or a sweeper; `url` is its own way to the store."""
+        settings = {"kill_timeout": 0.5, "lease": self.lease, "processes": self.processes, **options}
+        order = {"role": role, "url": url or self.url, "queue": self.name, "mode": self.mode, "broker": self.broker}
+        house = self._spawn(role, "tests.chaos.house", {**order, "options": settings})
+        self.note("slots", slots=self.slots())
+        return house
+
+    def run(self, module: str, **order: Any) -> House:
+        """Start a process that is none of the library's: ``python -m module order``."""
+        return self._spawn(module.rpartition(".")[2], module, order)
+
+    def slots(self) -> int:
+        """How many tasks run at once."""
+        workers = {"worker": 1, "supervisor": 2}
+        return self.processes * sum(workers.get(each.role, 0) for each in self.houses if each.poll() is None)
+
+    def _spawn(self, role: str, module: str, order: Mapping[str, Any]) -> House:
+        with open(self.folder / f"{role}-{len(self.houses)}.log", "wb") as log:
+            house = House(
+                [sys.executable, "-m", module, json.dumps(order)],
+                cwd=ROOT,
+                env=self.environ(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        house.role = role
+        self.houses.append(house)
+        return house
+
+    def environ(self) -> dict[str, str]:
+        """What the processes of this arena find the ledger by, and are found by."""
+        return {**os.environ, tasks.FOLDER: str(self.folder), tasks.URL: self.direct}
+
+    def guardians(self) -> list[tuple[int, int]]:
+        """(monitor, fork server) of every worker, as far as they are there."""
+        monitors = [pid for house in self.houses for pid in house.monitors()]
+        return [(monitor, server) for monitor in monitors for server in fork_servers_of(monitor)]
+
+    def note(self, what: str, **facts: Any) -> None:
+        note(self.folder / NEMESIS, what, **facts)
+
+    def _watch(self) -> None:
+        last = now()
+        while not self._over.wait(LOOK):
+            for monitor, server in self.guardians():
+                if self._born.get(server) != monitor:
+                    self._born[server] = monitor
+                    self.note("born", role="forkserver", pid=server, parent=monitor)
+            at = now()
+            if at - last > LOOK + LATE:
+                self.note("late", since=last)
+            last = at
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    def put(self, func: Callable[..., Any], *args: Any, kind: str = "", **options: Any) -> int:
+        """Enqueue one task, and note what became of that; returns the number of its intent."""
+        number = next(self._numbers)
+        enqueue(self.folder, self.queue, number, func, *args, kind=kind, **options)
+        return number
+
+    def history(self) -> History:
+        """What the logs say so far."""
+        return History(*self.logs())
+
+    def logs(self) -> tuple[list[Record], list[Record], list[Record]]:
+        return read(self.folder / LEDGER), read(self.folder / ENQUEUED), read(self.folder / NEMESIS)
+
+    # -- harm ----------------------------------------------------------------------------------------------------
+
+    def kill(self, pid: int, role: str) -> bool:
+        """SIGKILL; False if there is no such process any more."""
+        sent = now()
+        if not send(pid, signal.SIGKILL):
+            return False
+        self.note("kill", role=role, pid=pid, sent=sent)
+        return True
+
+    def freeze(self, monitor: int) -> list[int]:
+        """Stop all processes of a worker; returns whom to :meth:`thaw`."""
+        self.note("stop", role="worker", pid=monitor, worker=monitor)
+        pids = list(below(monitor))
+        pids += [pid for pid in below(monitor) if pid not in pids]  # those that were forked meanwhile
+        return [pid for pid in pids if send(pid, signal.SIGSTOP)]
+
+    def thaw(self, monitor: int, pids: list[int]) -> None:
+        for pid in reversed(pids):
+            send(pid, signal.SIGCONT)
+        self.note("cont", role="worker", pid=monitor, worker=monitor)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        """How many tasks the queue has in each state."""
+        return self._judge.broker.counts(self.name)
+
+    def drain(self, bound: float | None = None) -> bool:
+        """Wait until the queue has been empty for a while; note whether it has within `bound` seconds."""
+        deadline = time.monotonic() + (3 * self.lease + 30.0 if bound is None else bound)
+        empty_since = None
+        counts: Any = "the store can't be reached"
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BrokerError):
+                counts = self.counts()
+                if counts.scheduled or counts.ready or counts.running:
+                    empty_since = None
+                elif empty_since is None:
+                    empty_since = time.monotonic()
+                elif time.monotonic() - empty_since > QUIET:
+                    self.note("drained", drained=True, words="")
+                    return True
+            time.sleep(0.05)
+        self.note("drained", drained=False, words=f"the queue is not empty: {counts}")
+        return False
+
+    def warm(self) -> None:
+        """Note how many descriptors each guardian has: at the end they shall have no more."""
+        for pair in self.guardians():
+            for pid in pair:
+                self._full_size.setdefault(pid, descriptors(pid))
+
+    def close(self) -> None:
+        """Stop every process, and note what is left of them, and in the store."""
+        for pid, before in self._full_size.items():
+            more = descriptors(pid) - before
+            if more > DESCRIPTORS:
+                self.note("leak", words=f"guardian {pid} has {more} more descriptors than at the beginning")
+        for house in self.houses:
+            send(house.pid, signal.SIGTERM)
+        deadline = time.monotonic() + LEAVE_PATIENCE
+        for house in self.houses:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                house.wait(max(0.0, deadline - time.monotonic()))
+        deadline = time.monotonic() + LEFT_PATIENCE
+        while (left := with_marker(str(self.folder))) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for pid in left:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:120].decode(errors="replace")
+            self.note("leak", words=f"process {pid} ({state_of(pid)}) lives on: {command}")
+        for entry in self._judge.broker.peek(self.name, "dead", 1000):
+            self.note("dead", id=entry.message.id, reason=entry.reason[:200])
+
+    def judge(self, bounds: Bounds | None = None) -> Verdict:
+        """The verdict, on what the logs say."""
+        lease = self.lease
+        return judge(*self.logs(), bounds or Bounds(lease, worker=lease + 5.0, dead_air=2 * lease + 5.0))
+
+
+def enqueue(
+    folder: Path, queue: Queue, number: int, func: Callable[..., Any], *args: Any, kind: str = "", **options: Any
+) -> None:
+    """Enqueue one task, whose first argument is the number of its intent, and note what became of that."""
+    log = folder / ENQUEUED
+    retry, delay = options.pop("retry", Retry(100, delay=0.0)), options.get("delay", 0.0)
+    note(log, "intent", intent=number, kind=kind or func.__name__, retry=retry.max if retry else 0, delay=delay)
+    task = Task.create(func, (number, *args), retry=retry, **options)
+    try:
+        queue.enqueue(task)
+    except EnqueueRefused:
+        note(log, "refused", intent=number)
+    except EnqueueUncertain as error:
+        note(log, "uncertain", intent=number, id=error.ids[0])
+    else:
+        note(log, "ok", intent=number, id=task.id)

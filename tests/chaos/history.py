@@ -1,0 +1,218 @@
+"""What the three logs say, put in order: which task had which runs, and what was done to whom.
+
+The ledger, by tasks (each names its run, by a random number that it drew itself)::
+
+    S begin (intent, id, run, attempt, token, pid, ppid) · T sign of life · E returned · X raised (why)
+    H looked at its own claim (held) · B about to commit · C has committed
+
+The enqueue log, by producers::
+
+    intent (intent, kind, retry, delay) · ok (intent, id) · refused (intent) · uncertain (intent)
+
+The nemesis log, by whoever does the harm, and looks after it::
+
+    born (role, pid, parent) · kill (role, pid, sent: just before) · stop, cont (role, pid, worker) · leave (pid)
+    cut, healed (worker): from the store · down (lossy), up: the store · late (since): the machine itself stood still
+    slots (slots): tasks that run at once · drained (drained, words): whether the queue became empty
+    effect (intent, run): a row of the store · dead (id, reason) · leak (words)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.records import Record
+
+_HARM = ("kill", "stop", "cont", "leave", "down", "up", "cut", "healed")
+RESPAWN = 2.0  # seconds that a worker may need for another fork server; until then its monitor is its only guardian
+
+
+@dataclass
+class Run:
+    """One run of a task, as it told of itself.
+
+    Attributes:
+        ended: when it returned or raised; None if it never did.
+        error: the name of what it raised; "" if it raised nothing.
+        sign: its last sign of life.
+        lost_claim: when it found that its claim did not hold any more; None if it never did.
+        commits: when it was about to commit its transaction; None if it never was.
+        committed: whether it knows that it has.
+    """
+
+    intent: int
+    id: int
+    run: str
+    attempt: int
+    token: int
+    pid: int
+    ppid: int
+    begun: float
+    sign: float
+    ended: float | None = None
+    error: str = ""
+    lost_claim: float | None = None
+    commits: float | None = None
+    committed: bool = False
+
+    @property
+    def returned(self) -> bool:
+        return self.ended is not None and not self.error
+
+    def __str__(self) -> str:
+        return f"run {self.run} (token {self.token}, pid {self.pid})"
+
+
+@dataclass
+class Intent:
+    """A task that a producer wanted: one, whatever became of the answers.
+
+    Attributes:
+        stored: when the producer learned that it is; None if it did not.
+        refused: whether the producer was told that it is certainly not.
+        ids: under which the store has it, as far as a producer or a run has told.
+        runs: its runs, in the order in which they began.
+    """
+
+    number: int
+    kind: str = ""
+    retry: int = 0
+    delay: float = 0.0
+    stored: float | None = None
+    refused: bool = False
+    known: bool = False
+    ids: set[int] = field(default_factory=set)
+    runs: list[Run] = field(default_factory=list)
+
+
+Window = tuple[float, float]  # from, until
+
+
+class History:
+    """See the module."""
+
+    def __init__(self, ledger: Sequence[Record], enqueued: Sequence[Record], nemesis: Sequence[Record]) -> None:
+        self.runs: dict[str, Run] = {}
+        self.intents: dict[int, Intent] = {}
+        self.nemesis = sorted(nemesis, key=lambda record: record["at"])
+        self.end = max((record["at"] for log in (ledger, enqueued, nemesis) for record in log), default=0.0)
+        self._read_enqueued(enqueued)
+        self._read_ledger(ledger)
+        self._kills: dict[int, list[Window]] = defaultdict(list)
+        for record in self.having("kill"):
+            self._kills[record["pid"]].append((record.get("sent", record["at"]), record["at"]))
+        self._parents = {record["pid"]: record["parent"] for record in self.having("born")}
+        self.outages = self._windows("down", "up")
+        self.excused = [*self.outages, *[(record["since"], record["at"]) for record in self.having("late")]]
+
+    def having(self, what: str) -> list[Record]:
+        """The records of this kind in the nemesis log."""
+        return [record for record in self.nemesis if record["what"] == what]
+
+    # -- what was done to whom -----------------------------------------------------------------------------------
+
+    def killed(self, pid: int, since: float, until: float) -> float | None:
+        """When this process was killed in that time; None if it was not."""
+        return next((sent for sent, at in self._kills.get(pid, ()) if at >= since and sent <= until), None)
+
+    def worker_of(self, run: Run) -> int | None:
+        """The pid of the monitor of the worker that the run was in, whose fork server's child it is."""
+        if run.ppid in self._parents.values():
+            return run.ppid  # its fork server had died, and the monitor has adopted it
+        return self._parents.get(run.ppid)
+
+    def worker_dead(self, run: Run) -> float | None:
+        """When the last guardian of the run was killed; None if one was left that could stand in."""
+        worker = self.worker_of(run)
+        if worker is None or (monitor := self.killed(worker, run.begun, self.end)) is None:
+            return None
+        servers = [record["pid"] for record in self.having("born") if record["parent"] == worker]
+        deaths = [sent for pid in servers for sent, _ in self._kills.get(pid, ())]
+        if servers and self._kills.get(servers[-1]):
+            return max(monitor, *deaths) if max(deaths) >= monitor - RESPAWN else None
+        # The last one lives; but one that is just being started can't stand in yet.
+        return monitor if any(monitor - RESPAWN <= at <= monitor for at in deaths) else None
+
+    def frozen(self, run: Run, until: float) -> Iterable[Window]:
+        """The times before `until` in which the run's worker was stopped or cut off."""
+        worker = self.worker_of(run)
+        whole = lambda record: record.get("worker") == worker  # noqa: E731
+        for start, end in [*self._windows("stop", "cont", whole), *self._windows("cut", "healed", whole)]:
+            if start < until and end > run.begun:
+                yield start, min(end, until)
+
+    def disturbed(self, start: float, end: float) -> bool:
+        """Whether between a death and the next run there was more harm, by which that had to wait.
+
+        The death itself does not count, nor does what harms one task alone.
+        """
+        alone = ("child", "producer", "sweeper")
+        return any(
+            start < record.get("sent", record["at"]) < end
+            for record in self.nemesis
+            if record["what"] in _HARM and record.get("role") not in alone
+        ) or any(late_end > start and late_start < end for late_start, late_end in self.excused)
+
+    def told_to_leave(self, run: Run) -> float | None:
+        worker = self.worker_of(run)
+        return next((record["at"] for record in self.having("leave") if record["pid"] == worker), None)
+
+    def _windows(self, start: str, end: str, applies: Any = lambda record: True) -> list[Window]:
+        """From each record of the one kind to the next of the other about the same process; the last may stay open."""
+        found: list[Window] = []
+        opened: dict[Any, float] = {}
+        for record in self.nemesis:
+            if not applies(record):
+                continue
+            who = record.get("pid", record.get("worker"))
+            if record["what"] == start:
+                opened.setdefault(who, record["at"])
+            elif record["what"] == end and who in opened:
+                found.append((opened.pop(who), record["at"]))
+        return [*found, *[(at, self.end) for at in opened.values()]]
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def _intent(self, number: int) -> Intent:
+        return self.intents.setdefault(number, Intent(number))
+
+    def _read_enqueued(self, records: Sequence[Record]) -> None:
+        for record in records:
+            intent = self._intent(record["intent"])
+            intent.known = True
+            if record["what"] == "intent":
+                intent.kind = record.get("kind", "")
+                intent.retry = record.get("retry", 0)
+                intent.delay = record.get("delay", 0.0)
+            elif record["what"] == "ok":
+                intent.stored = record["at"]
+                intent.refused = False  # a retry of the error may succeed
+                intent.ids.add(record["id"])
+            elif record["what"] == "refused":
+                intent.refused = True
+
+    def _read_ledger(self, records: Sequence[Record]) -> None:
+        for record in records:
+            what, at = record["what"], record["at"]
+            if what == "S":
+                facts = {name: record[name] for name in ("intent", "id", "run", "attempt", "token", "pid", "ppid")}
+                run = self.runs[record["run"]] = Run(**facts, begun=at, sign=at)
+                intent = self._intent(run.intent)
+                intent.ids.add(run.id)
+                intent.runs.append(run)
+                continue
+            run = self.runs[record["run"]]
+            run.sign = max(run.sign, at)
+            if what in "EX":
+                run.ended, run.error = at, record.get("why", "")
+            elif what == "H" and not record["held"]:
+                run.lost_claim = at
+            elif what == "B":
+                run.commits = at
+            elif what == "C":
+                run.committed = True
+        for intent in self.intents.values():
+            intent.runs.sort(key=lambda run: run.begun)

@@ -1,0 +1,101 @@
+"""Tasks that note in the ledger what becomes of them. Each is given the number of its intent."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from delayed import current
+from tests.chaos.records import LEDGER, note
+
+FOLDER, URL = "CHAOS_FOLDER", "CHAOS_URL"  # where the workers' children find the ledger and the store
+TICK = 0.05  # seconds between two signs of life
+EFFECTS = "chaos_effect"  # the table that transactions write to
+
+
+class Moody(Exception):
+    """Raised by a task that succeeds another time."""
+
+
+def _note(what: str, run: str, **facts: Any) -> None:
+    note(Path(os.environ[FOLDER], LEDGER), what, run=run, **facts)
+
+
+@contextmanager
+def recorded(intent: int) -> Iterator[str]:
+    """Note when the block begins and how it ends. Gives the run's own random name, which no broker knows."""
+    run = os.urandom(6).hex()
+    token = {"id": current.id, "attempt": current.attempt, "token": current.fencing_token}
+    _note("S", run, intent=intent, pid=os.getpid(), ppid=os.getppid(), **token)
+    try:
+        yield run
+    except BaseException as error:
+        _note("X", run, why=type(error).__name__)
+        raise
+    _note("E", run)
+
+
+def noop(intent: int) -> None:
+    with recorded(intent):
+        pass
+
+
+def nap(intent: int, seconds: float) -> None:
+    with recorded(intent) as run:
+        _sleep(run, seconds)
+
+
+async def nap_async(intent: int, seconds: float) -> None:
+    with recorded(intent) as run:
+        import asyncio  # not at the top, for the fork server has this module loaded, and should stay small
+
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, TICK))
+            _note("T", run)
+
+
+def moody(intent: int, failures: int) -> None:
+    """Raise in the first `failures` runs that count."""
+    with recorded(intent):
+        if current.attempt <= failures:
+            raise Moody(f"attempt {current.attempt}")
+
+
+def watch(intent: int, seconds: float) -> None:
+    """As :func:`nap`; then look whether the store still knows the claim that this run is for."""
+    with recorded(intent) as run:
+        _sleep(run, seconds)
+        from delayed.brokers import broker_for
+
+        broker = broker_for(os.environ[URL])
+        entry = broker.get(current.queue, current.id)
+        broker.close()
+        held = entry is not None and entry.state == "running" and entry.delivery == current.fencing_token
+        _note("H", run, held=held)
+
+
+def effect(intent: int, seconds: float) -> None:
+    """Write one row in a transaction that is also the end of this task."""
+    with recorded(intent) as run:
+        with current.transaction() as tx:
+            scheme = os.environ[URL].partition(":")[0]
+            if scheme == "mongodb":
+                tx.client.get_default_database()[EFFECTS].insert_one({"intent": intent, "run": run}, session=tx)
+            else:
+                mark = "?" if scheme == "sqlite" else "%s"
+                tx.execute(f"INSERT INTO {EFFECTS} (intent, run) VALUES ({mark}, {mark})", (intent, run))
+            time.sleep(seconds)
+            _note("B", run)
+        _note("C", run)
+
+
+def _sleep(run: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, TICK))
+        _note("T", run)

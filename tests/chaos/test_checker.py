@@ -1,0 +1,295 @@
+"""The checker, on logs written by hand: one good story, and for each column what makes it fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.chaos import records
+from tests.chaos.checker import Bounds, Verdict, judge
+from tests.chaos.records import Record
+
+MONITOR, SERVER, CHILD, OTHER = 10, 11, 12, 13  # pids
+BOUNDS = Bounds(lease=3.0, flush=0.25, child=1.0, worker=6.0, dead_air=5.0)
+
+
+class Story:
+    """Three logs that are being written; times are seconds."""
+
+    def __init__(self) -> None:
+        self.ledger: list[Record] = []
+        self.enqueued: list[Record] = []
+        self.nemesis: list[Record] = []
+        self.harm(0.0, "slots", slots=2)
+        self.harm(0.0, "born", role="forkserver", pid=SERVER, parent=MONITOR)
+        self.harm(0.0, "drained", drained=True, words="")
+
+    def task(self, at: float, number: int = 1, answer: str = "ok", **facts: Any) -> Self:
+        self.enqueued.append({"what": "intent", "at": at, "intent": number, "kind": "nap", "retry": 3, **facts})
+        if answer:
+            self.enqueued.append({"what": answer, "at": at, "intent": number, "id": 100 + number})
+        return self
+
+    def begin(self, at: float, run: str, number: int = 1, token: int = 1, **facts: Any) -> Self:
+        known = {"intent": number, "id": 100 + number, "run": run, "attempt": token, "token": token}
+        self.ledger.append({"what": "S", "at": at, **known, "pid": CHILD, "ppid": SERVER, **facts})
+        return self
+
+    def then(self, at: float, what: str, run: str, **facts: Any) -> Self:
+        self.ledger.append({"what": what, "at": at, "run": run, **facts})
+        return self
+
+    def harm(self, at: float, what: str, **facts: Any) -> Self:
+        self.nemesis.append({"what": what, "at": at, **facts})
+        return self
+
+    def kill(self, at: float, *pids: int) -> Self:
+        for pid in pids:
+            self.harm(at, "kill", role="?", pid=pid)
+        return self
+
+    def judge(self) -> Verdict:
+        return judge(self.ledger, self.enqueued, self.nemesis, BOUNDS)
+
+
+def ran_once() -> Story:
+    return Story().task(1.0).begin(1.1, "a").then(1.5, "T", "a").then(2.0, "E", "a")
+
+
+def broke_off() -> Story:
+    return Story().task(1.0).begin(1.1, "a").then(1.5, "T", "a")
+
+
+def test_a_task_that_ran_once_is_no_finding() -> None:
+    verdict = ran_once().judge()
+
+    assert verdict.passed
+    assert (verdict.tasks, verdict.runs, verdict.explained.total()) == (1, 1, 0)
+
+
+# -- each column fails --------------------------------------------------------------------------------------------
+
+FAULTS = {
+    "a task without a run is lost": ("lost", Story().task(1.0)),
+    "a run that broke off is no outcome": ("lost", broke_off().kill(1.6, CHILD)),
+    "a failure with retries left is no outcome": (
+        "lost",
+        Story().task(1.0).begin(1.1, "a").then(1.2, "X", "a", why="ValueError"),
+    ),
+    "a refused task that runs is a ghost": (
+        "ghost",
+        Story().task(1.0, answer="refused").begin(1.1, "a").then(2.0, "E", "a"),
+    ),
+    "a run that nobody asked for is a ghost": ("ghost", Story().begin(1.1, "a").then(2.0, "E", "a")),
+    "two ids of one call are twins": ("twin", ran_once().begin(1.3, "b", id=999).then(1.4, "E", "b")),
+    "a rerun after a return is not explained": ("rerun", ran_once().begin(5.0, "b", token=2).then(5.1, "E", "b")),
+    "a rerun beside nothing that happened is not explained": (
+        "rerun",
+        broke_off().begin(2.0, "b", token=2).then(2.1, "E", "b"),
+    ),
+    "a monitor that dies alone explains nothing": (
+        "rerun",
+        broke_off().kill(1.6, MONITOR).begin(2.0, "b", token=2).then(2.1, "E", "b"),
+    ),
+    "a fork server that dies alone explains nothing": (
+        "rerun",
+        broke_off().kill(1.6, SERVER).begin(2.0, "b", token=2).then(2.1, "E", "b"),
+    ),
+    "an outcome that was there long before both died had to be stored": (
+        "rerun",
+        ran_once().kill(2.5, MONITOR, SERVER).begin(5.0, "b", token=2).then(5.1, "E", "b"),
+    ),
+    "a run after the last retry is not explained": (
+        "rerun",
+        Story()
+        .task(1.0, retry=0)
+        .begin(1.1, "a")
+        .then(1.2, "X", "a", why="ValueError")
+        .begin(2.0, "b", token=2)
+        .then(2.1, "E", "b"),
+    ),
+    "a run that lives on beside the next overlaps": (
+        "overlap",
+        broke_off().kill(1.6, MONITOR, SERVER).begin(2.0, "b", token=2).then(2.1, "E", "b").then(2.05, "T", "a"),
+    ),
+    "a frozen run that goes on after it could know overlaps": (
+        "overlap",
+        broke_off()
+        .harm(1.6, "stop", role="worker", pid=MONITOR, worker=MONITOR)
+        .harm(7.0, "cont", role="worker", pid=MONITOR, worker=MONITOR)
+        .begin(5.0, "b", token=2)
+        .then(11.0, "E", "b")
+        .then(9.5, "T", "a"),
+    ),
+    "a claim that the run before ended is not fenced": (
+        "unfenced",
+        broke_off().begin(5.0, "b", token=2).then(6.0, "E", "a").then(7.0, "H", "b", held=False).then(7.0, "E", "b"),
+    ),
+    "a commit after the next run began is not fenced": (
+        "unfenced",
+        broke_off()
+        .begin(5.0, "b", token=2)
+        .then(6.0, "B", "a")
+        .then(6.1, "C", "a")
+        .then(7.0, "E", "b")
+        .harm(8.0, "effect", intent=1, run="a"),
+    ),
+    "an effect that is not there is lost": (
+        "effects_lost",
+        Story().task(1.0, kind="effect").begin(1.1, "a").then(1.2, "C", "a").then(1.3, "E", "a"),
+    ),
+    "an effect that is there twice is one too many": (
+        "effects_dup",
+        ran_once().harm(8.0, "effect", intent=1, run="a").harm(8.0, "effect", intent=1, run="b"),
+    ),
+    "a queue that does not become empty is stuck": (
+        "stuck",
+        ran_once().harm(60.0, "drained", drained=False, words="1 running"),
+    ),
+    "what is left over is a leak": ("leak", ran_once().harm(60.0, "leak", words="process 99 lives")),
+    "a child's task that waits too long is slow": (
+        "recovery",
+        broke_off().kill(1.6, CHILD).begin(2.7, "b", token=2).then(2.8, "E", "b"),
+    ),
+    "a worker's task that waits too long is slow": (
+        "recovery",
+        broke_off().kill(1.6, MONITOR, SERVER).begin(7.7, "b", token=2).then(7.8, "E", "b"),
+    ),
+    "tasks that wait while there is room are dead air": (
+        "dead_air",
+        Story().task(1.0).begin(6.1, "a").then(6.2, "E", "a"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_in_its_column(name: str) -> None:
+    column, story = FAULTS[name]
+
+    verdict = story.judge()
+
+    assert column in verdict.failed
+    assert all(verdict.findings[column])
+
+
+# -- what is no fault ----------------------------------------------------------------------------------------------
+
+INNOCENT = {
+    "the child was killed": ("its child was killed", broke_off().kill(1.6, CHILD).begin(2.0, "b", token=2)),
+    "both guardians were killed": (
+        "its worker was killed",
+        broke_off().kill(1.6, SERVER).kill(1.7, MONITOR).begin(5.0, "b", token=2),
+    ),
+    "both were killed just after it returned": (
+        "its worker was killed",
+        ran_once().kill(2.1, SERVER, MONITOR).begin(5.0, "b", token=2),
+    ),
+    "its outcome could not be stored before both were killed": (
+        "its worker was killed",
+        ran_once().harm(1.9, "down", lossy=False).kill(4.0, SERVER, MONITOR).harm(4.5, "up").begin(6.0, "b", token=2),
+    ),
+    "it raised": (
+        "raised",
+        Story().task(1.0).begin(1.1, "a").then(1.2, "X", "a", why="ValueError").begin(2.0, "b", token=2),
+    ),
+    "its worker was frozen": (
+        "its worker was frozen or cut off",
+        broke_off()
+        .harm(1.6, "stop", role="worker", pid=MONITOR, worker=MONITOR)
+        .harm(7.0, "cont", role="worker", pid=MONITOR, worker=MONITOR)
+        .then(7.5, "X", "a", why="TaskLost")
+        .begin(5.0, "b", token=2),
+    ),
+    "its worker was told to leave": (
+        "its worker was told to leave",
+        broke_off().harm(1.6, "leave", pid=MONITOR).then(1.7, "X", "a", why="TaskStopped").begin(2.0, "b", token=1),
+    ),
+    "the store forgot": (
+        "the store forgot its last moments",
+        ran_once().harm(1.7, "down", lossy=True).harm(1.8, "up").begin(5.0, "b", token=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INNOCENT)
+def test_a_rerun_that_had_to_be_is_counted_and_no_finding(name: str) -> None:
+    why, story = INNOCENT[name]
+    story.then(12.0, "E", "b")
+
+    verdict = story.judge()
+
+    assert verdict.passed, verdict.findings
+    assert verdict.explained == {why: 1}
+
+
+def test_a_new_fork_server_that_cannot_stand_in_yet_is_no_guardian() -> None:
+    story = broke_off().kill(1.6, SERVER).harm(1.7, "born", role="forkserver", pid=OTHER, parent=MONITOR)
+    story.kill(1.8, MONITOR).begin(5.0, "b", token=2).then(5.1, "E", "b")
+
+    assert story.judge().passed
+
+
+def test_a_task_whose_retries_are_used_up_is_not_lost() -> None:
+    story = Story().task(1.0, retry=0)
+    story.begin(1.1, "a").then(1.2, "X", "a", why="ValueError")
+    story.task(1.0, number=2, retry=0).begin(1.1, "b", number=2, pid=OTHER).kill(1.2, OTHER)
+
+    assert story.judge().passed
+
+
+def test_a_task_that_was_kept_as_a_dead_letter_is_not_lost() -> None:
+    assert Story().task(1.0).harm(9.0, "dead", id=101, reason="poison").judge().passed
+
+
+def test_an_uncertain_task_may_run_or_not() -> None:
+    story = Story().task(1.0, answer="uncertain").task(1.0, number=2, answer="uncertain")
+
+    assert story.begin(1.1, "a").then(1.2, "E", "a").judge().passed
+
+
+def test_an_outage_is_no_dead_air() -> None:
+    story = Story().task(1.0).harm(1.5, "down", lossy=False).harm(9.0, "up")
+
+    verdict = story.begin(9.5, "a").then(9.6, "E", "a").judge()
+
+    assert verdict.passed
+    assert verdict.dead_air == pytest.approx(0.5)
+
+
+def test_a_machine_that_stood_still_is_no_dead_air() -> None:
+    story = Story().task(1.0).harm(9.0, "late", since=1.5)
+
+    assert story.begin(9.5, "a").then(9.6, "E", "a").judge().passed
+
+
+def test_recovery_is_measured_from_the_last_death() -> None:
+    story = broke_off().kill(1.6, SERVER).kill(1.8, MONITOR).begin(4.8, "b", token=2).then(5.0, "E", "b")
+
+    assert story.judge().recovery == {"worker": [pytest.approx(3.0)]}
+
+
+# -- the log itself ------------------------------------------------------------------------------------------------
+
+
+def test_a_record_comes_back_as_it_was_noted(tmp_path: Path) -> None:
+    records.note(tmp_path / "log", "S", intent=1, words="é")
+
+    (record,) = records.read(tmp_path / "log")
+
+    assert (record["what"], record["intent"], record["words"]) == ("S", 1, "é")
+    assert 0 <= records.now() - record["at"] < 10
+
+
+def test_a_line_that_is_not_finished_is_left_out_and_one_that_is_wrong_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    records.note(log, "S", intent=1)
+    whole = log.read_bytes()
+
+    log.write_bytes(whole + whole[:-5])
+    assert len(records.read(log)) == 1
+
+    log.write_bytes(whole.replace(b'"intent":1', b'"intent":2'))
+    with pytest.raises(records.TornRecord):
+        records.read(log)
