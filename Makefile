@@ -3,11 +3,13 @@
 #   make demo                       see it work; DELAYED_URL=redis://localhost:6379 make demo: on that store
 #   make test [PYTHON=python3.12]   lint, types and tests; PYTEST_ARGS="tests/test_cli.py -x" chooses
 #   make soak                       200 rounds of every way to die in every kind of worker: about an hour
+#   make chaos                      kill whatever there is, at random, and judge; CHAOS_ARGS="--store redis --seconds 600"
 #   make bench                      benchmarks
 #   make clean                      remove the environments and caches
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
@@ -17,13 +19,16 @@ DEMO_EXTRA := $(if $(filter redis% unix:%,$(DELAYED_URL)),-redis)$(if $(filter p
 DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 
 .DELETE_ON_ERROR:
-.PHONY: test lint types soak demo bench clean
+.PHONY: test lint types soak chaos demo bench clean
 
 test: lint types
 	$(VENV)/bin/python -m pytest -n 4 $(PYTEST_ARGS)
 
 soak: $(VENV)/installed-test
 	DELAYED_SOAK=1 $(VENV)/bin/python -m pytest -n 2 tests/workers/test_soak.py
+
+chaos: $(VENV)/installed-test
+	$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/python -m ruff check .

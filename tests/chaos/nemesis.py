@@ -1,0 +1,181 @@
+"""Whoever does the harm: draws from a list of faults, at random moments, and logs each."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from tests.chaos.arena import Arena
+from tests.chaos.processes import children_of, send, state_of
+from tests.chaos.stores import Store
+from tests.servers import Server
+
+T = TypeVar("T")
+Fault = Callable[[], bool]  # does it; False if there is nobody to do it to
+
+
+class Nemesis:
+    """Harms an arena, until :meth:`rest`.
+
+    Args:
+        arena: whom to harm.
+        store: what to restart.
+        dice: decides everything.
+    """
+
+    def __init__(self, arena: Arena, store: Store, dice: random.Random) -> None:
+        self.arena = arena
+        self.store = store
+        self.dice = dice
+        self.done: dict[str, int] = {}  # how often, by the name of the fault
+        self._later: list[threading.Thread] = []
+        self._stopped: set[int] = set()  # the first process of each that is stopped now
+        self._lock = threading.Lock()
+        self.faults: dict[str, tuple[int, Fault]] = {
+            "kill child": (8, self.kill_child),
+            "kill monitor": (5, self.kill_monitor),
+            "kill fork server": (5, self.kill_fork_server),
+            "kill both": (3, self.kill_both),
+            "kill supervisor": (1, lambda: self.kill_house("supervisor")),
+            "kill sweeper": (1, lambda: self.kill_house("sweeper")),
+            "kill producer": (1, lambda: self.kill_house("producer")),
+            "stop child": (2, self.stop_child),
+            "stop monitor": (2, self.stop_monitor),
+            "stop fork server": (2, self.stop_fork_server),
+            "stop worker": (1, self.stop_worker),
+            "freeze worker": (1, self.freeze_worker),
+        }
+        if store.server is not None:
+            self.faults["restart store"] = (1, self.restart_store)
+
+    def strike(self) -> str:
+        """Do one fault, of those that can be done now; returns its name."""
+        names = list(self.faults)
+        while True:
+            (name,) = self.dice.choices(names, [self.faults[name][0] for name in names])
+            if self.faults[name][1]():
+                self.done[name] = self.done.get(name, 0) + 1
+                return name
+            time.sleep(0.02)
+
+    def rest(self) -> None:
+        """Wait until all that was stopped goes on."""
+        for thread in self._later:
+            thread.join()
+
+    # -- kills ---------------------------------------------------------------------------------------------------
+
+    def kill_child(self) -> bool:
+        """Rather one that runs something."""
+        running = [run.pid for run in self.arena.history().runs.values() if run.ended is None and state_of(run.pid)]
+        pid = self._one(running or self._children())
+        return pid is not None and self.arena.kill(pid, "child")
+
+    def kill_monitor(self) -> bool:
+        pair = self._one(self.arena.guardians())
+        return pair is not None and self.arena.kill(pair[0], "monitor")
+
+    def kill_fork_server(self) -> bool:
+        pair = self._one(self.arena.guardians())
+        return pair is not None and self.arena.kill(pair[1], "forkserver")
+
+    def kill_both(self) -> bool:
+        pair = self._one(self.arena.guardians())
+        if pair is None:
+            return False
+        first, second = self.dice.sample([(pair[0], "monitor"), (pair[1], "forkserver")], 2)
+        return self.arena.kill(*first) | self.arena.kill(*second)
+
+    def kill_house(self, role: str) -> bool:
+        pid = self._one([house.pid for house in self.arena.houses if house.role == role and house.poll() is None])
+        return pid is not None and self.arena.kill(pid, role)
+
+    # -- stops: shorter than a lease, but for freezes ---------------------------------------------------------------
+
+    def stop_child(self) -> bool:
+        return self._stop(self._one(self._children()), "child", 0)
+
+    def stop_monitor(self) -> bool:
+        pair = self._one(self.arena.guardians())
+        return pair is not None and self._stop(pair[0], "monitor", pair[0])
+
+    def stop_fork_server(self) -> bool:
+        pair = self._one(self.arena.guardians())
+        return pair is not None and self._stop(pair[1], "forkserver", pair[0])
+
+    def _stop(self, pid: int | None, role: str, worker: int) -> bool:
+        if pid is None or not send(pid, signal.SIGSTOP):
+            return False
+        self.arena.note("stop", role=role, pid=pid, worker=worker)
+        self._in_a_while(self._short(), lambda: self._go_on(pid, role, worker))
+        return True
+
+    def _go_on(self, pid: int, role: str, worker: int) -> None:
+        send(pid, signal.SIGCONT)
+        self.arena.note("cont", role=role, pid=pid, worker=worker)
+
+    def stop_worker(self) -> bool:
+        return self._freeze(self._short())
+
+    def freeze_worker(self) -> bool:
+        return self._freeze(self.arena.lease * self.dice.uniform(1.5, 2.5))
+
+    def _freeze(self, seconds: float) -> bool:
+        pair = self._one([pair for pair in self.arena.guardians() if pair[0] not in self._stopped])
+        if pair is None:
+            return False
+        monitor = pair[0]
+        self._stopped.add(monitor)
+        pids = self.arena.freeze(monitor)
+
+        def thaw() -> None:
+            self.arena.thaw(monitor, pids)
+            self._stopped.discard(monitor)
+
+        self._in_a_while(seconds, thaw)
+        return True
+
+    def _short(self) -> float:
+        """So short that a lease, which is renewed at a third of it, does not end meanwhile."""
+        return self.arena.lease * self.dice.uniform(0.05, 0.4)
+
+    # -- the store -------------------------------------------------------------------------------------------------
+
+    def restart_store(self) -> bool:
+        server = self.store.server
+        if server is None or not self._lock.acquire(blocking=False):
+            return False
+        self.arena.note("down", lossy=False)
+        server.kill()
+        self._in_a_while(self.dice.uniform(0.1, 1.0), lambda: self._start(server))
+        return True
+
+    def _start(self, server: Server) -> None:
+        try:
+            server.start()
+            self.arena.note("up")
+        finally:
+            self._lock.release()
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _one(self, some: Sequence[T]) -> T | None:
+        return self.dice.choice(some) if some else None
+
+    def _children(self) -> list[int]:
+        return [pid for _, server in self.arena.guardians() for pid in children_of(server)]
+
+    def _in_a_while(self, seconds: float, what: Callable[[], None]) -> None:
+        def later() -> None:
+            time.sleep(seconds)
+            with contextlib.suppress(OSError):
+                what()
+
+        thread = threading.Thread(target=later, name="chaos-later")
+        thread.start()
+        self._later.append(thread)

@@ -1,0 +1,143 @@
+"""Each kind of store as the judge sees it: how to begin, to restart it under everybody's feet, and to read effects."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.processes import send
+from tests.chaos.tasks import EFFECTS
+from tests.servers import Server
+from tests.servers.mongo import MongoServer
+from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer
+
+_CREATE = f"CREATE TABLE {EFFECTS} (intent bigint, run text)"  # no unique key: what is there twice shall show
+_SELECT = f"SELECT intent, run FROM {EFFECTS}"
+
+
+class Store(ABC):
+    """One store of our own.
+
+    Attributes:
+        url: where it is.
+        server: what can be restarted; None if it has none.
+        transactional: whether tasks can commit with their end.
+    """
+
+    url: str
+    server: Server | None = None
+    transactional = True
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make the place that effects are written to."""
+
+    @abstractmethod
+    def effects(self) -> list[tuple[int, str]]:
+        """(intent, run) of every effect that is there."""
+
+
+class SQLiteStore(Store):
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "tasks.db"
+        self.url = f"sqlite:///{self.path}"
+
+    def prepare(self) -> None:
+        self._run(_CREATE)
+
+    def effects(self) -> list[tuple[int, str]]:
+        return self._run(_SELECT)
+
+    def _run(self, sql: str) -> list[Any]:
+        import sqlite3
+
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as db:
+            return db.execute(sql).fetchall()
+
+
+class RedisStore(Store):
+    transactional = False
+
+    def __init__(self, folder: Path) -> None:
+        self.server: RedisServer = RedisServer(folder, aof=True)
+        self.server.start()
+        self.url = self.server.url
+
+    def prepare(self) -> None:
+        pass
+
+    def effects(self) -> list[tuple[int, str]]:
+        return []
+
+
+class PostgresStore(Store):
+    def __init__(self, folder: Path) -> None:
+        self.server: PostgresServer = PostgresServer(folder, durable=True)
+        self.server.start()
+        self.url = self.server.url
+
+    def prepare(self) -> None:
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            conn.execute(_CREATE)
+
+    def effects(self) -> list[tuple[int, str]]:
+        import psycopg
+
+        with psycopg.connect(self.url) as conn:
+            return conn.execute(_SELECT).fetchall()
+
+
+class MongoStore(Store):
+    def __init__(self, folder: Path) -> None:
+        self.server: MongoServer = MongoServer(folder)
+        self.server.start()
+        self.url = self.server.url
+
+    def prepare(self) -> None:
+        import pymongo
+
+        client: pymongo.MongoClient[Any]
+        with pymongo.MongoClient(self.url) as client:
+            client.get_default_database().create_collection(EFFECTS)
+
+    def effects(self) -> list[tuple[int, str]]:
+        import pymongo
+
+        client: pymongo.MongoClient[Any]
+        with pymongo.MongoClient(self.url) as client:
+            rows: list[Any] = client.get_default_database()[EFFECTS].find().to_list()
+            return [(row["intent"], row["run"]) for row in rows]
+
+
+STORES: dict[str, Callable[[Path], Store]] = {
+    "sqlite": SQLiteStore,
+    "redis": RedisStore,
+    "postgres": PostgresStore,
+    "mongodb": MongoStore,
+}
+
+
+@contextlib.contextmanager
+def open_store(kind: str) -> Iterator[Store]:
+    """A store of this kind in a folder of its own, gone with its data when the block ends."""
+    folder = tempfile.mkdtemp(prefix="delayed-chaos-store-")
+    store = None
+    try:
+        store = STORES[kind](Path(folder))
+        store.prepare()
+        yield store
+    finally:
+        if store is not None and store.server is not None:
+            with contextlib.suppress(AssertionError):
+                send(store.server.pid, signal.SIGCONT)
+            store.server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
