@@ -37,6 +37,7 @@ LAYERS = [
     ["delayed.queue"],
     ["delayed.delay", "delayed.sweeper"],
     ["delayed.worker"],
+    ["delayed.testing"],
     ["delayed.supervisor"],
     ["delayed.demo.evidence", "delayed.demo.tasks"],
     ["delayed.cli.common", "delayed.cli.discover"],
@@ -50,6 +51,7 @@ DRIVERS = {
     "pymongo": "delayed.brokers",
     "bson": "delayed.brokers",
     "sqlite3": "delayed.brokers",
+    "pytest": "delayed.testing.plugin",
     "click": "delayed.cli",
     "rich": "delayed.cli",
 }

@@ -1,0 +1,316 @@
+"""Tasks that are kept in memory, and run by the test that enqueued them, in a time of their own."""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+from delayed import context
+from delayed.brokers.memory import MemoryBroker
+from delayed.consumer import Consumer
+from delayed.durations import seconds_of
+from delayed.errors import ConfigError, TaskControl, TaskStopped
+from delayed.functions import owner_of, path_of
+from delayed.message import Claim, Entry, Message, State
+from delayed.producer import Producer
+from delayed.queue import Queue
+from delayed.task import Task
+from delayed.worker import outcome, verdict
+from delayed.worker.fate import settle
+from delayed.worker.verdict import Verdict
+
+RUNS_MAX = 10_000  # in one call: tasks that enqueue each other for ever are an error of the program
+_LEASE = 1e9  # seconds; nobody renews it
+
+
+class Run(NamedTuple):
+    """One run of a task.
+
+    Attributes:
+        task: what was run; its `attempt` is the number of the run.
+        verdict: how it ended.
+        result: what it returned, None if it did not.
+        error: what it raised, None if it did not.
+        last: whether the task has ended with it, rather than being tried again.
+    """
+
+    task: Task
+    verdict: Verdict
+    result: Any
+    error: BaseException | None
+    last: bool
+
+
+class Tasks:
+    """What was enqueued while :func:`capture` is on, and the runs of it.
+
+    Whatever is enqueued is encoded as its queue does it, and decoded again to be run: what would not arrive fails in
+    the test. A run goes by the task's own retry policy, in this process and thread; its timeout is not kept, and it has
+    no ``current.transaction()``. Nothing is run before it is asked for, unless `inline` is set.
+
+    Attributes:
+        inline: whether ``.delay()`` runs the task before it returns, if it is due. False by default.
+        runs: all runs so far, oldest first.
+    """
+
+    def __init__(self) -> None:
+        self.inline = False
+        self.runs: list[Run] = []
+        self.broker = _Broker(f"memory://testing-{secrets.token_hex(8)}")
+        self._queues: dict[str, Queue] = {}
+        self._producers: dict[str, Producer] = {}
+        self._worker = secrets.token_hex(8)
+        self._claims = 0
+        self._running = False
+
+    # -- looking -----------------------------------------------------------------------------------------------
+
+    @property
+    def enqueued(self) -> list[Task]:
+        """The tasks that wait: first those that are due, in the order in which they will be run, then the others."""
+        return [self._task(name, entry.message) for name, entry in self._waiting()]
+
+    @property
+    def dead(self) -> list[str]:
+        """The dead letters: why each task is one."""
+        return [entry.reason for name in self._queues for entry in self.broker.peek(name, "dead")]
+
+    def of(self, func: Callable[..., Any]) -> list[Task]:
+        """The tasks that wait and call `func`."""
+        return [task for task in self.enqueued if task.func_path == path_of(func)]
+
+    def assert_enqueued(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
+        """Fail unless a task waits that calls ``func(*args, **kwargs)``; without arguments: that calls `func`.
+
+        It does not matter which arguments are given by name, nor whether defaults are given.
+
+        Returns:
+            The first such task.
+
+        Raises:
+            AssertionError: When there is none. It says what there is.
+        """
+        __tracebackhide__ = True  # of pytest
+        mine = self.of(func)
+        wanted = _bound(func, args, kwargs)
+        for task in mine:
+            if not (args or kwargs) or _bound(func, task.args, task.kwargs) == wanted:
+                return task
+        shown = [repr(task) for task in mine or self.enqueued]
+        call = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+        raise AssertionError(
+            f"no task waits that calls {func.__qualname__}({call}); there are:"
+            + "".join(f"\n  {each}" for each in shown or ["none"])
+        )
+
+    def assert_not_enqueued(self, func: Callable[..., Any]) -> None:
+        """Fail if a task waits that calls `func`.
+
+        Raises:
+            AssertionError: When there is one.
+        """
+        __tracebackhide__ = True
+        mine = self.of(func)
+        if mine:
+            raise AssertionError("a task waits:" + "".join(f"\n  {task!r}" for task in mine))
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def run_all(self, *, raising: bool = True) -> list[Run]:
+        """Run what is due, and what that enqueues, until nothing is.
+
+        Args:
+            raising: whether a task that fails for good ends this with its error; it has no retry left, or can't be
+                decoded, or is not found. False: its run is only noted.
+
+        Returns:
+            The runs, in their order.
+
+        Raises:
+            BaseException: What a task raised, see `raising`.
+            ConfigError: When there is no end of it.
+        """
+        __tracebackhide__ = True
+        before = len(self.runs)
+        for _ in range(RUNS_MAX):
+            if not self.run_next(raising=raising):
+                return self.runs[before:]
+        raise ConfigError(f"{RUNS_MAX:,} tasks were run, and there are more: do they enqueue each other for ever?")
+
+    def run_next(self, *, raising: bool = True) -> Run | None:
+        """Run the next task that is due, of any queue; None if none is. See :meth:`run_all`."""
+        __tracebackhide__ = True
+        if not self._queues:
+            return None
+        self._claims += 1
+        names = list(self._queues)
+        claims = self.broker.claim(names, self._worker, self._claims, self._claims, 1, _LEASE)
+        if not claims:
+            return None
+        run = self._run(claims[0])
+        self.runs.append(run)
+        failed = run.last and not run.verdict.ok and run.verdict.code != verdict.CANCELLED
+        if raising and failed and run.error is not None:
+            raise run.error
+        return run
+
+    def advance(self, duration: float | str, *, raising: bool = True) -> list[Run]:
+        """Let time pass, and run what becomes due meanwhile, each at its time.
+
+        Args:
+            duration: seconds, a timedelta, or text such as ``"5m"`` or ``"1h30m"``.
+            raising: see :meth:`run_all`.
+
+        Returns:
+            The runs, in their order.
+        """
+        __tracebackhide__ = True
+        before = len(self.runs)
+        end = self.broker.time + seconds_of("duration", duration)
+        while True:
+            self.run_all(raising=raising)
+            due = min((entry.due for _, entry in self._waiting() if entry.state == "scheduled"), default=None)
+            if due is None or self.broker.time + due > end:
+                break
+            self.broker.time += due
+        self.broker.time = end
+        self.run_all(raising=raising)
+        return self.runs[before:]
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _producer(self, queue: Queue) -> Producer:
+        self._queues.setdefault(queue.name, queue)
+        if queue.name not in self._producers:
+            self._producers[queue.name] = _Producer(self, queue.name)
+        return self._producers[queue.name]
+
+    def _stored(self) -> None:
+        if self.inline and not self._running:
+            self.run_all()
+
+    def _waiting(self) -> list[tuple[str, Entry]]:
+        places = [(name, state) for name in self._queues for state in _WAITING]
+        found = [(name, entry) for name, state in places for entry in self.broker.peek(name, state, 10**9)]
+        return sorted(found, key=lambda each: each[1].due)  # stable: those that are due keep the queue's order
+
+    def _task(self, queue: str, message: Message) -> Task:
+        codec = self._queues[queue].codec
+        return Task.from_message(codec.open(message, message.header()), codec)
+
+    def _run(self, claim: Claim) -> Run:
+        message: Message | None = None
+        task: Task | None = None
+        result: Any = None
+        error: BaseException | None = None
+        outer, was_running = context.run, self._running
+        begun, cpu = time.monotonic(), time.process_time()
+        try:
+            message = claim.message()
+            context.run = context.Run(message, claim.ref, claim.attempt, begun, None, lambda state: None)
+            self._running = True
+            task = self._task(claim.queue, message)
+            result = _called(task)
+        except Exception as raised:
+            error = raised
+        except (TaskStopped, TaskControl, SystemExit) as raised:
+            error = raised
+        finally:  # whatever else it is, KeyboardInterrupt or pytest.fail(), is for the test
+            context.run, self._running = outer, was_running
+        code = verdict.RETURNED if error is None else outcome.outcome_of(error)
+        found = Verdict(code) if error is None else outcome.describe(code, error, "")
+        found = found._replace(wall=time.monotonic() - begun, cpu=time.process_time() - cpu)
+        settlement = settle(claim, found)
+        if settlement is not None:
+            self.broker.settle(self._worker, [settlement])
+        if task is None:
+            task = Task(claim.id, func_path=message.func if message is not None else "?")
+        task.attempt, task.queue, task.verdict = claim.attempt, claim.queue, found
+        last = settlement is None or settlement.action in ("done", "dead")
+        return Run(task, found, result, error, last)
+
+
+_WAITING: tuple[State, ...] = ("ready", "scheduled")
+
+
+class _Broker(MemoryBroker):
+    """A store in memory with a time that stands still."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.time = 1e6
+
+    def _now(self) -> float:
+        super()._now()
+        return self.time
+
+
+class _Producer(Producer):
+    """Puts messages into that store, and tells so."""
+
+    def __init__(self, tasks: Tasks, queue: str) -> None:
+        super().__init__(tasks.broker, queue)
+        self._tasks = tasks
+
+    def enqueue(self, messages: Sequence[Message]) -> None:
+        super().enqueue(messages)
+        self._tasks._stored()
+
+
+@contextmanager
+def capture() -> Iterator[Tasks]:
+    """Keep in memory what is enqueued in the block, on whatever queue and by whatever thread, instead of its store.
+
+    Raises:
+        ConfigError: When it is on already.
+    """
+    if isinstance(vars(Queue)["broker"], _Captured):
+        raise ConfigError("what is enqueued is captured already: use one capture() at a time")
+    tasks = Tasks()
+
+    consumers: dict[str, Consumer] = {}
+
+    def consuming(queue: Queue) -> Consumer:
+        tasks._producer(queue)
+        fresh = Consumer(tasks.broker, queue.name, queue.codec, queue.requeue_timeout)
+        return consumers.setdefault(queue.name, fresh)
+
+    with (
+        mock.patch.object(Queue, "broker", _Captured(lambda queue: tasks.broker)),
+        mock.patch.object(Queue, "_producing", lambda queue: tasks._producer(queue)),
+        mock.patch.object(Queue, "_consumer", consuming),
+    ):
+        yield tasks
+
+
+class _Captured(property):
+    """So that one can tell."""
+
+
+def _called(task: Task) -> Any:
+    """What a task returns; one that is to be awaited is run to its end, in another thread if a loop runs in this."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return task.run()
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(task.run).result()
+
+
+def _bound(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The arguments by their names, with the defaults of the others."""
+    try:
+        bound = inspect.signature(owner_of(func)[0]).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return tuple(args), dict(kwargs)
+    bound.apply_defaults()
+    return bound.arguments

@@ -1,0 +1,251 @@
+"""What programs that enqueue can use in their own tests."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delayed import ConfigError, NotEnqueueable, Queue, RetryLater, TaskControl, current, delayed
+from delayed.delay import delay
+from delayed.retry import Retry
+from delayed.testing import Tasks, capture
+from tests import functions
+
+queue = Queue("mails", "redis://127.0.0.1:1")  # where nobody listens
+other = Queue("plain", "redis://127.0.0.1:1", serializer="json")
+done: list[Any] = []
+
+
+@delayed(queue)
+def welcome(name: str, polite: bool = True) -> str:
+    done.append(("welcome", name, polite))
+    remind.options(delay=86400).delay(name)
+    return f"hello {name}"
+
+
+@delayed(queue)
+def remind(name: str) -> None:
+    done.append(("remind", name))
+
+
+@delayed(other, retry=Retry(2, delay=10, factor=3, jitter=False))
+def flaky(fails: int) -> None:
+    done.append(("flaky", current.attempt))
+    if current.attempt <= fails:
+        raise OSError("no line")
+
+
+@delayed(other)
+async def slow(x: int) -> int:
+    await asyncio.sleep(0)
+    return x + 1
+
+
+@delayed(queue)
+def endless() -> None:
+    endless.delay()
+
+
+@delayed(queue, max_deliveries=3)
+def later() -> None:
+    done.append("later")
+    raise RetryLater(60)
+
+
+@delayed(queue)
+def gives_up() -> None:
+    pytest.fail("seen by the test")
+
+
+@pytest.fixture
+def tasks() -> Iterator[Tasks]:
+    done.clear()
+    with capture() as found:
+        yield found
+
+
+def test_nothing_is_run_before_it_is_asked_for(tasks: Tasks) -> None:
+    handle = welcome.delay("ada")
+
+    assert done == []
+    assert tasks.assert_enqueued(welcome, "ada").id == handle.id
+    assert [task.func_name for task in tasks.enqueued] == ["welcome"]
+    (run,) = tasks.run_all()
+    assert (run.result, run.verdict.ok, run.error, run.last) == ("hello ada", True, None, True)
+    assert (run.task.id, run.task.queue, run.task.attempt) == (handle.id, "mails", 1)
+    assert done == [("welcome", "ada", True)]
+    assert queue.len() == 1, "the reminder waits"
+
+
+def test_time_passes_as_the_test_says(tasks: Tasks) -> None:
+    welcome.delay("ada")
+    began = time.monotonic()
+
+    assert len(tasks.advance("23h59m")) == 1
+    assert len(tasks.advance(timedelta(minutes=1))) == 1
+    assert done == [("welcome", "ada", True), ("remind", "ada")]
+    assert time.monotonic() - began < 5
+
+
+def test_retries_come_when_the_policy_says(tasks: Tasks) -> None:
+    flaky.delay(1)
+    first = tasks.run_all()
+    assert [(run.last, type(run.error), run.verdict.kind) for run in first] == [(False, OSError, "raised")]
+
+    assert tasks.advance(9.9) == []
+    assert [run.verdict.kind for run in tasks.advance(0.2)] == ["returned"]
+    assert done == [("flaky", 1), ("flaky", 2)]
+
+
+def test_the_last_failure_is_raised_in_the_test(tasks: Tasks) -> None:
+    flaky.delay(3)
+
+    with pytest.raises(OSError, match="no line"):
+        tasks.advance("1h")
+    assert [run.last for run in tasks.runs] == [False, False, True]
+
+    flaky.delay(3)
+    assert [run.last for run in tasks.advance("1h", raising=False)] == [False, False, True]
+
+
+def test_a_task_that_asks_for_another_time_gets_it(tasks: Tasks) -> None:
+    later.delay()
+
+    with pytest.raises(TaskControl):
+        tasks.advance("10m")
+    assert done == ["later"] * 3
+    assert "may have no more" in tasks.dead[0]
+
+
+def test_coroutines_are_run_with_and_without_a_loop(tasks: Tasks) -> None:
+    slow.delay(1)
+    assert [run.result for run in tasks.run_all()] == [2]
+
+    async def main() -> list[Any]:
+        await slow.adelay(2)
+        return [run.result for run in tasks.run_all()]
+
+    assert asyncio.run(main()) == [3]
+
+
+def test_what_is_enqueued_by_threads_and_by_hand_is_captured(tasks: Tasks) -> None:
+    thread = threading.Thread(target=lambda: delay(queue)(functions.add)(1, 2))
+    thread.start()
+    thread.join()
+
+    task = queue.dequeue()
+    assert task is not None and task.run() == functions.add(1, 2)
+    assert queue.release(task)
+    assert tasks.enqueued == []
+
+
+def test_what_would_not_arrive_is_refused(tasks: Tasks) -> None:
+    with pytest.raises(NotEnqueueable):
+        flaky.delay({1, 2})  # type: ignore[arg-type]
+    with pytest.raises(NotEnqueueable):
+        welcome.delay(lambda: 1)  # type: ignore[arg-type]
+
+
+def test_arguments_arrive_as_copies(tasks: Tasks) -> None:
+    names: Any = ["ada"]
+    welcome.delay(names)
+    names.append("bob")
+
+    tasks.run_all()
+    assert done == [("welcome", ["ada"], True)]
+
+
+def test_assertions_know_defaults_and_names(tasks: Tasks) -> None:
+    welcome.delay("ada")
+    welcome.delay(name="bob", polite=False)
+
+    tasks.assert_enqueued(welcome)
+    tasks.assert_enqueued(welcome, "ada", True)
+    tasks.assert_enqueued(welcome, name="ada")
+    tasks.assert_enqueued(welcome, "bob", False)
+    tasks.assert_not_enqueued(remind)
+    assert [task.args for task in tasks.of(welcome)] == [("ada",), ()]
+    with pytest.raises(AssertionError, match=r"calls welcome\('bob'\); there are:\n  <Task .*'ada'\)>\n  <Task .*bob"):
+        tasks.assert_enqueued(welcome, "bob")
+    with pytest.raises(AssertionError, match=r"calls remind\(\); there are:\n  <Task .*\n  <Task"):
+        tasks.assert_enqueued(remind)
+    with pytest.raises(AssertionError, match="a task waits:\n  <Task"):
+        tasks.assert_not_enqueued(welcome)
+
+
+def test_inline_runs_at_once(tasks: Tasks) -> None:
+    tasks.inline = True
+    welcome.delay("ada")
+
+    assert done == [("welcome", "ada", True)]
+    with pytest.raises(OSError, match="no line"):
+        flaky.options(retry=0).delay(1)
+
+
+def test_an_endless_chain_is_told(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delayed.testing.tasks.RUNS_MAX", 50)
+    endless.delay()
+
+    with pytest.raises(ConfigError, match="50 tasks were run, and there are more"):
+        tasks.run_all()
+
+
+def test_the_test_can_fail_inside_a_task(tasks: Tasks) -> None:
+    gives_up.delay()
+
+    with pytest.raises(pytest.fail.Exception, match="seen by the test"):
+        tasks.run_all()
+
+
+def test_one_capture_at_a_time(tasks: Tasks) -> None:
+    with pytest.raises(ConfigError, match="one capture"), capture():
+        pass
+    assert queue.broker is tasks.broker, "and it is still on"
+
+
+def test_outside_of_the_block_queues_are_themselves() -> None:
+    local = Queue("local", "memory://")
+    with capture():
+        local.enqueue(local.task(functions.add, 1, 2))
+        assert local.len() == 1
+    assert local.len() == 0
+    local.enqueue(local.task(functions.add, 1, 2))
+    assert local.len() == 1
+
+
+def test_the_plugin_has_the_fixture(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
+    (tmp_path / "test_mails.py").write_text(page.split("```python\n")[1].split("```")[0])
+    (tmp_path / "test_it.py").write_text(
+        "from delayed import Queue, delayed\n"
+        "@delayed(Queue('q', 'redis://127.0.0.1:1'))\n"
+        "def add(a, b): return a + b\n"
+        "def test_it(delayed_tasks):\n"
+        "    add.delay(1, 2)\n"
+        "    assert [run.result for run in delayed_tasks.run_all()] == [3]\n"
+        "    delayed_tasks.assert_enqueued(add)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "delayed.testing.plugin", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "AssertionError: no task waits that calls add(); there are:" in done.stdout, done.stdout + done.stderr
+    assert "delayed/testing/tasks.py" not in done.stdout, "the traceback ends in the test"
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"delayed": "delayed.testing.plugin"}
