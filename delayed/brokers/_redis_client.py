@@ -138,7 +138,10 @@ class RedisClient:
                     try:
                         self._opened = self._open()
                     except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
-                        raise BrokerUnavailable(f"{self.shown}: {error}", sent=False) from error
+                        if _is_later(error):
+                            raise BrokerUnavailable(f"{self.shown}: {error}", sent=False) from error
+                        with self.errors():
+                            raise
         return self._opened
 
     # -- commands ----------------------------------------------------------------------------------------------

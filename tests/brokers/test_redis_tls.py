@@ -12,7 +12,7 @@ from redis.sentinel import Sentinel
 
 from delayed.brokers import broker_for
 from delayed.brokers.redis import RedisBroker
-from delayed.errors import ConfigError, UnknownOption
+from delayed.errors import BrokerError, BrokerUnavailable, ConfigError, UnknownOption
 from tests.servers import ServerError, unavailable
 from tests.servers.redis import RedisServer, redis_server
 from tests.servers.tls import Authority, terminated
@@ -82,6 +82,30 @@ def test_certificates_in_a_client_are_in_its_spec_and_not_in_the_log(authority: 
     for shown in (repr(broker), repr(again)):
         assert "CERTIFICATE" not in shown
         assert "hunter2" not in shown
+
+
+def test_a_server_that_wants_a_certificate_of_clients_gets_it(authority: Authority) -> None:
+    """Redis does by default."""
+    own = authority.issue("127.0.0.1")
+    with redis_server() as server, terminated(server.url, own, known=authority.file) as url:
+        secure = f"{url.replace('redis:', 'rediss:')}?ssl_ca_certs={authority.file}"
+
+        broker = RedisBroker(secure)
+        with pytest.raises(BrokerError):  # the reason is not always told before the connection is closed
+            broker.check()
+        broker.close()
+        broker = RedisBroker(f"{secure}&ssl_certfile={own}&ssl_keyfile={own}")
+        broker.check()
+        broker.close()
+
+
+def test_a_cluster_whose_certificate_does_not_hold_is_no_outage(authority: Authority) -> None:
+    with redis_server() as server, terminated(server.url, authority.issue("127.0.0.1")) as url:
+        broker = RedisBroker(f"{url.replace('redis:', 'rediss:')}?cluster=1")
+
+        with pytest.raises(BrokerError, match="signed by an authority in ssl_ca_certs=") as caught:
+            broker.check()
+        assert not isinstance(caught.value, BrokerUnavailable)
 
 
 def test_sentinels_are_asked_over_tls_too(authority: Authority, tmp_path: Path) -> None:

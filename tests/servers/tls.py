@@ -72,7 +72,7 @@ class Authority:
 
 
 @contextlib.contextmanager
-def terminated(url: str, certificate: Path, *, asked: bytes = b"") -> Iterator[str]:
+def terminated(url: str, certificate: Path, *, asked: bytes = b"", known: Path | None = None) -> Iterator[str]:
     """Speak TLS before a server that can't, and pass on to it what clients say.
 
     Args:
@@ -80,6 +80,7 @@ def terminated(url: str, certificate: Path, *, asked: bytes = b"") -> Iterator[s
         certificate: a file with the certificate and its key.
         asked: what clients of the server send before they speak TLS, to be answered with "S"; whoever sends anything
             else, or does not speak TLS, is hung up on.
+        known: the authority that has to have signed the certificates of clients; None: they need none.
 
     Yields:
         The URL with the address that TLS is spoken at.
@@ -87,6 +88,9 @@ def terminated(url: str, certificate: Path, *, asked: bytes = b"") -> Iterator[s
     parts = urlsplit(url)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
+    if known:
+        context.load_verify_locations(known)
+        context.verify_mode = ssl.CERT_REQUIRED
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
