@@ -35,7 +35,7 @@ from tests.workers import tasks, transfers
 from tests.workers.conftest import Bench, alive, fork_server_of, wait_for
 
 AUTHORITY = {"redis": "ssl_ca_certs", "postgres": "sslrootcert", "mongodb": "tlsCAFile"}
-PROMPTLY = 15.0  # seconds for a program to start and say what is wrong
+PROMPTLY = 30.0  # seconds for a program to start and say what is wrong
 
 
 class Secured:
