@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from delayed import events, transactions
 from delayed.brokers import DEFAULT_URL, Broker, broker_for
+from delayed.brokers.masked import masked
 from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
 from delayed.errors import ConfigError
 from delayed.producer import TIMEOUT, JoinedProducer, Producer
@@ -306,7 +307,7 @@ class Queue:
         return Queue.from_spec, (self.spec(secret=False),)
 
     def __repr__(self) -> str:
-        place = self._broker or os.environ.get("DELAYED_URL") or DEFAULT_URL
+        place = self._broker or masked(os.environ.get("DELAYED_URL") or DEFAULT_URL)
         return f"<Queue {self.name} on {place}>"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from delayed.brokers.base import Broker
+from delayed.brokers.masked import masked
 from delayed.errors import ConfigError, MissingDependency
 
 __all__ = ["DEFAULT_URL", "Broker", "broker_for"]
@@ -72,7 +73,7 @@ def _scheme_of(url: str) -> str:
     except ValueError:  # of what follows it: that is for the broker to tell, which knows what is a password
         scheme = url.partition(":")[0].lower()
     if not scheme:
-        raise ConfigError(f"{url!r} is not a URL; for a SQLite file write 'sqlite:///{url}'")
+        raise ConfigError(f"{masked(url)!r} is not a URL; for a SQLite file write 'sqlite:///{masked(url)}'")
     if scheme not in _BY_SCHEME:
         import difflib
 

@@ -31,6 +31,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from delayed.brokers import _redis_url as urls
 from delayed.brokers._forks import afresh_after_fork
+from delayed.brokers.masked import masked
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 
 # Redis answers these when it can't serve now, and may later. Up to version 6.2 they stand inside the text of a script's
@@ -120,7 +121,7 @@ class RedisClient:
                 f"a {type(conn).__module__}.{type(conn).__qualname__} is no client that can be used here; give a URL, "
                 "a redis.Redis (with Sentinel: what master_for() returns) or a redis.RedisCluster"
             )
-        self.shown = urls.hide(self.url) if self.url else f"<{type(conn).__name__}>"
+        self.shown = masked(self.url) if self.url else f"<{type(conn).__name__}>"
 
     def start_afresh(self) -> None:
         """See :func:`afresh_after_fork`."""
@@ -139,7 +140,7 @@ class RedisClient:
                         self._opened = self._open()
                     except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
                         if _is_later(error):
-                            raise BrokerUnavailable(f"{self.shown}: {error}", sent=False) from error
+                            raise BrokerUnavailable(f"{self.shown}: {_words(error)}", sent=False) from _cause(error)
                         with self.errors():
                             raise
         return self._opened
@@ -189,7 +190,7 @@ class RedisClient:
         except _LATER_TYPES as error:
             if not _is_later(error):
                 raise
-            raise BrokerUnavailable(f"{self.shown}: {error or type(error).__name__}", sent=False) from error
+            raise BrokerUnavailable(f"{self.shown}: {_words(error)}", sent=False) from _cause(error)
         try:
             connection.send_packed_command([command])
             return connection.read_response(disable_decoding=True)
@@ -225,24 +226,24 @@ class RedisClient:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn redis-py's errors into ours, the cause kept."""
+        """Turn redis-py's errors into ours, the cause kept if it tells no secret."""
         try:
             yield
         except BrokerError:
             raise
         except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
-            text = f"{self.shown}: {error or type(error).__name__}"
+            text, cause = f"{self.shown}: {_words(error)}", _cause(error)
             if _UNTRUSTED.search(str(error)):
                 text += "; the certificate must be for this host, and signed by an authority in ssl_ca_certs="
             if _UNKNOWN.search(str(error)):
                 text += "; the server wants a certificate of yours: give it with ssl_certfile= and ssl_keyfile="
             if _FULL.search(str(error)) or type(error).__name__ == "OutOfMemoryError":
-                raise BrokerFull(f"{text}; give it more maxmemory, or workers to empty it") from error
+                raise BrokerFull(f"{text}; give it more maxmemory, or workers to empty it") from cause
             if _is_later(error):
-                raise BrokerUnavailable(text) from error
+                raise BrokerUnavailable(text) from cause
             if _WRONG_TYPE.search(str(error)):
                 text += "; another program uses the key, or another queue whose name is this one's and a suffix"
-            raise BrokerError(text) from error
+            raise BrokerError(text) from cause
 
     def close(self) -> None:
         """Close the connections, unless they are those of the user's client."""
@@ -266,6 +267,18 @@ def _pack(args: Sequence[bytes | int]) -> bytes:
         data = b"%d" % arg if isinstance(arg, int) else arg
         parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(parts)
+
+
+# What Redis repeats of a command that it does not know: the password of AUTH, a payload.
+_REPEATED = re.compile(r",? with args beginning with:.*", re.DOTALL)
+
+
+def _words(error: BaseException) -> str:
+    return _REPEATED.sub("", str(error)) or type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return None if _REPEATED.search(str(error)) else error
 
 
 def _is_later(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from delayed.brokers.masked import masked, split
 from delayed.errors import ConfigError, UnknownOption
 
 SOCKET_TIMEOUT = 5.0  # seconds
@@ -40,16 +41,32 @@ def opener(url: str) -> Callable[[], Any]:
     Raises:
         ConfigError: When the URL is wrong.
     """
+    if not _is_clear(url):
+        raise ConfigError(
+            f"{masked(url)} is not a Redis URL: write redis://user:password@host:6379/0, with what is no letter and "
+            "no digit in the user and the password escaped (urllib.parse.quote)"
+        )
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
     try:
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query))
         _parse_url(_join(parts.scheme, parts.netloc.split(",")[0], parts.path, options))
-        for place in parts.netloc.rpartition("@")[2].split(","):
-            _host_port(place, 0)
     except ValueError as error:
-        raise ConfigError(f"{hide(url)} is not a Redis URL: {error}") from error
+        raise ConfigError(f"{masked(url)} is not a Redis URL: {error}") from error
     _check_tls(parts.scheme, options)
     return lambda: _open(url)
+
+
+def _is_clear(url: str) -> bool:
+    """Whether redis-py takes no part of a password for a host, a port, a database or an option."""
+    found = split(url)
+    try:
+        parts = urlsplit(url)
+        for place in parts.netloc.rpartition("@")[2].split(","):
+            _host_port(place, 0)
+    except ValueError:  # whose words may have the password
+        return False
+    rest = (parts.path if parts.netloc else "") + parts.fragment
+    return found is not None and "?" not in found[0] and "@" not in rest
 
 
 def _check_tls(scheme: str, options: Mapping[str, str]) -> None:
@@ -110,15 +127,6 @@ def _open(url: str) -> Any:
 def _host_port(place: str, default: int) -> tuple[str, int]:
     parts = urlsplit(f"//{place}")
     return parts.hostname or "localhost", parts.port or default
-
-
-def hide(url: str) -> str:
-    """The URL without its password, and without whole certificates."""
-    parts = urlsplit(url)
-    login, at, places = parts.netloc.rpartition("@")
-    user = login.partition(":")[0]
-    query = {name: value for name, value in parse_qsl(parts.query) if "password" not in name and name != "ssl_ca_data"}
-    return _join(parts.scheme, f"{user}{at}{places}" if user else places, parts.path, query)
 
 
 def _join(scheme: str, netloc: str, path: str, options: Mapping[str, str]) -> str:

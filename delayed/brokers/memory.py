@@ -21,6 +21,7 @@ from delayed.brokers.base import (
     Broker,
     Listener,
 )
+from delayed.brokers.masked import masked
 from delayed.errors import BrokerError, ConfigError
 from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
 
@@ -151,7 +152,7 @@ class MemoryBroker(Broker):
     def __init__(self, url: str = "memory://") -> None:
         parts = urlsplit(url)
         if parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise ConfigError(f"{url!r}: a store in memory has a name at most: memory://name")
+            raise ConfigError(f"{masked(url)!r}: a store in memory has a name at most: memory://name")
         self._name = parts.netloc
         self._woken = False  # for the next wait
         self._wakes = 0  # for all that are under way

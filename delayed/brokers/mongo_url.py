@@ -9,6 +9,7 @@ from pymongo.common import VALIDATORS
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri, parse_userinfo, split_hosts, split_options
 
+from delayed.brokers.masked import is_shown, masked
 from delayed.errors import ConfigError, UnknownOption
 
 DATABASE = "delayed"  # where the URL names none
@@ -18,16 +19,6 @@ _UNREADABLE = (
     "mongodb://user:password@host:port/database?option=value, with what is no letter and no digit in the user and the "
     "password escaped (urllib.parse.quote_plus)"
 )
-# Those that have nothing to hide. What the driver learns later is not shown before it is here.
-_SHOWN = {
-    "appname", "authmechanism", "authsource", "compressors", "connecttimeoutms", "directconnection",
-    "heartbeatfrequencyms", "journal", "loadbalanced", "localthresholdms", "maxconnecting", "maxidletimems",
-    "maxpoolsize", "maxstalenessseconds", "minpoolsize", "readconcernlevel", "readpreference", "readpreferencetags",
-    "replicaset", "retryreads", "retrywrites", "servermonitoringmode", "serverselectiontimeoutms",
-    "sockettimeoutms", "srvmaxhosts", "srvservicename", "ssl", "timeoutms", "tls", "tlsallowinvalidcertificates",
-    "tlsallowinvalidhostnames", "tlscafile", "tlscertificatekeyfile", "tlscrlfile", "tlsdisableocspendpointcheck",
-    "tlsinsecure", "uuidrepresentation", "w", "waitqueuetimeoutms", "wtimeoutms", "zlibcompressionlevel",
-}  # fmt: skip
 
 
 class Parsed(NamedTuple):
@@ -54,7 +45,7 @@ def parse(url: str) -> Parsed:
     """
     scheme, slashes, rest = url.partition("://")
     before, _, query = rest.partition("?")
-    authority, slash, path = before.partition("/")
+    authority, _, path = before.partition("/")
     user, at, hosts = authority.rpartition("@")
     if not slashes or not hosts:
         raise ConfigError("a URL for MongoDB names no host; write mongodb://localhost:27017/delayed")
@@ -67,6 +58,8 @@ def parse(url: str) -> Parsed:
         raise ConfigError(_UNREADABLE) from None
     if srv and (len(nodes) != 1 or nodes[0][1] is not None):
         raise ConfigError("a wrong URL for MongoDB: mongodb+srv:// takes one host, and no port")
+    if "@" in path:
+        raise ConfigError(_UNREADABLE)  # it was a password with a slash
     database = _database(path)
     pairs = [pair.partition("=") for pair in query.replace(";", "&").split("&")] if query else []
     if "@" in query and any(name.lower() not in VALIDATORS for name, _, _ in pairs):
@@ -80,10 +73,8 @@ def parse(url: str) -> Parsed:
             parse_uri(url, validate=True, warn=False)
     except (PyMongoError, ValueError) as error:  # options that contradict each other: each is right by itself
         raise ConfigError(f"a wrong URL for MongoDB: {_without_secrets(str(error), user, pairs)}") from None
-    options = "&".join(f"{name}{equal}{value if _is_shown(name) else '***'}" for name, equal, value in pairs)
-    shown = f"{user.partition(':')[0]}{':***' if ':' in user else ''}{at}{hosts}{slash}{path}"
     return Parsed(
-        f"{scheme}://{shown}{'?' if options else ''}{options}",
+        masked(url),
         frozenset(nodes),
         database,
         frozenset(name.lower() for name, _, _ in pairs),
@@ -118,14 +109,10 @@ def _check_option(scheme: str, name: str, value: str) -> None:
             f"a wrong URL for MongoDB: {name} names a file that can't be read: {error.filename} ({error.strerror})"
         ) from error
     except (PyMongoError, ValueError):
-        quoted = f" {value!r}" if _is_shown(name) else ""
+        quoted = f" {value!r}" if is_shown(name) else ""
         raise ConfigError(f"a wrong URL for MongoDB: the option {name} can't have the value{quoted}") from None
 
 
-def _is_shown(name: str) -> bool:
-    return name.lower() in _SHOWN
-
-
 def _without_secrets(text: str, user: str, pairs: list[tuple[str, str, str]]) -> str:
-    secrets = [user.partition(":")[2], *[value for name, _, value in pairs if not _is_shown(name)]]
+    secrets = [user.partition(":")[2], *[value for name, _, value in pairs if not is_shown(name)]]
     return "options contradict each other" if any(secret and secret in text for secret in secrets) else text

@@ -27,6 +27,7 @@ from psycopg import conninfo, pq
 from psycopg.rows import tuple_row
 
 from delayed.brokers._forks import afresh_after_fork
+from delayed.brokers.masked import masked, split
 from delayed.brokers.postgres_schema import MIN_SERVER, Schema
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError, UnknownOption
 
@@ -133,7 +134,7 @@ class Link:
         self.schema = Schema(options.get("schema", DEFAULT_SCHEMA))
         self.listens = options.get("listen", "yes") == "yes"
         self.url = _with(url, [*options.items()])
-        self.shown = _hide(self.url)
+        self.shown = masked(self.url)
         self._lock = threading.Lock()
         self._idle: list[Line] = []
         self._lent: list[Line] = []  # idle ones that are for others than us
@@ -374,11 +375,11 @@ def _split(url: str) -> tuple[str, dict[str, str]]:
 
 def _parts(url: str) -> tuple[str, list[tuple[str, str]]]:
     """What stands before the question mark, and the options behind it, as they are written."""
-    start = url.rfind("@") + 1  # a password may have a question mark
-    head, tail = url[:start], url[start:]
-    base, _, query = tail.partition("?")
-    pairs = [(name, value) for name, _, value in (part.partition("=") for part in query.split("&") if part)]
-    return head + base, pairs
+    found = split(url)
+    if found is None:
+        raise _unreadable(url)
+    base, query = found
+    return base, [(name, value) for name, _, value in (part.partition("=") for part in query.split("&") if part)]
 
 
 def _checked(url: str) -> str:
@@ -388,7 +389,8 @@ def _checked(url: str) -> str:
         ConfigError: When the URL is wrong.
     """
     known = _known_options()
-    for name, _ in _parts(url)[1]:
+    base, pairs = _parts(url)
+    for name, _ in pairs:
         if name not in known:
             near = difflib.get_close_matches(name, [*OWN_OPTIONS, *known], 1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -396,11 +398,20 @@ def _checked(url: str) -> str:
     try:
         given = conninfo.conninfo_to_dict(url)
     except psycopg.Error:  # whose words may have the password
-        raise ConfigError(
-            f"{_hide(url)} is not a URL that PostgreSQL can use; in a user or password, write %25 for %, %3A for :, "
-            "%2F for /, %3F for ? and %40 for @"
-        ) from None
+        raise _unreadable(url) from None
+    # libpq would take a part of the password for a host, a port or a database.
+    ends_early = base.count("@") > base.partition("://")[2].partition("/")[0].count("@") or base.count("@") > 1
+    ports = str(given.get("port") or "").split(",")
+    if ends_early or not all(not port or (port.isascii() and port.isdigit()) for port in ports):
+        raise _unreadable(url)
     return conninfo.make_conninfo("", **{**_DEFAULTS, **given})
+
+
+def _unreadable(url: str) -> ConfigError:
+    return ConfigError(
+        f"{masked(url)} is not a URL that PostgreSQL can use; in a user or password, write %25 for %, %3A for :, "
+        "%2F for /, %3F for ? and %40 for @"
+    )
 
 
 def _known_options() -> set[str]:
@@ -433,13 +444,3 @@ def _with(url: str, pairs: Sequence[tuple[str, str]]) -> str:
     if not pairs:
         return url
     return f"{url}{'&' if '?' in url else '?'}{urlencode(pairs, quote_via=quote)}"
-
-
-def _hide(url: str) -> str:
-    """The URL without its password."""
-    base, pairs = _parts(url)
-    scheme, _, rest = base.partition("://")
-    user, at, place = rest.rpartition("@")
-    name, colon, _ = user.partition(":")
-    query = "&".join(f"{name}={'***' if 'password' in name else value}" for name, value in pairs)
-    return f"{scheme}://{name}{':***' if colon else ''}{at}{place}" + (f"?{query}" if query else "")

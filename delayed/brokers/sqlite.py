@@ -17,6 +17,7 @@ from delayed.brokers import sqlite_look as look
 from delayed.brokers import sqlite_people as people
 from delayed.brokers import sqlite_tasks as tasks
 from delayed.brokers.base import LEASE, Broker, Listener
+from delayed.brokers.masked import masked
 from delayed.brokers.sqlite_file import RESERVE, SQLiteFile
 from delayed.brokers.sqlite_join import SQLiteJoined, TaskConnection, join
 from delayed.brokers.sqlite_open import path_of
@@ -373,8 +374,9 @@ def _place_of(conn: str | sqlite3.Connection) -> tuple[str, dict[str, str]]:
     else:
         parts = urlsplit(conn)
         if parts.netloc:
+            shown = masked(f"sqlite://{parts.netloc}{parts.path}")
             raise ConfigError(
-                f"{conn!r} has a host where none belongs; did you mean 'sqlite:///{parts.netloc}{parts.path}'?"
+                f"{shown!r} has a host where none belongs; did you mean {shown.replace('://', ':///', 1)!r}?"
             )
         path = unquote(parts.path.removeprefix("/"))
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
