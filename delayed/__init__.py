@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from delayed.events import Hooks
+    from delayed.hidden import Hidden
     from delayed.queue import Queue
     from delayed.retry import Retry
     from delayed.supervisor import Supervisor
@@ -62,6 +63,7 @@ __all__ = [
     "ForkedWorker",
     "FunctionNotFound",
     "GiveBack",
+    "Hidden",
     "Hooks",
     "LimitsRefused",
     "MissingDependency",
@@ -99,6 +101,7 @@ _PLACES = {
     "context": ("current",),
     "delay": ("Delayed", "DelayedFunction", "TaskHandle", "delayed"),
     "events": ("Hooks",),
+    "hidden": ("Hidden",),
     "queue": ("Queue",),
     "retry": ("Retry",),
     "supervisor": ("Supervisor",),

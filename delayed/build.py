@@ -2,73 +2,49 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
+from delayed.notes import hints_in
 from delayed.plain import SCALARS, SEQUENCES, TEXTS, asks_for, bare, is_record, name_of
+from delayed.shown import shown
 
 Builder = Callable[[Any], Any]
-
-_shown = reprlib.Repr()
-_shown.maxstring = _shown.maxother = 60
-
-
-def shown(value: object) -> str:
-    """A short repr of a value, which never fails."""
-    return _shown.repr(value)
 
 
 class Misfit(Exception):
     """Raised when a value is not what an annotation says.
 
     Args:
-        what: what is wrong with it.
+        what: what is wrong with it, in words that do not have the value.
         value: what was got; left out if `what` says it.
+
+    Attributes:
+        place: from the argument to the value, ``.items[3].price``.
+        others: what else is wrong in the same argument.
+        more: how many more things are.
     """
 
     def __init__(self, what: str, *value: object) -> None:
-        super().__init__(what + "".join(f", got {shown(each)}" for each in value))
-        self.place = ""  # from the argument to the value, ".items[3].price"
+        super().__init__(what)
+        self.what = what
+        self.value = value
+        self.place = ""
+        self.others: Sequence[Misfit] = ()
+        self.more = 0
 
     def under(self, step: str) -> Self:
         """The same, seen from the value around it."""
         self.place = step + self.place
         return self
 
-
-def hints_in(annotated: Any) -> dict[str, Any]:
-    """The annotations of a function or class as objects, without those whose names lead nowhere."""
-    try:
-        return get_type_hints(annotated, include_extras=True)
-    except Exception:  # a name that exists for type checkers only spoils none but its own annotation
-        found = {}
-        for name, note in _notes_of(annotated).items():
-            try:
-                found[name] = get_type_hints(_Annotated(annotated, name, note), include_extras=True)["it"]
-            except Exception:
-                continue
-        return found
-
-
-class _Annotated:
-    """Something with one annotation, in the module of another."""
-
-    def __init__(self, original: Any, name: str, note: Any) -> None:
-        import sys
-
-        self.__annotations__ = {"it": note}
-        self.__globals__ = getattr(original, "__globals__", None) or vars(sys.modules[original.__module__])
-
-
-def _notes_of(annotated: Any) -> dict[str, Any]:
-    try:
-        notes = [getattr(each, "__annotations__", {}) for each in reversed(getattr(annotated, "__mro__", [annotated]))]
-    except Exception:  # from Python 3.14 they are evaluated when they are asked for
-        return {}
-    return {name: note for each in notes for name, note in each.items()}
+    def text(self, tell: Callable[[object], str]) -> str:
+        """What is wrong, in one line; `tell` has the words for a value that was got."""
+        got = "".join(f", got {tell(each)}" for each in self.value)
+        others = "".join(f"; {each.place or 'it'}: {each.text(tell)}" for each in self.others)
+        return f"{self.what}{got}{others}" + (f"; and {self.more} more" if self.more else "")
 
 
 def builder(hint: Any) -> Builder:

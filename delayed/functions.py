@@ -87,6 +87,21 @@ def seen(path: str) -> Callable[..., Any] | None:
     return _given.get(path) or _found.get(path)
 
 
+def loaded(path: str) -> Callable[..., Any] | None:
+    """The function at `path` if its module is loaded here; nothing is imported to find it."""
+    func = seen(path)
+    place, colon, name = path.rpartition(":")
+    if func is None and colon and is_loaded(place):
+        found: Any = sys.modules[place]
+        try:
+            for part in name.split("."):
+                found = vars(found)[part]
+        except (KeyError, TypeError):
+            return None
+        return found if callable(found) or isinstance(found, (staticmethod, classmethod)) else None
+    return func
+
+
 def bare(func: Callable[..., Any]) -> Callable[..., Any]:
     """A copy of a decorated function without what the decorator added: of no use in a worker, and not to be pickled."""
     if not isinstance(func, FunctionType) or not hasattr(func, "adelay"):
@@ -96,6 +111,14 @@ def bare(func: Callable[..., Any]) -> Callable[..., Any]:
         setattr(copy, name, getattr(func, name))
     vars(copy).update({name: value for name, value in vars(func).items() if name not in DECORATIONS})
     return copy
+
+
+def function_in(func: Callable[..., Any]) -> Any:
+    """The function inside bound methods and decorators, whose signature is theirs."""
+    found: Any = getattr(func, "__func__", func)
+    while hasattr(found, "__wrapped__"):
+        found = found.__wrapped__
+    return found
 
 
 def is_decorated(func: Callable[..., Any]) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Union
 
+from delayed.functions import function_in
+
 if TYPE_CHECKING:
     from delayed.typed import Types
 
@@ -44,18 +46,12 @@ def _types_of(func: Callable[..., Any]) -> Types | None:
     return Types.of(func)
 
 
-def function_in(func: Callable[..., Any]) -> Any:
-    """The function inside bound methods and decorators, whose signature is theirs."""
-    found: Any = getattr(func, "__func__", func)
-    while hasattr(found, "__wrapped__"):
-        found = found.__wrapped__
-    return found
-
-
 def _is_plain(note: Any) -> bool:
     """Whether an annotation, or its text, certainly means plain data."""
     if isinstance(note, str):
         return _WORDS.issuperset(note.translate(_SIGNS).split())
+    if hasattr(note, "__metadata__"):  # of Annotated
+        return _is_plain(note.__origin__)
     args = getattr(note, "__args__", None)
     if args:
         return getattr(note, "__origin__", None) in _CONTAINERS and all(map(_is_plain, args))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from delayed.codec import BY_VALUE, Codec, Opened
 from delayed.errors import FunctionNotFound, NotAllowed, NotEnqueueable, SignatureMismatch
-from delayed.functions import bare, path_of, resolve, seen
+from delayed.functions import bare, loaded, path_of, resolve, seen
 from delayed.hints import types_of
 from delayed.message import DEFAULT_MAX_DELIVERIES, Message
 from delayed.retry import Retry
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from delayed.worker.verdict import Verdict
 
 ENDLESS = 2**31 - 1  # deliveries of a task that is retried for ever
-REPR_MAX = 60  # characters of an argument that repr() shows
 
 
 class Task:
@@ -314,10 +313,19 @@ class Task:
             return False
         return True
 
+    def arguments(self) -> str:
+        """Its arguments in a few hundred characters at most, such as ``(1, 'two', password=***)``.
+
+        Those that are annotated with :data:`delayed.Hidden` are asterisks. Where the function's module is not loaded,
+        nobody knows which those are, and only the types of all are shown: ``(<int>, <str>, password=<str>)``.
+        """
+        from delayed.shown import call_shown
+
+        return call_shown(self._func or loaded(self.func_path), self.args, self.kwargs)
+
     def __repr__(self) -> str:
-        shown = [_short(value) for value in self.args]
-        shown += [f"{name}={_short(value)}" for name, value in self.kwargs.items()]
-        return f"<Task {self._id} {self.func_path}({', '.join(shown)})>"
+        """Its id, its function, and its arguments as :meth:`arguments` has them."""
+        return f"<Task {self._id} {self.func_path}{self.arguments()}>"
 
 
 def finished(result: Any) -> Any:
@@ -331,11 +339,3 @@ def finished(result: Any) -> Any:
 
 async def _finish(awaitable: Any) -> Any:
     return await awaitable
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        return f"<{type(value).__qualname__} without repr>"
-    return text if len(text) <= REPR_MAX else text[:REPR_MAX] + "…"

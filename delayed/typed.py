@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from delayed.build import Builder, Misfit, builder, hints_in, shown
+from delayed.build import Builder, Misfit, builder
 from delayed.errors import NotEnqueueable, SignatureMismatch
-from delayed.hints import function_in
+from delayed.functions import function_in
+from delayed.hidden import hides
+from delayed.notes import hints_in
 from delayed.plain import RECORD, arrives, asks_for, plain_of
+from delayed.shown import masked, shown, type_shown
 
 _PROBLEMS_MAX = 3  # problems that a message tells of
 
@@ -116,30 +119,32 @@ class Parameter:
         self._hint = hint
         self._build: Builder | None = None
 
-    def load(self, path: str, value: Any) -> Any:
-        """What the function gets for plain data."""
+    def load(self, path: str, value: Any, tell: Callable[[object], str] = type_shown) -> Any:
+        """What the function gets for plain data. What goes wrong here is told to a log, so no values are."""
         try:
             return self._builder()(value)
         except Misfit as error:
-            raise SignatureMismatch(f"{path}: {self._name}{error.place}: {error}") from error
+            raise SignatureMismatch(f"{path}: {self._name}{error.place}: {error.text(tell)}") from error
         except RecursionError as error:
-            raise SignatureMismatch(f"{path}: {self._name}: it is nested too deeply, got {shown(value)}") from error
+            raise SignatureMismatch(f"{path}: {self._name}: it is nested too deeply, got {tell(value)}") from error
 
     def dump(self, path: str, value: Any) -> Any:
-        """The plain data that is sent."""
+        """The plain data that is sent. What goes wrong here is told to who sends it."""
+        tell = masked if hides(self._hint) else shown
         try:
             plain = plain_of(value)
-            built = self.load(path, plain)
+            built = self.load(path, plain, tell)
             same = arrives(value, built)
         except SignatureMismatch:
             raise
         except Exception as error:
+            words = "" if tell is masked else f": {error}"
             raise NotEnqueueable(
-                f"{path}: {self._name} can't travel as plain data: {type(error).__name__}: {error}; got {shown(value)}"
-            ) from error
+                f"{path}: {self._name} can't travel as plain data: {type(error).__name__}{words}; got {tell(value)}"
+            ) from (error if words else None)
         if not same:
             raise NotEnqueueable(
-                f"{path}: {self._name} would arrive as {shown(built)}, not as {shown(value)}: annotate the very "
+                f"{path}: {self._name} would arrive as {tell(built)}, not as {tell(value)}: annotate the very "
                 "classes that are given, or use serializer='pickle'"
             )
         return plain
@@ -171,18 +176,18 @@ def _validator(hint: Any) -> Builder | None:
                 return adapter.validate_python(value)
             return adapter.validate_json(text)
         except ValidationError as error:
-            raise _misfit(error.errors(include_url=False)) from error
+            raise _misfit(error.errors(include_url=False)) from None  # it has all values
 
     return build
 
 
 def _misfit(problems: Sequence[Any]) -> Misfit:
-    """pydantic's findings in one line, seen from the argument."""
-    found = []
-    for problem in problems[:_PROBLEMS_MAX]:
-        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in problem["loc"])
-        found.append((place, f"{problem['msg']}, got {shown(problem['input'])}"))
-    (place, text), *others = found
-    more = len(problems) - len(found)
-    texts = [text, *(f"{at or 'it'}: {what}" for at, what in others), *([f"and {more} more"] if more else [])]
-    return Misfit("; ".join(texts)).under(place)
+    """pydantic's findings, seen from the argument."""
+    first, *others = [
+        Misfit(problem["msg"], problem["input"]).under(
+            "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in problem["loc"])
+        )
+        for problem in problems[:_PROBLEMS_MAX]
+    ]
+    first.others, first.more = others, max(len(problems) - _PROBLEMS_MAX, 0)
+    return first

@@ -66,18 +66,6 @@ def test_an_unknown_function() -> None:
         Task(None, "tests.functions", "nobody").run()
 
 
-def test_repr_is_short_and_never_fails() -> None:
-    class Mute:
-        def __repr__(self) -> str:
-            raise ValueError
-
-    text = repr(Task(3, "m", "f", ("x" * 1000, Mute()), {"k": 1}))
-
-    assert text.startswith("<Task 3 m:f('xxx")
-    assert text.endswith("…, <test_repr_is_short_and_never_fails.<locals>.Mute without repr>, k=1)>")
-    assert len(text) < 200
-
-
 # -- messages ------------------------------------------------------------------------------------------------------
 
 

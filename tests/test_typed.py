@@ -158,9 +158,9 @@ def test_pickles_carry_objects_as_they_are(serializer: str) -> None:
 )
 def test_a_wrong_payload_is_a_mismatch_on_both_ends(codec: Codec, order: Any, words: str) -> None:
     words = r"^tests\.orders:ship: " + words
-    with pytest.raises(SignatureMismatch, match=words) as caught:
+    with pytest.raises(SignatureMismatch, match=words.partition("got ")[0]):
         by_hand(codec, orders.ship, order).run()
-    with pytest.raises(SignatureMismatch, match=words):
+    with pytest.raises(SignatureMismatch, match=words) as caught:
         sent(codec, orders.ship, order)
 
     assert len(str(caught.value)) < 500

@@ -58,7 +58,7 @@ def test_a_model_in_a_dataclass(codec: Codec) -> None:
 )
 def test_a_wrong_payload_is_a_mismatch(codec: Codec, fields: dict[str, Any], words: str) -> None:
     fields = {"number": str(ID), **fields}
-    with pytest.raises(SignatureMismatch, match=r"^tests\.models:bill: .*" + words):
+    with pytest.raises(SignatureMismatch, match=r"^tests\.models:bill: .*" + words.partition("got ")[0]):
         by_hand(codec, models.bill, fields).run()
     with pytest.raises(SignatureMismatch, match=words):
         Task.create(models.bill, (fields,)).to_message(codec, 1, None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import assert_type
 
-from delayed import Queue, Retry, TaskHandle, delayed
+from delayed import Hidden, Queue, Retry, TaskHandle, delayed
 from delayed.delay import delay, delay_in_time, delay_with_params
 
 queue = Queue("typed", "memory://")
@@ -84,3 +85,21 @@ async def main() -> None:
     assert_type(await add.adelay(1, 2), TaskHandle)
     assert_type(await add.options(delay=3).adelay(1, 2), TaskHandle)
     assert_type(await later(1), str)
+
+
+@delayed(queue)
+def log_in(user: str, password: Hidden[str], *codes: Hidden[int], **more: Hidden[list[str]]) -> str:
+    assert_type(password, str)
+    assert_type(codes, tuple[int, ...])
+    assert_type(more, dict[str, list[str]])
+    return password
+
+
+@dataclass
+class Login:
+    password: Hidden[str] = ""
+
+
+assert_type(Login("x").password, str)
+assert_type(log_in("me", "x"), str)
+assert_type(log_in.delay("me", "x", 1, 2, a=["b"]), TaskHandle)

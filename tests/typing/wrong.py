@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delayed import Queue, delayed
+from delayed import Hidden, Queue, delayed
 from delayed.delay import delay, delay_in_time, delay_with_params
 
 queue = Queue("typed", "memory://")
@@ -46,3 +46,12 @@ delay_with_params(queue)(timeout=3)(plain)("x")  # wrong
 async def main() -> None:
     await add.adelay("x", 1)  # wrong
     await add.options(retry=3).adelay("x", 1)  # wrong
+
+
+@delayed(queue)
+def log_in(user: str, password: Hidden[str]) -> str:
+    return password
+
+
+log_in.delay("me", 3)  # wrong
+log_in("me", 3)  # wrong
