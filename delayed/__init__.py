@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from delayed.hidden import Hidden
     from delayed.queue import Queue
     from delayed.retry import Retry
+    from delayed.scheduler import Scheduler
     from delayed.supervisor import Supervisor
     from delayed.sweeper import Sweeper
     from delayed.task import Task
@@ -77,6 +78,7 @@ __all__ = [
     "RetireChild",
     "Retry",
     "RetryLater",
+    "Scheduler",
     "SignatureMismatch",
     "StopWorkers",
     "Supervisor",
@@ -104,6 +106,7 @@ _PLACES = {
     "hidden": ("Hidden",),
     "queue": ("Queue",),
     "retry": ("Retry",),
+    "scheduler": ("Scheduler",),
     "supervisor": ("Supervisor",),
     "sweeper": ("Sweeper",),
     "task": ("Task",),

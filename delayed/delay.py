@@ -12,13 +12,15 @@ TaskHandle(id=3657433088000, queue='default')
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
+from delayed.durations import seconds_of
 from delayed.errors import ConfigError, NotEnqueueable
 from delayed.functions import DECORATIONS
 from delayed.options import Options
 from delayed.queue import Queue
+from delayed.schedule import LATE, Schedule, checked_late
 from delayed.task import Task
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
+_Rule = tuple[dict[str, Any], float]  # when a function is called by itself, and how late a call is made up for
 
 
 class TaskHandle(NamedTuple):
@@ -79,6 +82,23 @@ class Call(Generic[P]):
         """The same function with other options."""
         return Call(self._func, self._queue, self._options.updated(options))
 
+    def schedule(self, rule: Mapping[str, Any], late: float) -> Schedule:
+        """The schedule by which this function is called without arguments.
+
+        Raises:
+            ConfigError: When it needs some.
+            NotEnqueueable: When no worker could find it.
+        """
+        queue = self._queue or self._bind()
+        template = self._template or self._prepare(queue)
+        if self._signature is not None:
+            try:
+                self._signature.check((), {})
+            except TypeError as error:  # SignatureMismatch, NotEnqueueable
+                raise ConfigError(f"what is called by itself can have no arguments: {error}") from None
+        message = template.with_args((), {}).unsealed(queue.codec, 0, queue.default_timeout)
+        return Schedule.of(rule, late, message)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Call, (self._func, self._queue, self._options)
 
@@ -127,11 +147,12 @@ class DelayedFunction(Protocol[P, R_co]):
 class Delayed:
     """The decorator that :func:`delayed` makes. Called again, it takes other options, or the function."""
 
-    __slots__ = ("_options", "_queue")
+    __slots__ = ("_options", "_queue", "_rule")
 
-    def __init__(self, queue: Queue | None, options: Options) -> None:
+    def __init__(self, queue: Queue | None, options: Options, rule: _Rule | None = None) -> None:
         self._queue = queue
         self._options = options
+        self._rule = rule
 
     @overload
     def __call__(self, func: Callable[P, R], /, **options: Any) -> DelayedFunction[P, R]: ...
@@ -140,12 +161,42 @@ class Delayed:
     def __call__(self, first: Any = ..., /, **options: Any) -> Any:
         """``()`` and ``(timeout=10, …)`` give a decorator, and so does ``(10)``; ``(func, …)`` decorates."""
         if callable(first) or isinstance(first, (staticmethod, classmethod)):
-            return _decorate(first, self._queue, self._options.updated(options))
+            return _decorate(first, self._queue, self._options.updated(options), self._rule)
         if first is not ...:
             if "timeout" in options:
                 raise ConfigError("the timeout is given twice")
             options["timeout"] = first
-        return Delayed(self._queue, self._options.updated(options))
+        return Delayed(self._queue, self._options.updated(options), self._rule)
+
+    def every(self, period: Any = None, *, cron: str | None = None, tz: str | None = None, late: Any = LATE) -> Delayed:
+        """The same decorator for a function without arguments that is also enqueued by itself, again and again.
+
+        >>> @delayed(queue).every("5m")
+        ... def look() -> None: ...
+        >>> @delayed(queue, retry=3).every(cron="0 3 * * *", tz="Europe/Rome")
+        ... def tidy() -> None: ...
+
+        Whoever serves the queue does it, however many they are, once for each tick; `delayed worker` with the module's
+        name does, and so does a worker in a program that has imported the module.
+
+        Args:
+            period: seconds, a timedelta, or text such as ``"5m"``, from 0.1 s: at its multiples since 1970 in UTC.
+            cron: or an expression of cron, such as ``"*/5 9-17 * * mon-fri"``; needs ``delayed[cron]``.
+            tz: the time zone that `cron` means; UTC by default.
+            late: seconds, or text: how late the last tick is made up for, if nobody was there for it; half an hour at
+                most, 5 minutes by default. Earlier ones are left out.
+
+        Raises:
+            ConfigError: When a value makes no sense.
+            MissingDependency: When `cron` is given and ``cronsim`` is not installed.
+        """
+        from delayed.ticks import ticks_of
+
+        rule = {"every": period, "cron": cron, **({"tz": tz} if tz is not None else {})}
+        if tz is not None and cron is None:
+            raise ConfigError("tz goes with cron=...; a period is counted in UTC")
+        plain = ticks_of(rule).data()
+        return Delayed(self._queue, self._options, (plain, checked_late(seconds_of("late", late))))
 
     def __repr__(self) -> str:
         return f"<Delayed {self._queue!r} {self._options!r}>"
@@ -228,7 +279,7 @@ def delay_with_params(queue: Queue | None = None) -> _EnqueuerWithParams:
     return with_params
 
 
-def _decorate(func: Any, queue: Queue | None, options: Options) -> Any:
+def _decorate(func: Any, queue: Queue | None, options: Options, rule: _Rule | None = None) -> Any:
     target = getattr(func, "__func__", func) if isinstance(func, (staticmethod, classmethod)) else func
     if hasattr(target, "adelay"):
         raise ConfigError(
@@ -250,6 +301,8 @@ def _decorate(func: Any, queue: Queue | None, options: Options) -> Any:
         raise NotEnqueueable(
             f"{target!r} can't have attributes, so it can't be decorated: enqueue it with delay(queue)(...)"
         ) from None
+    if rule is not None:
+        parts[-1].add_schedule(lambda: call.schedule(*rule))
     return func
 
 

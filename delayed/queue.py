@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from delayed.brokers.masked import masked
 from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
 from delayed.errors import ConfigError
 from delayed.producer import TIMEOUT, JoinedProducer, Producer
+from delayed.schedule import Schedule
 from delayed.serializers import CloudPickle
 from delayed.task import Task
 
@@ -101,6 +103,7 @@ class Queue:
         self._conn = conn
         self._broker: Broker | None = None
         self._producer: Producer | None = None
+        self._schedules: list[Callable[[], Schedule]] = []
         self._consumers: dict[int, Consumer] = {}  # by process: a fork's claims are its own
         self._lock = threading.Lock()
         if conn is not None:
@@ -198,6 +201,20 @@ class Queue:
         with transactions.open(self.broker, self.broker.join(conn)):
             yield
 
+    # -- what is enqueued by itself --------------------------------------------------------------------------------
+
+    def add_schedule(self, make: Callable[[], Schedule]) -> None:
+        """Have workers that know of this queue enqueue a task again and again; ``@delayed(queue).every(...)`` does."""
+        self._schedules.append(make)
+
+    def schedules(self) -> list[Schedule]:
+        """What this process knows to be enqueued by itself.
+
+        Raises:
+            NotEnqueueable: When a worker could not find a function.
+        """
+        return [make() for make in self._schedules]
+
     def _producing(self) -> Producer | JoinedProducer:
         """What enqueues now: through the open transaction, if there is one in this queue's store."""
         if transactions.is_open():
@@ -290,6 +307,7 @@ class Queue:
             "name": self.name,
             "url": url,
             "codec": self.codec.spec(secret=secret),
+            "schedules": [schedule.data() for schedule in self.schedules()] if secret else [],
             "default_timeout": self.default_timeout,
             "requeue_timeout": self.requeue_timeout,
         }
@@ -299,7 +317,10 @@ class Queue:
         """The queue of :meth:`spec`."""
         codec = settings_of(spec["codec"])
         del codec["queue"]
-        return cls(spec["name"], spec["url"], spec["default_timeout"], spec["requeue_timeout"], **codec)
+        queue = cls(spec["name"], spec["url"], spec["default_timeout"], spec["requeue_timeout"], **codec)
+        for data in spec["schedules"]:
+            queue.add_schedule(partial(Schedule.from_data, data))
+        return queue
 
     def __reduce__(self) -> tuple[Any, ...]:
         # With a function that travels by value and enqueues others. The store's URL goes with it, into that same store.

@@ -173,7 +173,11 @@ class Task:
         return task
 
     def to_message(self, codec: Codec, id: int, default_timeout: float | None) -> Message:
-        """What a broker stores of it.
+        """What a broker stores of it. Raises what :meth:`unsealed` does."""
+        return codec.seal(self.unsealed(codec, id, default_timeout))
+
+    def unsealed(self, codec: Codec, id: int, default_timeout: float | None) -> Message:
+        """The same without the seal of its queue.
 
         Raises:
             NotEnqueueable: When the arguments can't be serialized, or the queue's workers would not run the function.
@@ -195,7 +199,7 @@ class Task:
             most = DEFAULT_MAX_DELIVERIES if retry is None else DEFAULT_MAX_DELIVERIES + retry.max
             if retry is not None and retry.max < 0:
                 most = ENDLESS
-        message = Message(
+        return Message(
             id=id,
             func=self.func_path,
             payload=codec.encode(args, kwargs, self._func),
@@ -208,7 +212,6 @@ class Task:
             key=self.key,
             limits=None if self.memory is self.cpu is None else self._limits(),
         )
-        return codec.seal(message)
 
     def _check_allowed(self, codec: Codec) -> None:
         try:

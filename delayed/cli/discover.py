@@ -152,14 +152,22 @@ def _specs(module: ModuleType, name: str | None) -> list[dict[str, Any]]:
             usage=True,
         )
     specs: list[dict[str, Any]] = []
+    known: list[list[Any]] = []
     for queue in found.values():
         try:
             spec = dict(queue.spec())
         except DelayedError as error:
             raise DiscoveryError(f"queue {queue.name!r} of module {name!r}: {error}", usage=True) from error
+        # A module may make a queue more than once; what is decorated for either is enqueued by both.
+        schedules = spec.pop("schedules")
         if spec not in specs:
             specs.append(spec)
-    return specs
+            known.append([])
+        for schedule in schedules:
+            mine = known[specs.index(spec)]
+            if schedule not in mine:
+                mine.append(schedule)
+    return [{**spec, "schedules": schedules} for spec, schedules in zip(specs, known, strict=True)]
 
 
 def _queues(values: Iterable[object]) -> Iterator[Queue]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from delayed.cli.common import duration
 
-_NUMBERS = ("scheduled", "ready", "running", "dead", "workers", "processes", "pid", "for", "up")
+_NUMBERS = ("scheduled", "ready", "running", "dead", "workers", "processes", "pid", "for", "up", "in")
 
 
 def table(*columns: str) -> Table:

@@ -96,6 +96,7 @@ Signals:
     help="Keep N such workers alive: what dies is started again. [default: one, and nobody who looks after it]",
 )
 @click.option("--burst", is_flag=True, help="Leave when the queues are empty.")
+@click.option("--no-schedule", is_flag=True, help="Leave the periodic tasks of MODULE to other workers.")
 @click.option("--no-sweep", is_flag=True, help="Leave the return of lost tasks to `delayed sweeper`.")
 @click.option(
     "--max-tasks", type=click.IntRange(min=1), metavar="N", help="Replace a process after N tasks. (not forked)"
@@ -156,6 +157,7 @@ def worker(
     uvloop: bool | None,
     workers: int | None,
     burst: bool,
+    no_schedule: bool,
     no_sweep: bool,
     max_tasks: int | None,
     max_memory: int | None,
@@ -222,6 +224,7 @@ def worker(
         burst=burst,
         preload=preload,
         sweep=not no_sweep,
+        schedule=not no_schedule,
         **own,
     )
     if workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import secrets
@@ -10,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
 
@@ -19,6 +20,7 @@ from delayed.errors import ConfigError, NotEnqueueable
 from delayed.events import Hooks
 from delayed.functions import path_of, resolve
 from delayed.logger import JsonFormatter, logger, setup_logger
+from delayed.scheduler import Scheduler
 from delayed.sizes import size_of
 from delayed.worker import memory, process
 from delayed.worker.config import Config
@@ -32,9 +34,10 @@ Handler = Callable[..., Any]
 
 _OPTIONS = (
     "processes", "kill_timeout", "success_handler", "error_handler", "hooks", "max_tasks", "max_memory", "kill_memory",
-    "worker_memory", "shutdown_timeout", "burst", "preload", "sweep", "lease",
+    "worker_memory", "shutdown_timeout", "burst", "preload", "sweep", "schedule", "lease",
 )  # fmt: skip
 
+SCHEDULER_PATIENCE = 2.0  # seconds that it gets to end what it does with a store that hangs
 LANES_MAX = 10_000  # tasks that one child runs at once at most
 OK, OUTGROWN = 0, 4  # what run() returns
 
@@ -56,6 +59,7 @@ class WorkerOptions(TypedDict, total=False):
     burst: bool
     preload: Sequence[str]
     sweep: bool
+    schedule: bool
     lease: float
 
 
@@ -93,6 +97,7 @@ class Worker:
         preload: modules that the fork server imports once, instead of each child. Their later changes are not
             seen, and they must not start threads.
         sweep: whether this worker also sweeps its queues, every 2 s.
+        schedule: whether it also enqueues the periodic tasks of its queues; not in a burst.
         lease: seconds after which the tasks of a worker that vanished run again; renewed at a third of it.
 
     Raises:
@@ -123,6 +128,7 @@ class Worker:
         burst: bool = False,
         preload: Sequence[str] = (),
         sweep: bool = True,
+        schedule: bool = True,
         lease: float = LEASE,
     ) -> None:
         self.queues: list[Queue] = [queue] if queue is not None else []
@@ -157,6 +163,7 @@ class Worker:
         self.burst = burst
         self.preload = list(preload)
         self.sweep = sweep
+        self.schedule = schedule
         self.lanes = 1  # tasks that a child runs at once
         self.uvloop = False
         self.id = ""
@@ -225,7 +232,8 @@ class Worker:
             logger.info("worker %s starts: %s", self.id, self._describe(), extra={"action": "worker_started"})
             if self.told is not None:
                 self.told(self.id)
-            monitor.run()
+            with self._scheduling():
+                monitor.run()
             self.dismissed = monitor.dismissed
             logger.info("worker %s has stopped", self.id, extra={"action": "worker_stopped"})
             return OUTGROWN if monitor.outgrown else OK
@@ -235,6 +243,21 @@ class Worker:
             self.stopped_by_task = monitor.stopped_by_task
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def _scheduling(self) -> Iterator[None]:
+        """Enqueue periodic tasks meanwhile, if there are some."""
+        scheduler = Scheduler(queues=[queue for queue in self.queues if queue.schedules()] or self.queues)
+        thread = threading.Thread(target=scheduler.run, name="delayed-scheduler", daemon=True)
+        wanted = self.schedule and not self.burst and any(queue.schedules() for queue in self.queues)
+        if wanted:
+            thread.start()
+        try:
+            yield
+        finally:
+            scheduler.stop()
+            if wanted:
+                thread.join(SCHEDULER_PATIENCE)
 
     def stop(self) -> None:
         """Stop as SIGTERM does, from another thread or a signal handler; a second call: at once.
