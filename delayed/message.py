@@ -24,6 +24,11 @@ from delayed.errors import DELAY_MAX, DecodeError
 
 HEADER_VERSION = 1
 DEFAULT_MAX_DELIVERIES = 11  # one run and ten deaths of its watchers, then a message counts as poison
+# Deliveries of a dead letter that is revived go on at the next multiple of this, so that their number is never lowered
+# (it is a part of the token, and what tasks fence their own writes with), and yet counts anew. Up to a limit, for some
+# stores have 32 bits for it.
+LIFE = 1_000_000
+LIVES_END = 2_000_000_000
 
 State = Literal["scheduled", "ready", "running", "dead"]
 STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
@@ -174,7 +179,7 @@ class Ref(NamedTuple):
     Attributes:
         queue: the queue's name.
         id: the task's id in it.
-        delivery: 1 for the first claim of the task, 2 for the next; never lowered.
+        delivery: 1 for the first claim of the task, 2 for the next; never lowered. See :data:`LIFE`.
         nonce: 64 random bits of the claim call, so that a store which lost its last second can't repeat a token.
     """
 
@@ -214,6 +219,11 @@ class Claim(NamedTuple):
         """
         return Message.parse(self.id, self.header, self.payload)
 
+    @property
+    def deliveries(self) -> int:
+        """How often it was claimed since it was enqueued, or revived: what `max_deliveries` is compared with."""
+        return self.delivery % LIFE
+
 
 Action = Literal["done", "retry", "back", "dead"]
 
@@ -250,6 +260,11 @@ class Settlement(NamedTuple):
     answer: Answer | None = None
 
 
+def next_life(delivery: int) -> int:
+    """The number of deliveries of a dead letter that is revived; see :data:`LIFE`."""
+    return (delivery // LIFE + 1) * LIFE if delivery < LIVES_END else delivery
+
+
 class Renewal(NamedTuple):
     """What a renewal found.
 
@@ -280,6 +295,18 @@ class Swept(NamedTuple):
     grace: bool
 
 
+class Bounds(NamedTuple):
+    """How many dead letters a queue keeps.
+
+    Attributes:
+        most: letters at most; the oldest go first.
+        age: seconds, counted by the store's clock from the death of a letter, after which it goes.
+    """
+
+    most: int = 10_000
+    age: float = 30 * 86400.0
+
+
 class Counts(NamedTuple):
     """How many messages a queue has in each state."""
 
@@ -296,10 +323,11 @@ class Entry(NamedTuple):
         message: the message.
         state: scheduled, ready, running or dead.
         attempt: runs charged so far.
-        delivery: claims so far.
+        delivery: claims so far, since it was enqueued or revived.
         worker: who holds it (running), else "".
         due: seconds until it is due (scheduled) or until its lease ends (running), by the store's clock; else 0.
         reason: why it is dead, else "".
+        died: seconds since it died (dead), by the store's clock; else 0.
     """
 
     message: Message
@@ -309,6 +337,7 @@ class Entry(NamedTuple):
     worker: str
     due: float
     reason: str
+    died: float = 0.0
 
 
 class WorkerInfo(NamedTuple):

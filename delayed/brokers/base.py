@@ -8,14 +8,26 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from delayed.errors import Unsupported
-from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+from delayed.message import (
+    Answer,
+    Bounds,
+    Claim,
+    Counts,
+    Entry,
+    Message,
+    Ref,
+    Renewal,
+    Settlement,
+    State,
+    Swept,
+    WorkerInfo,
+)
 
 LEASE = 15.0  # seconds a claim holds without being renewed
 RENEW_INTERVAL = 5.0  # seconds between renewals
 SWEEP_INTERVAL = 2.0  # seconds between sweeps, per sweeper
 WAIT_TIMEOUT = 2.0  # seconds a wait lasts at most, so that a lost wake-up costs no more
-DEAD_LETTERS_MAX = 10_000  # dead letters kept per queue; the oldest go first
-DEAD_LETTERS_AGE = 30 * 86400.0  # seconds a dead letter is kept
+DEAD_LETTERS = Bounds()  # of the dead letters of a queue that asks for nothing else
 PRODUCER_AGE = 3600.0  # seconds after which an unseen producer session is forgotten
 
 
@@ -266,7 +278,7 @@ class Broker(ABC):
         After a gap in sweeping longer than half a lease (an outage, a clock that jumped) nothing is returned for
         one lease: every worker gets the time to renew. Before the first sweep there is no gap, and where gaps of that
         length are the habit, as with one slow sweeper, they are none.
-        Wake-ups are repaired; old dead letters, answers and producer sessions are forgotten.
+        Wake-ups are repaired; dead letters beyond the queue's bounds, old answers and producer sessions are forgotten.
         """
 
     # -- looking and tidying -----------------------------------------------------------------------------------
@@ -280,8 +292,14 @@ class Broker(ABC):
         """How many messages are in each state."""
 
     @abstractmethod
-    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
-        """Messages of one state, in the order in which they will be served (dead: newest first)."""
+    def peek(
+        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+    ) -> list[Entry]:
+        """Messages of one state, in the order in which they will be served (dead: newest first).
+
+        Args:
+            payloads: whether to fetch the payloads; else they are empty, and so the largest of messages cost little.
+        """
 
     @abstractmethod
     def get(self, queue: str, id: int) -> Entry | None:
@@ -299,6 +317,30 @@ class Broker(ABC):
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
         """Remove the messages of these states, return how many. What runs is left alone even if asked for:
         ``running`` is refused with ValueError.
+        """
+
+    # -- dead letters ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def revive(self, queue: str, ids: Sequence[int]) -> list[int]:
+        """Make dead letters ready again, in this order behind what waits: with the same id, header and payload, to the
+        byte, as if they had never been claimed. An answer that is kept of one is forgotten. Each is one atomic step.
+
+        Returns:
+            The ids of those that were dead letters. Sent again after a lost answer, it leaves out what it revived.
+
+        Raises:
+            BrokerFull: When the store has no room.
+        """
+
+    @abstractmethod
+    def drop(self, queue: str, ids: Sequence[int]) -> list[int]:
+        """Remove dead letters, and return the ids of those that there were. Nothing but dead letters is removed."""
+
+    @abstractmethod
+    def bound(self, queue: str, bounds: Bounds) -> None:
+        """Keep so many dead letters of this queue, and for so long, from the next :meth:`sweep` on, whoever makes it,
+        and until somebody says otherwise. Without it, these are 10,000 and 30 days.
         """
 
     # -- workers and people ------------------------------------------------------------------------------------

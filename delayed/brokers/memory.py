@@ -13,17 +13,25 @@ from itertools import count, islice
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from delayed.brokers.base import (
-    DEAD_LETTERS_AGE,
-    DEAD_LETTERS_MAX,
-    LEASE,
-    PRODUCER_AGE,
-    Broker,
-    Listener,
-)
+from delayed.brokers.base import DEAD_LETTERS, LEASE, PRODUCER_AGE, Broker, Listener
 from delayed.brokers.masked import masked
 from delayed.errors import BrokerError, ConfigError
-from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+from delayed.message import (
+    LIFE,
+    Answer,
+    Bounds,
+    Claim,
+    Counts,
+    Entry,
+    Message,
+    Ref,
+    Renewal,
+    Settlement,
+    State,
+    Swept,
+    WorkerInfo,
+    next_life,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -43,10 +51,11 @@ class _Task:
     lost: int = 0
     reason: str = ""
 
-    def entry(self, now: float) -> Entry:
-        message = Message.glimpse(self.id, self.header, self.payload)
+    def entry(self, now: float, *, payload: bool = True) -> Entry:
+        message = Message.glimpse(self.id, self.header, self.payload if payload else b"")
         due = max(0.0, self.at - now) if self.state in ("scheduled", "running") else 0.0
-        return Entry(message, self.state, self.attempt, self.delivery, self.worker, due, self.reason)
+        died = now - self.at if self.state == "dead" else 0.0
+        return Entry(message, self.state, self.attempt, self.delivery % LIFE, self.worker, due, self.reason, died)
 
 
 @dataclass(slots=True)
@@ -66,6 +75,7 @@ class _Queue:
     swept: float | None = None
     grace: float = 0.0
     paused: bool = False
+    bounds: Bounds = DEAD_LETTERS
     places: Iterator[int] = field(default_factory=count)
 
     def put(self, task: _Task, delay: float, now: float) -> None:
@@ -364,8 +374,9 @@ class MemoryBroker(Broker):
             for task in lost:
                 found.release(task)
                 task.lost += 1
-                if task.delivery >= task.max_deliveries:
-                    found.bury(task, f"poison: delivered {task.delivery} times, and its worker was lost again", now)
+                deliveries = task.delivery % LIFE
+                if deliveries >= task.max_deliveries:
+                    found.bury(task, f"poison: delivered {deliveries} times, and its worker was lost again", now)
                     dead += 1
                     continue
                 if task.lost > 1:
@@ -379,7 +390,7 @@ class MemoryBroker(Broker):
     def _tidy(self, queue: _Queue, now: float) -> None:
         dead = sorted((task for task in queue.tasks.values() if task.state == "dead"), key=_newest_first)
         for index, task in enumerate(dead):
-            if index >= DEAD_LETTERS_MAX or task.at < now - DEAD_LETTERS_AGE:
+            if index >= queue.bounds.most or task.at < now - queue.bounds.age:
                 del queue.tasks[task.id]
         unseen = now - PRODUCER_AGE
         queue.answers = {id: it for id, it in queue.answers.items() if it[1] > now}
@@ -402,7 +413,9 @@ class MemoryBroker(Broker):
             states = [task.state for task in found.tasks.values()]
             return Counts(*(states.count(state) for state in ("scheduled", "ready", "running", "dead")))
 
-    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
+    def peek(
+        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+    ) -> list[Entry]:
         now = self._now()
         with self._store.changed:
             found = self._queue(queue)
@@ -414,7 +427,7 @@ class MemoryBroker(Broker):
                 tasks.sort(key=_newest_first)
             else:
                 tasks.sort(key=lambda task: (-task.priority, task.place))
-            return [task.entry(now) for task in islice(tasks, offset, offset + limit)]
+            return [task.entry(now, payload=payloads) for task in islice(tasks, offset, offset + limit)]
 
     def get(self, queue: str, id: int) -> Entry | None:
         now = self._now()
@@ -446,6 +459,37 @@ class MemoryBroker(Broker):
             for id in gone:
                 del found.tasks[id]
             return len(gone)
+
+    # -- dead letters ----------------------------------------------------------------------------------------------
+
+    def revive(self, queue: str, ids: Sequence[int]) -> list[int]:
+        now = self._now()
+        with self._store.changed:
+            found = self._queue(queue)
+            letters = _letters(found, ids)
+            for task in letters:
+                task.attempt = task.lost = 0
+                task.delivery = next_life(task.delivery)
+                task.reason = ""
+                task.place = next(found.places)
+                found.answers.pop(task.id, None)
+                found.put(task, 0.0, now)
+            self._store.changed.notify_all()
+            return [task.id for task in letters]
+
+    def drop(self, queue: str, ids: Sequence[int]) -> list[int]:
+        self._now()
+        with self._store.changed:
+            found = self._queue(queue)
+            letters = _letters(found, ids)
+            for task in letters:
+                del found.tasks[task.id]
+            return [task.id for task in letters]
+
+    def bound(self, queue: str, bounds: Bounds) -> None:
+        self._now()
+        with self._store.changed:
+            self._queue(queue).bounds = bounds
 
     # -- workers and people ----------------------------------------------------------------------------------------
 
@@ -512,6 +556,12 @@ class _MemoryListener(Listener):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+
+def _letters(queue: _Queue, ids: Sequence[int]) -> list[_Task]:
+    """Those of the ids that are dead letters, each once."""
+    found = [queue.tasks[id] for id in dict.fromkeys(ids) if id in queue.tasks]
+    return [task for task in found if task.state == "dead"]
 
 
 def _newest_first(task: _Task) -> tuple[float, int]:

@@ -14,6 +14,7 @@ from pymongo.errors import DuplicateKeyError
 
 from delayed.brokers import mongo_answers as answers
 from delayed.brokers import mongo_leases as leases
+from delayed.brokers import mongo_letters as letters
 from delayed.brokers import mongo_look as look
 from delayed.brokers import mongo_pauses as pauses
 from delayed.brokers import mongo_people as people
@@ -25,7 +26,20 @@ from delayed.brokers.mongo_enqueue import enqueue
 from delayed.brokers.mongo_join import MongoJoined, check_session, ending
 from delayed.brokers.mongo_wait import MongoWait
 from delayed.errors import BrokerError
-from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+from delayed.message import (
+    Answer,
+    Bounds,
+    Claim,
+    Counts,
+    Entry,
+    Message,
+    Ref,
+    Renewal,
+    Settlement,
+    State,
+    Swept,
+    WorkerInfo,
+)
 
 DUE_LOOK = 0.02  # seconds between two looks for due tasks by one who finds others ready
 
@@ -175,9 +189,11 @@ class MongoBroker(Broker):
         with self._access.use() as opened:
             return look.counts(opened, queue)
 
-    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
+    def peek(
+        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+    ) -> list[Entry]:
         with self._access.use() as opened:
-            return look.peek(opened, queue, state, limit, offset)
+            return look.peek(opened, queue, state, limit, offset, payloads=payloads)
 
     def get(self, queue: str, id: int) -> Entry | None:
         with self._access.use() as opened:
@@ -194,6 +210,20 @@ class MongoBroker(Broker):
             raise ValueError("running tasks can't be purged: stop their workers, or wait until they have ended")
         with self._access.use() as opened:
             return look.purge(opened, queue, list(dict.fromkeys(states)))
+
+    # -- dead letters ------------------------------------------------------------------------------------------
+
+    def revive(self, queue: str, ids: Sequence[int]) -> list[int]:
+        with self._access.use() as opened:
+            return letters.revive(opened, queue, ids)
+
+    def drop(self, queue: str, ids: Sequence[int]) -> list[int]:
+        with self._access.use() as opened:
+            return letters.drop(opened, queue, ids)
+
+    def bound(self, queue: str, bounds: Bounds) -> None:
+        with self._access.use() as opened:
+            letters.bound(opened, queue, bounds)
 
     # -- workers and people ------------------------------------------------------------------------------------
 

@@ -16,11 +16,11 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from delayed.brokers import mongo_sessions as sessions
-from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX
+from delayed.brokers.base import DEAD_LETTERS
 from delayed.brokers.mongo_client import Opened
 from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, repair, tidy
 from delayed.brokers.mongo_tasks import AT_END, LET_GO, name_of, ref_of, token
-from delayed.message import Ref, Swept
+from delayed.message import LIFE, Bounds, Ref, Swept
 
 Document = dict[str, Any]
 
@@ -73,11 +73,11 @@ def left(leases: Collection[Document], refs: Iterable[Ref]) -> dict[Ref, float]:
 
 def sweep(opened: Opened, queue: str, lease: float) -> Swept:
     """See :meth:`Broker.sweep`."""
-    grace, untidy = _note_sweep(opened.queues, queue, round(lease * 1000))
+    grace, untidy, bounds = _note_sweep(opened.queues, queue, round(lease * 1000))
     swept = Swept(0, 0, True) if grace else _return_lost(opened, queue)
     sessions.sweep(opened)
     if untidy:
-        _tidy(opened, queue)
+        _tidy(opened, queue, bounds)
         tidy(opened.tasks)
     repair(opened.tasks)
     return swept
@@ -99,8 +99,10 @@ def _return_lost(opened: Opened, queue: str) -> Swept:
     return Swept(returned, dead, False)
 
 
-def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[bool, bool]:
-    """Note that the queue is swept now; whether nothing may be returned yet, and whether it is time to tidy it."""
+def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[bool, bool, Bounds]:
+    """Note that the queue is swept now; whether nothing may be returned yet, whether it is time to tidy it, and the
+    bounds of its dead letters.
+    """
     # A gap that follows a gap is the habit of a slow sweeper, which else would never return anything.
     gap: Document = {
         "$and": [
@@ -119,10 +121,10 @@ def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[b
         try:
             row = queues.find_one_and_update({"_id": queue}, steps, upsert=True, return_document=True)
             assert row is not None  # it is upserted
-            return row["quiet"], row["untidy"]
+            return row["quiet"], row["untidy"], Bounds(*row.get("dead", DEAD_LETTERS))
         except DuplicateKeyError:  # two were the first
             continue
-    return True, False
+    return True, False, DEAD_LETTERS
 
 
 def _return(opened: Opened, rows: Sequence[Document], returned: int, dead: int) -> tuple[int, int]:
@@ -136,8 +138,8 @@ def _return(opened: Opened, rows: Sequence[Document], returned: int, dead: int) 
         del claims[found["_id"]]
     lost = [claims[name] for name in _mark(opened.leases, list(claims))]
     sessions.kill(opened, [ref_of(row) for row in lost])
-    poison = [row for row in lost if row["d"] >= row["m"]]
-    again = [row for row in lost if row["d"] < row["m"]]
+    poison = [row for row in lost if row["d"] % LIFE >= row["m"]]
+    again = [row for row in lost if row["d"] % LIFE < row["m"]]
     return returned + _end(opened.tasks, again, _back), dead + _end(opened.tasks, poison, _dead)
 
 
@@ -165,19 +167,19 @@ def _back(row: Document) -> Document:
 
 
 def _dead(row: Document) -> Document:
-    reason = f"poison: delivered {row['d']} times, and its worker was lost again"
+    reason = f"poison: delivered {row['d'] % LIFE} times, and its worker was lost again"
     now = {"at": True, **AT_END}
     return {"$set": {"s": "d/" + row["q"], "r": reason}, "$unset": LET_GO, "$inc": {"l": 1}, "$currentDate": now}
 
 
-def _tidy(opened: Opened, queue: str) -> None:
+def _tidy(opened: Opened, queue: str, bounds: Bounds) -> None:
     """Forget old dead letters. To find the surplus ones all are counted."""
     dead = {"s": "d/" + queue, "at": {"$exists": True}}
-    age = round(DEAD_LETTERS_AGE * 1000)
+    age = round(bounds.age * 1000)
     old = {**dead, "$expr": {"$lt": ["$at", {"$subtract": ["$$NOW", age]}]}}
     if opened.tasks.find_one(old, {"_id": 1}) is not None:
         opened.tasks.bulk_write([DeleteMany(old)])
-    last = opened.tasks.find(dead, {"at": 1, "o": 1}).sort([("at", -1), ("o", -1)]).skip(DEAD_LETTERS_MAX).limit(1)
+    last = opened.tasks.find(dead, {"at": 1, "o": 1}).sort([("at", -1), ("o", -1)]).skip(bounds.most).limit(1)
     for row in last:
         opened.tasks.delete_many({"s": "d/" + queue, "at": {"$lt": row["at"]}})
         opened.tasks.delete_many({"s": "d/" + queue, "at": row["at"], "o": {"$lte": row["o"]}})

@@ -11,7 +11,7 @@ from bson.int64 import Int64
 from delayed.brokers import mongo_leases as leases
 from delayed.brokers.mongo_client import Opened
 from delayed.brokers.mongo_tasks import MOST, promote, ref_of
-from delayed.message import Counts, Entry, Message, State
+from delayed.message import LIFE, Counts, Entry, Message, State
 
 Document = dict[str, Any]
 
@@ -65,7 +65,7 @@ _COUNTED: list[tuple[str, State, Document]] = [
 ]
 
 
-def peek(opened: Opened, queue: str, state: State, limit: int, offset: int) -> list[Entry]:
+def peek(opened: Opened, queue: str, state: State, limit: int, offset: int, *, payloads: bool) -> list[Entry]:
     if state in ("ready", "scheduled"):
         for _ in range(PROMOTIONS):
             if not promote(opened.tasks, queue):
@@ -79,11 +79,13 @@ def peek(opened: Opened, queue: str, state: State, limit: int, offset: int) -> l
         {"$skip": min(offset, MOST)},
         {"$limit": min(limit, MOST)},
     ]
+    if not payloads:
+        steps.append({"$project": {"b": 0}})
     return _entries(opened, steps) if limit > 0 else []
 
 
 def get(opened: Opened, queue: str, id: int) -> Entry | None:
-    if not _is_id(id):
+    if not is_id(id):
         return None
     which = {"q": queue, "id": Int64(id), "s": {"$in": [f"{letter}/{queue}" for letter in LETTERS.values()]}}
     found = _entries(opened, [{"$match": which}])
@@ -105,23 +107,24 @@ def _entry(row: Document, renewed: Mapping[Any, float]) -> Entry:
     if state == "running":
         due = max(due, renewed.get(ref_of(row), due))
     return Entry(
-        message=Message.glimpse(int(row["id"]), bytes(row["h"]), bytes(row["b"])),
+        message=Message.glimpse(int(row["id"]), bytes(row["h"]), bytes(row.get("b", b""))),
         state=state,
         attempt=row["a"],
-        delivery=row["d"],
+        delivery=row["d"] % LIFE,
         worker=row.get("w", ""),
         due=due if state in ("running", "scheduled") else 0.0,
         reason=row.get("r", ""),
+        died=-due if state == "dead" else 0.0,
     )
 
 
-def _is_id(id: int) -> bool:
+def is_id(id: int) -> bool:
     """Whether it is one that the server can compare."""
     return -(1 << 63) <= id < 1 << 63
 
 
 def remove(opened: Opened, queue: str, id: int) -> bool:
-    if not _is_id(id):
+    if not is_id(id):
         return False
     states = [f"{letter}/{queue}" for letter in "lrd"]
     return opened.tasks.delete_one({"q": queue, "id": Int64(id), "s": {"$in": states}}).deleted_count == 1

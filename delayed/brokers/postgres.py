@@ -13,13 +13,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from delayed.brokers import postgres_look as look
-from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX, LEASE, PRODUCER_AGE, Broker, Listener
+from delayed.brokers.base import DEAD_LETTERS, LEASE, PRODUCER_AGE, Broker, Listener
 from delayed.brokers.postgres_join import PostgresJoined, joinable, task_transaction
 from delayed.brokers.postgres_link import Link
 from delayed.brokers.postgres_listen import PostgresListener
 from delayed.brokers.postgres_wait import Waiter
 from delayed.errors import BrokerError, ConfigError
-from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+from delayed.message import (
+    Answer,
+    Bounds,
+    Claim,
+    Counts,
+    Entry,
+    Message,
+    Ref,
+    Renewal,
+    Settlement,
+    State,
+    Swept,
+    WorkerInfo,
+)
 
 PURGE_CHUNK = 10_000  # rows that one transaction removes at most, so that others get their turn
 OLD_TRANSACTION = 3600  # seconds
@@ -237,7 +250,7 @@ class PostgresBroker(Broker):
     # -- repairing ---------------------------------------------------------------------------------------------
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
-        limits = (DEAD_LETTERS_MAX, DEAD_LETTERS_AGE, PRODUCER_AGE)
+        limits = (*DEAD_LETTERS, PRODUCER_AGE)
         ((returned, dead, grace),) = self._link.run(self._sql(_SWEEP), (queue, lease, *limits))
         return Swept(returned, dead, grace)
 
@@ -249,9 +262,11 @@ class PostgresBroker(Broker):
     def counts(self, queue: str) -> Counts:
         return Counts(*self._link.run(self._sql(look.COUNTS), {"queue": queue})[0])
 
-    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
+    def peek(
+        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+    ) -> list[Entry]:
         values = {"queue": queue, "limit": limit, "offset": offset, "top": limit + offset}
-        return [look.entry(row) for row in self._link.run(self._sql(look.peek(state)), values)]
+        return [look.entry(row) for row in self._link.run(self._sql(look.peek(state, payloads=payloads)), values)]
 
     def get(self, queue: str, id: int) -> Entry | None:
         rows = self._link.run(self._sql(look.GET), {"queue": queue, "id": id})
@@ -272,6 +287,26 @@ class PostgresBroker(Broker):
                 chunk = self._link.change(self._sql(statement), {"queue": queue, "limit": PURGE_CHUNK})[1]
                 removed += chunk
         return removed
+
+    # -- dead letters ------------------------------------------------------------------------------------------
+
+    def revive(self, queue: str, ids: Sequence[int]) -> list[int]:
+        return self._letters(look.REVIVE, queue, ids)
+
+    def drop(self, queue: str, ids: Sequence[int]) -> list[int]:
+        return self._letters(look.DROP, queue, ids)
+
+    def _letters(self, statement: str, queue: str, ids: Sequence[int]) -> list[int]:
+        wanted = list(dict.fromkeys(ids))
+        gone: set[int] = set()
+        for start in range(0, len(wanted), PURGE_CHUNK):
+            part = wanted[start : start + PURGE_CHUNK]
+            gone.update(id for (id,) in self._link.run(self._sql(statement), {"queue": queue, "ids": part}))
+        return [id for id in wanted if id in gone]
+
+    def bound(self, queue: str, bounds: Bounds) -> None:
+        values = {"queue": _checked(queue), "most": bounds.most, "age": float(bounds.age)}
+        self._link.run(self._sql(look.BOUND), values)
 
     # -- workers and people ------------------------------------------------------------------------------------
 

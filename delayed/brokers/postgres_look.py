@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from delayed.message import STATES, Entry, Message, State
+from delayed.message import LIFE, STATES, Entry, Message, State
 
 # With clock_timestamp(), which differs from row to row, no index would be of use for a time.
 _NUMBER = "queue = (SELECT number FROM @.delayed_queue WHERE name = %(queue)s)"
@@ -24,8 +24,8 @@ _ORDER: Mapping[State, str] = {
     "dead": "at DESC, place DESC",
 }
 _COLUMNS = """
-    id, state, attempt, delivery, worker, reason, header, payload,
-    extract(epoch FROM CASE state WHEN 0 THEN at WHEN 2 THEN lease_end ELSE clock_timestamp() END
+    id, state, attempt, delivery, worker, reason, header, {payload},
+    extract(epoch FROM CASE state WHEN 1 THEN clock_timestamp() WHEN 2 THEN lease_end ELSE at END
         - clock_timestamp())::float8
 """
 _READY_PART = (
@@ -36,7 +36,7 @@ COUNTS = "SELECT " + ", ".join(
     "(" + " + ".join(f"(SELECT count(*) FROM @.delayed_task WHERE {where})" for where in _WHERE[state]) + ")::bigint"
     for state in STATES
 )
-GET = f"SELECT {_COLUMNS} FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s"
+GET = f"SELECT {_COLUMNS.format(payload='payload')} FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s"
 REMOVE = f"DELETE FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s AND state <> 2"
 PUT_ANSWER = "SELECT @.delayed_put_answer(%(queue)s::text, %(id)s::bigint, %(ttl)s::float8, %(data)b::bytea)"
 REMOVE_ANSWERED = f"""
@@ -47,6 +47,9 @@ GET_ANSWERS = f"""
     SELECT id, data FROM @.delayed_answer
     WHERE id = ANY (%(ids)b::bigint[]) AND {_NUMBER} AND until > clock_timestamp()
 """
+REVIVE = "SELECT o_id FROM @.delayed_revive(%(queue)s::text, %(ids)b::bigint[])"
+DROP = f"DELETE FROM @.delayed_task WHERE {_NUMBER} AND id = ANY (%(ids)b::bigint[]) AND state + 0 = 3 RETURNING id"
+BOUND = "SELECT @.delayed_bound(%(queue)s::text, %(most)s::int, %(age)s::float8)"
 QUEUES = "SELECT name FROM @.delayed_queue WHERE counter > 0 ORDER BY name"
 PAUSE = "SELECT @.delayed_pause(%(queue)s::text, %(paused)s::boolean)"
 PAUSED = "SELECT 1 FROM @.delayed_queue WHERE name = %(queue)s AND paused"
@@ -77,7 +80,7 @@ WORKERS = """
 """
 
 
-def peek(state: State) -> str:
+def peek(state: State, *, payloads: bool) -> str:
     """The statement that lists one state; values: queue, limit, offset, and top, their sum."""
     check(state)
     if state == "ready":
@@ -86,7 +89,8 @@ def peek(state: State) -> str:
         source = f"({ready} UNION ALL {due}) AS t"
     else:
         source = f"@.delayed_task WHERE {_WHERE[state][0]}"
-    return f"SELECT {_COLUMNS} FROM {source} ORDER BY {_ORDER[state]} LIMIT %(limit)s OFFSET %(offset)s"
+    columns = _COLUMNS.format(payload="payload" if payloads else "''::bytea")
+    return f"SELECT {columns} FROM {source} ORDER BY {_ORDER[state]} LIMIT %(limit)s OFFSET %(offset)s"
 
 
 def purges(state: State) -> list[str]:
@@ -112,4 +116,6 @@ def entry(row: tuple[Any, ...]) -> Entry:
     if state == "scheduled" and due <= 0:
         state = "ready"
     left = due if state in ("scheduled", "running") else 0.0
-    return Entry(Message.glimpse(id, header, payload), state, attempt, delivery, worker, left, reason)
+    died = -due if state == "dead" else 0.0
+    message = Message.glimpse(id, header, payload)
+    return Entry(message, state, attempt, delivery % LIFE, worker, left, reason, died)

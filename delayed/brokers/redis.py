@@ -18,8 +18,7 @@ from delayed.brokers._redis_client import Call, RedisClient, Script
 from delayed.brokers._redis_listen import RedisListener
 from delayed.brokers._redis_wait import Waiter
 from delayed.brokers.base import (
-    DEAD_LETTERS_AGE,
-    DEAD_LETTERS_MAX,
+    DEAD_LETTERS,
     LEASE,
     PRODUCER_AGE,
     WAIT_TIMEOUT,
@@ -29,8 +28,10 @@ from delayed.brokers.base import (
 from delayed.errors import BrokerError, ConfigError
 from delayed.message import (
     DEFAULT_MAX_DELIVERIES,
+    LIFE,
     STATES,
     Answer,
+    Bounds,
     Claim,
     Counts,
     Entry,
@@ -51,6 +52,7 @@ CLAIM_MAX = 2000  # claims per script; large messages end it sooner
 SWEEP_MAX = 1000  # tasks returned per sweep
 UNKNOWN_MAX = 1000  # unknown claims per renewal and queue; the next one finds the rest
 PURGE_PAGE = 1000
+LETTERS_MAX = 1000  # dead letters per script
 GET_MAX = 500  # answers that are fetched at once
 
 _SUFFIXES = {
@@ -81,7 +83,7 @@ def _ms(seconds: float) -> int:
     return max(round(seconds * 1000), 1) if seconds > 0 else 0
 
 
-_DEAD_LIMITS = (DEAD_LETTERS_MAX, _ms(DEAD_LETTERS_AGE))
+_DEAD_LIMITS = (DEAD_LETTERS.most, _ms(DEAD_LETTERS.age))
 _ACTIONS = {"done": b"d", "retry": b"r", "back": b"b", "dead": b"x"}
 
 
@@ -371,10 +373,12 @@ class RedisBroker(Broker):
     def counts(self, queue: str) -> Counts:
         return Counts(*self._run("counts", queue))
 
-    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
+    def peek(
+        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+    ) -> list[Entry]:
         if state not in STATES:
             raise ValueError(f"unknown state {state!r}; there are {', '.join(STATES)}")
-        now, *rows = self._run("peek", queue, state.encode(), offset, limit)
+        now, *rows = self._run("peek", queue, state.encode(), offset, limit, int(payloads))
         return [_entry(now, state, *rows[at : at + 4]) for at in range(0, len(rows), 4)]
 
     def get(self, queue: str, id: int) -> Entry | None:
@@ -400,6 +404,25 @@ class RedisBroker(Broker):
                 removed = self._run("purge", queue, state.encode(), PURGE_PAGE)
                 total += removed
         return total
+
+    # -- dead letters ------------------------------------------------------------------------------------------
+
+    def revive(self, queue: str, ids: Sequence[int]) -> list[int]:
+        return self._letters(queue, ids, revive=True)
+
+    def drop(self, queue: str, ids: Sequence[int]) -> list[int]:
+        return self._letters(queue, ids, revive=False)
+
+    def _letters(self, queue: str, ids: Sequence[int], *, revive: bool) -> list[int]:
+        found: list[int] = []
+        for start in range(0, len(ids), LETTERS_MAX):
+            part = ids[start : start + LETTERS_MAX]
+            answers = [self._answer_key(queue, id) for id in part] if revive else []
+            found += map(int, self._client.run(self._call_with("revive", queue, *answers), part))
+        return found
+
+    def bound(self, queue: str, bounds: Bounds) -> None:
+        self._run("bound", queue, bounds.most, _ms(bounds.age))
 
     # -- workers and people ------------------------------------------------------------------------------------
 
@@ -492,7 +515,8 @@ def _entry(now: int, state: State, id: bytes, message: bytes, record: bytes, sco
     header, payload = _split(message)
     parsed = Message.glimpse(int(id), header, payload)
     due = max(float(score) - now, 0.0) / 1000 if state in ("scheduled", "running") else 0.0
-    return Entry(parsed, state, int(attempt), int(delivery), worker, due, reason)
+    died = (now - float(score)) / 1000 if state == "dead" else 0.0
+    return Entry(parsed, state, int(attempt), int(delivery) % LIFE, worker, due, reason, died)
 
 
 def _fields(info: bytes) -> dict[str, str]:

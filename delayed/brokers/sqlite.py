@@ -22,7 +22,20 @@ from delayed.brokers.sqlite_file import RESERVE, SQLiteFile
 from delayed.brokers.sqlite_join import SQLiteJoined, TaskConnection, join
 from delayed.brokers.sqlite_open import path_of
 from delayed.errors import BrokerError, ConfigError, TaskLost, UnknownOption
-from delayed.message import Answer, Claim, Counts, Entry, Message, Ref, Renewal, Settlement, State, Swept, WorkerInfo
+from delayed.message import (
+    Answer,
+    Bounds,
+    Claim,
+    Counts,
+    Entry,
+    Message,
+    Ref,
+    Renewal,
+    Settlement,
+    State,
+    Swept,
+    WorkerInfo,
+)
 
 POLL = 1.0  # seconds after which a sleeper looks by itself, should a ring be lost
 POLL_WITHOUT_FIFO = 0.05  # ... and where there are no FIFOs to ring with
@@ -257,9 +270,11 @@ class SQLiteBroker(Broker):
         with self._file.read() as file:
             return look.counts(file.db, queue, file.now())
 
-    def peek(self, queue: str, state: State, limit: int = 100, offset: int = 0) -> list[Entry]:
+    def peek(
+        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+    ) -> list[Entry]:
         with self._file.read() as file:
-            return look.peek(file.db, queue, state, limit, offset, file.now())
+            return look.peek(file.db, queue, state, limit, offset, file.now(), payloads=payloads)
 
     def get(self, queue: str, id: int) -> Entry | None:
         with self._file.read() as file:
@@ -289,6 +304,26 @@ class SQLiteBroker(Broker):
                     chunk = look.purge(file.db, queue, where, PURGE_CHUNK, file.now())
                 removed += chunk
         return removed
+
+    # -- dead letters ------------------------------------------------------------------------------------------
+
+    def revive(self, queue: str, ids: Sequence[int]) -> list[int]:
+        ((_, number),) = self._numbered([queue])
+        with self._file.write(growing=True) as file:
+            revived = tasks.revive(file.db, number, ids)
+        if revived:
+            self._file.bell.ring(number)
+        return revived
+
+    def drop(self, queue: str, ids: Sequence[int]) -> list[int]:
+        ((_, number),) = self._numbered([queue])
+        with self._file.write() as file:
+            return tasks.drop(file.db, number, ids)
+
+    def bound(self, queue: str, bounds: Bounds) -> None:
+        ((_, number),) = self._numbered([queue])
+        with self._file.write() as file:
+            tasks.bound(file.db, number, bounds)
 
     # -- workers and people ------------------------------------------------------------------------------------
 

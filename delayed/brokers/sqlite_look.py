@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from delayed.message import STATES, Counts, Entry, Message, State
+from delayed.message import LIFE, STATES, Counts, Entry, Message, State
 
 NUMBER = "(SELECT number FROM delayed_queue WHERE name = :queue)"
 _READY = f"queue = {NUMBER} AND state = 1"
@@ -17,7 +17,8 @@ _WHERE: Mapping[State, list[str]] = {
     "running": [f"queue = {NUMBER} AND state = 2"],
     "dead": [f"queue = {NUMBER} AND state = 3"],
 }
-_COLUMNS = "id, state, at, attempt, delivery, worker, reason, header, payload"
+_ENVELOPE = "id, state, at, attempt, delivery, worker, reason, header"
+_COLUMNS = f"{_ENVELOPE}, payload"
 
 _READY_PART = "SELECT * FROM (SELECT *, {key} AS turn FROM delayed_task WHERE {where} ORDER BY {order} LIMIT :top)"
 _ORDER: Mapping[State, str] = {
@@ -36,15 +37,18 @@ def counts(db: sqlite3.Connection, queue: str, now: int) -> Counts:
     return Counts(*db.execute(f"SELECT {', '.join(sums)}", {"queue": queue, "now": now}).fetchall()[0])
 
 
-def peek(db: sqlite3.Connection, queue: str, state: State, limit: int, offset: int, now: int) -> list[Entry]:
+def peek(
+    db: sqlite3.Connection, queue: str, state: State, limit: int, offset: int, now: int, *, payloads: bool
+) -> list[Entry]:
     if state == "ready":
         ready = _READY_PART.format(key="place", order="priority DESC, place", where=_READY)
         due = _READY_PART.format(key="at", order="at", where=_DUE)
         source = f"({ready} UNION ALL {due})"
     else:
         source = f"delayed_task WHERE {wheres(state)[0]}"
+    columns = _COLUMNS if payloads else _ENVELOPE
     rows = db.execute(
-        f"SELECT {_COLUMNS} FROM {source} ORDER BY {_ORDER[state]} LIMIT :limit OFFSET :offset",
+        f"SELECT {columns} FROM {source} ORDER BY {_ORDER[state]} LIMIT :limit OFFSET :offset",
         {"queue": queue, "now": now, "limit": limit, "offset": offset, "top": limit + offset},
     ).fetchall()
     return [_entry(row, now) for row in rows]
@@ -85,10 +89,11 @@ def wheres(state: State) -> list[str]:
 
 
 def _entry(row: tuple[Any, ...], now: int) -> Entry:
-    id, number, at, attempt, delivery, worker, reason, header, payload = row
-    message = Message.glimpse(id, header, payload)
+    id, number, at, attempt, delivery, worker, reason, header, *payload = row
+    message = Message.glimpse(id, header, payload[0] if payload else b"")
     state: State = STATES[number]
     if state == "scheduled" and at <= now:
         state = "ready"
     due = (at - now) / 1000 if state in ("scheduled", "running") else 0.0
-    return Entry(message, state, attempt, delivery, worker, due, reason)
+    died = (now - at) / 1000 if state == "dead" else 0.0
+    return Entry(message, state, attempt, delivery % LIFE, worker, due, reason, died)

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from delayed.brokers.base import DEAD_LETTERS_AGE, DEAD_LETTERS_MAX, PRODUCER_AGE
-from delayed.message import Claim, Message, Ref, Settlement
+from delayed.brokers.base import DEAD_LETTERS, PRODUCER_AGE
+from delayed.message import LIFE, Bounds, Claim, Message, Ref, Settlement, next_life
 
 PROMOTE_MAX = 1000  # scheduled tasks that one claim makes ready at most, of each queue
 SWEEP_MAX = 10_000  # lost tasks that one sweep returns at most
@@ -78,6 +78,12 @@ _EXPIRED = """
 _LOST_FIRST = f"{_END} state = 1, at = 0, lost = 1 WHERE seat = ?"
 _LOST_AGAIN = f"{_END} state = 1, at = 0, lost = lost + 1, place = ? WHERE seat = ?"
 _LOST_DEAD = f"{_END} state = 3, at = ?, lost = lost + 1, reason = ? WHERE seat = ?"
+_LETTER = "SELECT seat, id, delivery FROM delayed_task WHERE queue = ? AND id = ? AND state = 3"
+_REVIVE = """
+    UPDATE delayed_task SET state = 1, at = 0, place = ?, attempt = 0, delivery = ?, lost = 0, reason = ''
+    WHERE seat = ?
+"""
+_DROP = "DELETE FROM delayed_task WHERE queue = ? AND id = ? AND state = 3"
 _TIDY_DEAD = """
     DELETE FROM delayed_task WHERE seat IN (
         SELECT seat FROM delayed_task WHERE queue = :queue AND state = 3 AND at < :before
@@ -292,8 +298,9 @@ def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int
     for seat, delivery, max_deliveries, lost in db.execute(
         _EXPIRED, {"queue": number, "now": now, "limit": SWEEP_MAX}
     ).fetchall():
-        if delivery >= max_deliveries:
-            dead.append((now, f"poison: delivered {delivery} times, and its worker was lost again", seat))
+        deliveries = delivery % LIFE
+        if deliveries >= max_deliveries:
+            dead.append((now, f"poison: delivered {deliveries} times, and its worker was lost again", seat))
         elif lost:
             again.append((_places(db, number, 1), seat))
         else:
@@ -306,10 +313,39 @@ def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int
 
 def tidy(db: sqlite3.Connection, number: int, now: int) -> None:
     """Forget old dead letters, producer sessions, claim numbers, announcements and orders."""
-    before = now - round(DEAD_LETTERS_AGE * 1000)
-    db.execute(_TIDY_DEAD, {"queue": number, "before": before, "keep": DEAD_LETTERS_MAX})
+    most, age = db.execute("SELECT dead_most, dead_age FROM delayed_queue WHERE number = ?", (number,)).fetchall()[0]
+    before = now - (round(DEAD_LETTERS.age * 1000) if age is None else age)
+    keep = DEAD_LETTERS.most if most is None else most
+    db.execute(_TIDY_DEAD, {"queue": number, "before": before, "keep": keep})
     unseen = (now - round(PRODUCER_AGE * 1000),)
     db.execute("DELETE FROM delayed_producer WHERE seen < ?", unseen)
     db.execute("DELETE FROM delayed_claimer WHERE seen < ?", unseen)
     db.execute("DELETE FROM delayed_announcement WHERE until < ?", (now,))
     db.execute("DELETE FROM delayed_order WHERE until < ?", (now,))
+
+
+# -- dead letters ----------------------------------------------------------------------------------------------
+
+
+def revive(db: sqlite3.Connection, number: int, ids: Sequence[int]) -> list[int]:
+    """Make dead letters ready again; those that there were."""
+    found: list[tuple[int, int, int]] = []
+    for id in dict.fromkeys(ids):
+        found += db.execute(_LETTER, (number, id)).fetchall()
+    if found:
+        places = range(_places(db, number, len(found)), 1 << 63)
+        rows = [(place, next_life(delivery), seat) for place, (seat, _, delivery) in zip(places, found, strict=False)]
+        db.executemany(_REVIVE, rows)
+        db.executemany("DELETE FROM delayed_answer WHERE queue = ? AND id = ?", [(number, id) for _, id, _ in found])
+    return [id for _, id, _ in found]
+
+
+def drop(db: sqlite3.Connection, number: int, ids: Sequence[int]) -> list[int]:
+    """Remove dead letters; those that there were."""
+    return [id for id in dict.fromkeys(ids) if db.execute(_DROP, (number, id)).rowcount]
+
+
+def bound(db: sqlite3.Connection, number: int, bounds: Bounds) -> None:
+    """Set the bounds of the queue's dead letters."""
+    values = (bounds.most, round(bounds.age * 1000), number)
+    db.execute("UPDATE delayed_queue SET dead_most = ?, dead_age = ? WHERE number = ?", values)

@@ -311,12 +311,12 @@ def test_a_reason_is_stored_whatever_is_in_it(broker: MongoBroker) -> None:
     strange, long = Worker(broker).claim()
     ends = [
         Settlement(strange.ref, "dead", 0, "no file \udcff"),
-        Settlement(long.ref, "dead", 0, "\U0001f40c" * 10_000),
+        Settlement(long.ref, "dead", 0, "\U0001f40c" * 30_000),
     ]
     assert broker.settle("worker", ends) == [True, True]
     assert {entry.message.id: entry.reason for entry in broker.peek(QUEUE, "dead")} == {
         strange.id: "no file ?",
-        long.id: "\U0001f40c" * 2000,
+        long.id: "\U0001f40c" * 20_000,
     }
 
 

@@ -12,13 +12,15 @@
 --     CLAIMED   Q_dequeued   zset    ids of the claimed tasks by the end of their lease, ms
 --     MSG       Q_msg        hash    id -> length of the header (4 bytes, big-endian) .. header .. payload
 --     CLAIM     Q_claim      hash    id -> delivery|nonce|attempt|priority|losses|worker; no worker: it is not claimed
---                                    now. A task that was never claimed and has priority 0 has none
+--                                    now. A task that was never claimed and has priority 0 has none. A dead letter
+--                                    that is revived goes on with the next million of deliveries
 --     LAST      Q_last       hash    worker -> seq|ms|nonce|id,id,...: the answer of its last claim
 --     HELD      Q_held       hash    worker -> how many claims it holds
 --     PROD      Q_prod       hash    producer session -> its last sequence number
 --     PRODT     Q_prodt      zset    producer session -> when it was last seen, ms
 --     META      Q_meta       hash    contact (when a worker or sweeper last called), pace, lease, grace_until, jump,
---                                    tidied (all ms), the cursors of the sweep, and paused while the queue is
+--                                    tidied (all ms), the cursors of the sweep, paused while the queue is, and if
+--                                    somebody has said so dead_most and dead_age (ms), the bounds of its dead letters
 --     DEAD      Q_dead       zset    ids of the dead letters by time of death, ms
 --     DEADMSG   Q_dead_msg   hash    id -> delivery|attempt|length of the reason|reason .. message
 --     WORKERS   Q_workers    zset    workers by when their announcement ends, ms
@@ -145,13 +147,20 @@ local function tell_answer(ready)
   redis.pcall('PUBLISH', ready .. '_answers', '1')
 end
 
--- Forgets the dead letters that are too many or too old, 1,000 at most.
+-- Forgets the dead letters that are too many or too old, 1,000 at most; the bounds are those of META, else these.
 local function trim_dead(max, age, at)
+  local own = redis.call('HMGET', META, 'dead_most', 'dead_age')
+  max, age = tonumber(own[1] or max), tonumber(own[2] or age)
   local old = redis.call('ZRANGEBYSCORE', DEAD, '-inf', at - age, 'LIMIT', 0, 1000)
   local surplus = math.min(redis.call('ZCARD', DEAD) - max, 1000)
   if surplus > #old then old = redis.call('ZRANGE', DEAD, 0, surplus - 1) end
   send('ZREM', DEAD, old)
   send('HDEL', DEADMSG, old)
+end
+
+-- How often a task was claimed in its present life.
+local function this_life(delivery)
+  return delivery % 1000000
 end
 
 -- Keeps a message as a dead letter. The caller removes it from where it was.

@@ -11,6 +11,7 @@
 -- ARGV[1] -> state: scheduled, ready, running or dead
 -- ARGV[2] -> how many to skip
 -- ARGV[3] -> how many to return
+-- ARGV[4] -> 1: with payloads, 0: without
 -- Returns {ms of the store's clock, then for each: id, message, record, score}. Of a dead one, the record is what
 --         DEADMSG has and the message is empty; the score is when it is due, its lease ends, or it died, else 0.
 
@@ -59,6 +60,17 @@ end
 
 local messages = state == 'dead' and {} or fetch(MSG, ids)
 local records = fetch(state == 'dead' and DEADMSG or CLAIM, ids)
+if ARGV[4] == '0' then
+  for i in ipairs(ids) do
+    if messages[i] then
+      messages[i] = string.sub(messages[i], 1, 4 + struct.unpack('>I4', messages[i]))
+    elseif state == 'dead' and records[i] then
+      local at, reason = select(2, string.find(records[i], '^%d+|%d+|(%d+)|'))
+      at = at + reason
+      records[i] = string.sub(records[i], 1, at + 4 + struct.unpack('>I4', records[i], at + 1))
+    end
+  end
+end
 for i, id in ipairs(ids) do
   if messages[i] or state == 'dead' and records[i] then
     reply[#reply + 1] = id

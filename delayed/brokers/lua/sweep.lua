@@ -18,8 +18,8 @@
 -- KEYS[15] -> WORKINFO
 -- ARGV[1] -> lease, ms
 -- ARGV[2] -> how many tasks to return at most
--- ARGV[3] -> dead letters to keep
--- ARGV[4] -> how long to keep them, ms
+-- ARGV[3] -> dead letters to keep, unless META says
+-- ARGV[4] -> how long to keep them, ms, unless META says
 -- ARGV[5] -> how long to remember producers and workers that are not seen, ms
 -- ARGV[6] -> deliveries after which a task is dead, if its header does not say
 -- Returns {how many were returned, how many are dead now, 1 if this was a time of grace}.
@@ -59,8 +59,8 @@ if now >= grace_until then
         return cjson.decode(string.sub(message, 5, 4 + struct.unpack('>I4', message)))
       end)
       local allowed = good and type(header) == 'table' and tonumber(header.m) or tonumber(ARGV[6])
-      if delivery >= allowed then
-        local reason = 'delivered ' .. delivery .. ' times, and its worker was lost the last time'
+      if this_life(delivery) >= allowed then
+        local reason = 'poison: delivered ' .. this_life(delivery) .. ' times, and its worker was lost again'
         bury(id, message, delivery, attempt, reason, now)
         gone[#gone + 1] = id
         dead = dead + 1

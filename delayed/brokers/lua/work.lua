@@ -19,8 +19,8 @@
 -- ARGV[3] -> nonce of its claim
 -- ARGV[4] -> how many tasks to claim at most, fewer if they are large; 0 only settles
 -- ARGV[5] -> lease, ms
--- ARGV[6] -> dead letters to keep
--- ARGV[7] -> how long to keep them, ms
+-- ARGV[6] -> dead letters to keep, unless META says
+-- ARGV[7] -> how long to keep them, ms, unless META says
 -- ARGV[8] -> how many answers are stored, if there are settlements
 -- ARGV[9 ...] -> of each answer, in the order of their keys: which settlement it belongs to, from 1; how long to keep it,
 --                ms; and itself
@@ -55,6 +55,7 @@ if #ARGV > 7 then
   local plain_token, plain_record -- of tasks claimed for the first time, of priority 0: nearly all; texts compare fast
   local ended, gone, kept, due, seen = {}, {}, {}, {}, {}
   local again, again_priorities, front, front_priorities = {}, {}, {}, {}
+  local buried = false
   for i, id in ipairs(named) do
     local record, token, action = records[i], tokens[i], actions[i]
     if token ~= plain_token then plain_token, plain_record = token, token .. '1|0|0' .. suffix end
@@ -81,6 +82,7 @@ if #ARGV > 7 then
         local kind, detail = string.sub(action, 1, 1), string.sub(action, 2)
         if kind == 'x' then
           bury(id, redis.call('HGET', MSG, id) or '\0\0\0\0', delivery, attempt, detail, now)
+          buried = true
           gone[#gone + 1] = id
         else
           if kind == 'b' then attempt = attempt - 1 end
@@ -109,7 +111,7 @@ if #ARGV > 7 then
   for i = 2, #due, 2 do sooner = sooner or due[i] == first end
   make_ready(again, again_priorities, 'back', now)
   make_ready(front, front_priorities, 'front', now)
-  trim_dead(tonumber(ARGV[6]), tonumber(ARGV[7]), now)
+  if buried then trim_dead(tonumber(ARGV[6]), tonumber(ARGV[7]), now) end
   local answered = false
   for i = 1, answers do
     local at = 6 + 3 * i
