@@ -278,8 +278,8 @@ def test_one_object_serves_many_threads(bench: Bench) -> None:
 
 
 def test_a_scheduled_task_is_claimed_when_it_is_due_by_the_stores_clock(bench: Bench) -> None:
-    later, never = bench.put(delay=0.3), bench.put(delay=1000.0)
     start = time.monotonic()
+    later, never = bench.put(delay=0.3), bench.put(delay=1000.0)
     assert bench.claim() == []
     assert bench.counts() == (2, 0, 0, 0)
 

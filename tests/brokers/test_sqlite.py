@@ -23,7 +23,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from delayed.brokers import broker_for, sqlite_file
+from delayed.brokers import broker_for, sqlite_file, sqlite_open
 from delayed.brokers.sqlite import SQLiteBroker
 from delayed.brokers.sqlite_file import SQLiteFile
 from delayed.brokers.sqlite_open import file_system
@@ -839,7 +839,10 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, broker: S
     (id,) = put(broker)
     broker.close()
     db = sqlite3.connect(path)
-    db.executescript("DROP TABLE delayed_answer; UPDATE delayed_meta SET version = 1")
+    db.executescript(
+        "DROP TABLE delayed_answer; ALTER TABLE delayed_queue DROP COLUMN dead_most;"
+        "ALTER TABLE delayed_queue DROP COLUMN dead_age; UPDATE delayed_meta SET version = 1"
+    )
     db.close()
 
     (claim,) = take(broker)
@@ -847,7 +850,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, broker: S
 
     assert broker.get_results("q", [id]) == {id: b"kept"}
     db = sqlite3.connect(path)
-    assert db.execute("SELECT version FROM delayed_meta").fetchall() == [(2,)]
+    assert db.execute("SELECT version FROM delayed_meta").fetchall() == [(sqlite_open.SCHEMA_VERSION,)]
     db.close()
 
 
