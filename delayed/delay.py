@@ -215,7 +215,8 @@ def delayed(first: Any = None, /, **options: Any) -> Any:
     Args:
         queue: where the calls go; None: the queue "default".
         timeout: seconds that one run may take; None: no limit. Default: the queue's `default_timeout`.
-        retry: a number of retries (-1: for ever), a :class:`Retry`, or None (the default) for no retry.
+        retry: a number of retries (-1: for ever), a :class:`Retry`, a function that decides (as `policy` of
+            :class:`Retry`), or None (the default) for no retry.
         priority: higher goes first; between -32768 and 32767, 0 by default.
         delay: how long from the enqueue until it may run first: seconds, a :class:`datetime.timedelta`, or text such
             as ``30s`` or ``1h30m``; 0 by default.

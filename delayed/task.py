@@ -17,9 +17,10 @@ from delayed.retry import Retry
 from delayed.sizes import size_of
 
 if TYPE_CHECKING:
+    from delayed.retry import Decider
     from delayed.worker.verdict import Verdict
 
-ENDLESS = 2**31 - 1  # deliveries of a task that is retried for ever
+ENDLESS = 2**31 - 1  # deliveries of a task that is retried for ever, or for as long as a function says
 
 
 class Task:
@@ -31,7 +32,7 @@ class Task:
         func_path: the same as ``module:name``.
         args, kwargs: the arguments.
         timeout: seconds it may run; None: the queue's default; ``math.inf``: no limit.
-        retry: a number of retries, a :class:`Retry`, or None.
+        retry: a number of retries, a :class:`Retry`, a function that decides, or None.
         priority: higher is run first.
         delay: seconds from now before it may run.
         key: a name of the caller's for it.
@@ -61,7 +62,7 @@ class Task:
         timeout: float | None = None,
         *,
         func_path: str | None = None,
-        retry: Retry | int | Mapping[str, Any] | None = None,
+        retry: Retry | int | Mapping[str, Any] | Decider | None = None,
         priority: int = 0,
         delay: float = 0.0,
         key: str | None = None,
@@ -197,7 +198,7 @@ class Task:
         most = self.max_deliveries
         if most is None:
             most = DEFAULT_MAX_DELIVERIES if retry is None else DEFAULT_MAX_DELIVERIES + retry.max
-            if retry is not None and retry.max < 0:
+            if retry is not None and (retry.max < 0 or retry.policy is not None):
                 most = ENDLESS
         return Message(
             id=id,

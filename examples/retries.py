@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 
 from delayed import Queue, Retry, delayed
+from delayed.retry import fixed
 from delayed.worker import PreforkedWorker
 
 queue = Queue("retries")
 
 
-@delayed(queue, retry=Retry(3, delay=0.1, factor=2.0))  # after 0.1 s, 0.2 s, 0.4 s
+@delayed(queue, retry=Retry(3, backoff=fixed("100ms", "200ms"), on=ConnectionError))
 def flaky(folder: str) -> None:
     run = len(list(Path(folder).iterdir())) + 1
     Path(folder, str(run)).touch()

@@ -84,3 +84,8 @@ def make_nested() -> Callable[[], int]:
         return 1
 
     return nested
+
+
+def decide(error: BaseException, attempt: int) -> bool:
+    """A retry policy."""
+    return attempt < 3

@@ -45,8 +45,9 @@ _STOP_SERIAL = Struct("<Q")
 _STOP_AT = 32
 _THREAD = Struct("<Q")
 _THREAD_AT = 48
-# state, code, len(text), queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu, lane, -, delay
-_SLOT = Struct("<BBHHHQQIIddddH6xd")
+# state, code, len(text), queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu, lane, decision,
+# whether there is a delay, -, delay
+_SLOT = Struct("<BBHHHQQIIddddHB?4xd")
 _HANDED = Struct("<BBHHHQQII")
 _TEXT_AT = _SLOT.size
 TEXT_MAX = SLOT_SIZE - _TEXT_AT
@@ -61,8 +62,8 @@ _END_AT = 48
 _CODE = Struct("<BH")
 _LANE_OF = Struct("<H")
 _LANE_OF_AT = 64
-_DELAY = Struct("<d")
-_DELAY_AT = 72
+_FATE = Struct("<B?4xd")
+_FATE_AT = 66
 
 
 class Activity(NamedTuple):
@@ -91,7 +92,8 @@ class Slot(NamedTuple):
     lane: int
     text: str
     transaction: int
-    delay: float
+    decision: int
+    delay: float | None
 
 
 class Board:
@@ -129,9 +131,9 @@ class Board:
         """How far the task's own transaction is, see :mod:`delayed.context`."""
         _TRANSACTION.pack_into(self.map, self._slot_at(seat, slot) + _TRANSACTION_AT, state)
 
-    def note_delay(self, seat: int, slot: int, delay: float) -> None:
-        """After how many seconds the task asked to run again; noted before its end is."""
-        _DELAY.pack_into(self.map, self._slot_at(seat, slot) + _DELAY_AT, delay)
+    def note_fate(self, seat: int, slot: int, decision: int = 0, delay: float | None = None) -> None:
+        """What is decided of a run that did not return, see :class:`Verdict`; noted before its end is."""
+        _FATE.pack_into(self.map, self._slot_at(seat, slot) + _FATE_AT, decision, delay is not None, delay or 0.0)
 
     def end(self, seat: int, slot: int, code: int, at: float, cpu: float, text: bytes = b"") -> None:
         """A task has ended with outcome `code`; `text` says more, cut to what fits."""
@@ -287,11 +289,14 @@ class Board:
         offset = self._slot_at(seat, slot)
         found = _SLOT.unpack_from(self.map, offset)
         state, code, length, queue, transaction, serial, id, delivery, attempt = found[:9]
-        timeout, begun, ended, cpu, lane, delay = found[9:]
+        timeout, begun, ended, cpu, lane, decision, has_delay, delay = found[9:]
         text = bytes(self.map[offset + _TEXT_AT : offset + _TEXT_AT + min(length, TEXT_MAX)])
         words = text.decode(errors="replace")
         times = timeout, begun, ended, cpu
-        return Slot(state, code, queue, serial, id, delivery, attempt, *times, lane, words, transaction, delay)
+        return Slot(
+            state, code, queue, serial, id, delivery, attempt, *times, lane, words, transaction, decision,
+            delay if has_delay else None,
+        )  # fmt: skip
 
     def _slot_at(self, seat: int, slot: int) -> int:
         return seat * self.seat_size + self.slots_at + slot * SLOT_SIZE

@@ -4,10 +4,13 @@ with hooks do too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from delayed import context
-from delayed.errors import DecodeError
+from delayed.errors import DecodeError, TaskTimeout
 from delayed.message import Claim, Settlement
-from delayed.retry import delay_before_next
+from delayed.retry import KILLED, delay_before_next, is_retried, names_of
 from delayed.worker import verdict
 from delayed.worker.verdict import Verdict
 
@@ -18,6 +21,9 @@ UNKNOWN_FUNCTION_DELAYS = (5.0, 15.0, 45.0)
 # later one, and at most. So it is not taken in a circle, and its deliveries last for some minutes.
 GIVE_BACK_PAUSE = (0.5, 60.0)
 
+_TIMEOUT = names_of(TaskTimeout())
+_WITHOUT_ERROR = (verdict.TIMED_OUT, verdict.EXITED, verdict.KILLED)
+
 
 def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTION) -> Settlement | None:
     """The settlement that a verdict leads to; None if the claim is gone: ended by the task's own transaction, or lost.
@@ -25,7 +31,7 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
     ========================  =====================================================================
     returned                  done
     raised, timed out,
-    exited, killed            retry as the task's policy says, else done: it failed
+    exited, killed            retry as the task's policy says, which may mind the error, else done: it failed
     bad arguments             done: no retry can mend it
     unknown function,
     refused for its limits    retry after 5, 15 and 45 s, then dead: another worker may run it
@@ -67,12 +73,26 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
             )
         pause = min(GIVE_BACK_PAUSE[0] * 2.0 ** min(claim.delivery - 1, 64), GIVE_BACK_PAUSE[1])
         return Settlement(claim.ref, "back", pause if code == verdict.GIVEN_BACK else found.delay or 0.0)
-    delay = delay_before_next(message.retry, claim.attempt)
+    if found.decision == verdict.AGAIN:
+        return Settlement(claim.ref, "retry", found.delay or 0.0)
+    if found.decision == verdict.FINAL or (message.retry and not _is_retried(message.retry, found)):
+        return Settlement(claim.ref, "done")
+    try:
+        delay = delay_before_next(message.retry, claim.attempt)
+    except DecodeError as error:
+        return _dead(claim, error)
     if delay is None:
         return Settlement(claim.ref, "done")
     if code == verdict.RETRIED:
         delay = 0.0
     return Settlement(claim.ref, "retry", delay if found.delay is None else found.delay)
+
+
+def _is_retried(retry: Mapping[str, Any], found: Verdict) -> bool:
+    # What no child could tell by an error: it died in the run, or its guardians stopped that.
+    if found.decision != verdict.UNDECIDED or found.code not in _WITHOUT_ERROR or not isinstance(retry, dict):
+        return True
+    return is_retried(retry, _TIMEOUT if found.code == verdict.TIMED_OUT else (KILLED,))
 
 
 def _dead(claim: Claim, reason: object) -> Settlement:

@@ -28,8 +28,7 @@ def verdict_told(slot: Slot, detail: bytes) -> Verdict:
             return Verdict.load(detail)
         except (ValueError, TypeError):  # it can't be read; what the board says will do
             pass
-    asked = slot.code in (verdict.POSTPONED, verdict.RETRIED)
-    return Verdict(slot.code, text=slot.text, delay=slot.delay if asked else None)
+    return Verdict(slot.code, text=slot.text, delay=slot.delay, decision=slot.decision)
 
 
 def verdict_of_death(
@@ -105,7 +104,7 @@ def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> 
         "retry": f"it is tried again in {delay:.3g} s",
         "back": "it goes back to the queue, uncharged" + (f", for {delay:.3g} s at least" if delay else ""),
         "dead": "it is kept as a dead letter" + (f": {reason}" if found.by_wish and reason != found.text else ""),
-        "done": "it failed for good",
+        "done": "it failed for good" + (": its retry policy says so" if found.decision == verdict.FINAL else ""),
         "lost": "another worker has it",
         "committed": "its transaction had committed, so it is done",
         "cancelled": "it is not run again",

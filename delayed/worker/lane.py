@@ -29,6 +29,7 @@ from delayed.worker.verdict import Verdict
 
 if TYPE_CHECKING:
     from delayed.worker.child import Child
+    from delayed.worker.deciding import Decision
     from delayed.worker.limits import Limits
 
 
@@ -80,6 +81,7 @@ class Lane:
         self.limits: Limits | None = None  # of the task that runs now, if it has some of its own
         self.result: Any = None  # what the task returned
         self.verdict: Verdict | None = None  # on its failure, from before its hook was asked
+        self.decision: Decision | None = None  # whether it is repeated
 
     # -- what differs between the kinds of children --------------------------------------------------------------
 
@@ -152,6 +154,10 @@ class Lane:
             call = self.failing(frame, start, task, error)
             if call is not None:
                 error = self.call_handler(call, frame.serial, error)
+        if error is not None:
+            call = self.deciding(frame, start, error)
+            if call is not None:
+                self.call_handler(call, frame.serial)
         calls = self.end(frame, start, task, run, error)
         if calls:
             for call in calls:
@@ -242,6 +248,23 @@ class Lane:
             self.board.handler(self.seat, self.number, frame.serial, process.now())
         return call
 
+    def deciding(self, frame: TaskFrame, start: Start, error: BaseException) -> Call | None:
+        """Look whether a failed run is repeated, by what it raised; the call of the function that is to be asked."""
+        self.decision = None
+        message = start.message
+        if message is None or not message.retry:
+            return None
+        from delayed.worker.deciding import Decision
+
+        self.decision = decision = Decision(message, error, frame.attempt)
+        if decision.path is None:
+            return None
+        self.mind_copy()
+        if self.limits is not None:
+            self.limits.release()  # it is not the task
+        self.board.handler(self.seat, self.number, frame.serial, process.now())
+        return Call(decision.ask, (self.child.codecs[frame.queue],), f"retry policy {decision.path}")
+
     def end(
         self, frame: TaskFrame, start: Start, task: Task | None, run: context.Run | None, error: BaseException | None
     ) -> list[Call]:
@@ -290,6 +313,8 @@ class Lane:
         found, self.verdict = self.verdict, None
         if found is None:
             found = self.verdict_on(start, error, ended, cpu, limits)
+        if self.decision is not None:
+            found = self.decision.on(found)
         if task is None:
             task = self.known_of(frame, start.message)
         if outcome.no_more_files(error):
@@ -297,8 +322,7 @@ class Lane:
         name = ""
         if child.hooks is not None:
             name, found = child.hooks.decided(frame, found, run.state if run is not None else context.NO_TRANSACTION)
-        if found.delay is not None:
-            board.note_delay(seat, slot, found.delay)
+        board.note_fate(seat, slot, found.decision, found.delay)
         words = found.text if found.by_wish else found._what()
         board.end(seat, slot, code, ended, cpu, words.encode(errors="replace"))
         if self.config.error_handler and code not in verdict.NO_FAILURES:

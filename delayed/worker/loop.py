@@ -225,19 +225,35 @@ class CoroutineLane(ThreadLane):
     ) -> None:
         """It has ended."""
         self.serial = 0
-        if error is not None and self.child.hooks is not None:
-            task = task or self.known_of(frame, start.message)
-            call = self.failing(frame, start, task, error)
-            if call is not None:
-                self.child.spawn(self.conclude_failed(call, frame, start, task, run, error))
+        if error is not None:
+            call = asks = None
+            if self.child.hooks is not None:
+                task = task or self.known_of(frame, start.message)
+                call = self.failing(frame, start, task, error)
+            if call is None:
+                asks = self.deciding(frame, start, error)
+            if call is not None or asks is not None:
+                self.child.spawn(self.conclude_failed(call, asks, frame, start, task, run, error))
                 return
         self.conclude(frame, start, task, run, error)
 
     async def conclude_failed(
-        self, call: Call, frame: TaskFrame, start: Start, task: Task, run: context.Run | None, error: BaseException
+        self,
+        call: Call | None,
+        asks: Call | None,
+        frame: TaskFrame,
+        start: Start,
+        task: Task | None,
+        run: context.Run | None,
+        error: BaseException,
     ) -> None:
+        """Call the hook for a failure, and ask the retry policy, which is None if it is not known yet."""
         try:
-            error = await self.handle(call, frame, error) or error
+            if call is not None:
+                error = await self.handle(call, frame, error) or error
+                asks = self.deciding(frame, start, error)
+            if asks is not None:
+                await self.handle(asks, frame)
         finally:
             decided = error
             self.go_on(frame, lambda: self.conclude(frame, start, task, run, decided))

@@ -141,6 +141,7 @@ class ThreadLane(Lane):
             return
         if self.board.state(seat, slot) == boards.BEGUN:
             found = outcome.describe(verdict.RAISED, error, "")
+            self.board.note_fate(seat, slot)
             self.board.end(seat, slot, verdict.RAISED, process.now(), 0.0, found._what().encode(errors="replace"))
             self.child.report(channel.OUTCOME, slot, frame.serial, verdict.RAISED, found.dump())
         self.rest()

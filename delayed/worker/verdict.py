@@ -34,6 +34,10 @@ from typing import Any, NamedTuple
     NOT_ALLOWED,
 ) = range(1, 19)
 
+# Whether a failed run is repeated, as far as its child could tell by what was raised: it could not; as often and as
+# soon as the policy says by numbers; after the delay that a function of the user's named; not at all.
+UNDECIDED, USUAL, AGAIN, FINAL = range(4)
+
 DUMP_MAX = 49152  # bytes of a verdict on its way to another process
 
 KINDS = {
@@ -81,6 +85,7 @@ class Verdict(NamedTuple):
         limit: the limit of CPU or memory that ended it, or that it may have failed for, in words; "" if there is none.
         delay: seconds until the next run, as the task asked for it or its child has worked it out; None if there is
             none, or if the monitor is to do that.
+        decision: of a failed run: what its retry policy says of the error; one of the constants of this module.
     """
 
     code: int
@@ -99,6 +104,7 @@ class Verdict(NamedTuple):
     timeout: float | None = None
     limit: str = ""
     delay: float | None = None
+    decision: int = UNDECIDED
 
     @property
     def kind(self) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import assert_type
 
-from delayed import Hidden, Queue, Retry, TaskHandle, delayed
+from delayed import Hidden, Queue, Retry, RetryLater, TaskHandle, delayed
 from delayed.delay import delay, delay_in_time, delay_with_params
+from delayed.retry import exponential, fixed
 
 queue = Queue("typed", "memory://")
 
@@ -19,6 +21,19 @@ def add(a: int, b: int) -> int:
 @delayed(queue, timeout=3, retry=Retry(3))
 def with_options(a: int) -> str:
     return str(a)
+
+
+@delayed(queue, retry=Retry(5, on=(OSError, "app.Busy"), never=ValueError, backoff=exponential("1s", max=timedelta(1))))
+def with_policy(a: int) -> str:
+    raise Retry.later("30s") if a else RetryLater(timedelta(seconds=1), count=True)
+
+
+def decide(error: BaseException, attempt: int) -> float | None:
+    return 1.5 * attempt if isinstance(error, OSError) else None
+
+
+assert_type(Retry(policy=decide), Retry)
+assert_type(Retry(backoff=fixed(1, "5s")), Retry)
 
 
 @delayed()

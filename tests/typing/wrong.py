@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delayed import Hidden, Queue, delayed
+from delayed import Hidden, Queue, Retry, delayed
 from delayed.delay import delay, delay_in_time, delay_with_params
 
 queue = Queue("typed", "memory://")
@@ -27,6 +27,14 @@ def plain(a: int) -> str:
     return str(a)
 
 
+def decide(error: str) -> bool:
+    return bool(error)
+
+
+Retry(3, on=3)  # wrong
+Retry(3, backoff=3)  # wrong
+Retry(3, policy=decide)  # wrong
+Retry.later(None)  # wrong
 add.delay("x")  # wrong
 add.delay(1, "x")  # wrong
 add.delay(1)  # wrong
