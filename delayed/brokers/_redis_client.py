@@ -8,9 +8,9 @@ Usage::
     RedisClient(redis.Redis(...))                               the connections of the user's client
 
 The other options of a URL are redis-py's. With rediss:// instead of redis:// all of it speaks TLS; ?sentinel_ssl=no
-leaves out the sentinels. Our own clients never resend by themselves, and give up after 5 seconds of
-silence. redis-py's pools notice a fork by the process id and leave the parent's connections alone; nothing else of it
-is relied on after a fork.
+leaves out the sentinels. Our own clients never resend by themselves, and give up after 5 seconds of silence. redis-py's
+pools notice a fork by the process id and leave the parent's connections alone; nothing else of it is relied on after a
+fork.
 """
 
 from __future__ import annotations

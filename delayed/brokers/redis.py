@@ -91,9 +91,10 @@ class RedisBroker(Broker):
     """See :class:`Broker`.
 
     Args:
-        conn: a URL (``redis://``, ``rediss://``, ``unix://``, with redis-py's options; ``?cluster=1`` for a cluster,
-            ``?sentinel=name`` for the master of that name, with the sentinels as hosts), a ``redis.Redis``, or a
-            ``redis.RedisCluster``. A client's own settings for retries and answers do not matter.
+        conn: a URL (``redis://``, ``rediss://`` for TLS, ``unix://``, with redis-py's options; ``?cluster=1`` for a
+            cluster, ``?sentinel=name`` for the master of that name, with the sentinels as hosts, ``&sentinel_ssl=no``
+            where these speak no TLS), a ``redis.Redis``, or a ``redis.RedisCluster``. A client's own settings for
+            retries and answers do not matter.
     """
 
     scheme: ClassVar[str] = "redis"
