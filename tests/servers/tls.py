@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime
 import ipaddress
+import select
+import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+TICK = 100  # milliseconds between looks whether it is over
+PATIENCE = 5.0  # seconds for the other side
 POSTGRES_ASKS = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"  # SSLRequest
 
 
@@ -91,41 +95,42 @@ def terminated(url: str, certificate: Path, *, asked: bytes = b"", known: Path |
     if known:
         context.load_verify_locations(known)
         context.verify_mode = ssl.CERT_REQUIRED
+    stopped = threading.Event()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
-            if asked:
-                if await reader.readexactly(len(asked)) != asked:
-                    return
-                writer.write(b"S")
-                await writer.start_tls(context)
-            there, back = await asyncio.open_connection(parts.hostname, parts.port)
-            with contextlib.closing(back):
-                ways = [asyncio.ensure_future(pump(reader, back)), asyncio.ensure_future(pump(there, writer))]
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-                for way in ways:
-                    way.cancel()
+    class Connection(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            client: socket.socket = self.request
+            client.settimeout(PATIENCE)
+            with contextlib.suppress(OSError):  # whoever does not like the certificate hangs up
+                if asked:
+                    if client.recv(len(asked), socket.MSG_WAITALL) != asked:
+                        return
+                    client.sendall(b"S")
+                with (
+                    context.wrap_socket(client, server_side=True) as secure,
+                    socket.create_connection((parts.hostname, parts.port), PATIENCE) as plain,
+                ):
+                    self.pass_on(secure, plain)
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
+        def pass_on(self, secure: ssl.SSLSocket, plain: socket.socket) -> None:
+            poll = select.poll()
+            ways = {secure.fileno(): (secure, plain), plain.fileno(): (plain, secure)}
+            for number in ways:
+                poll.register(number, select.POLLIN)
+            while not stopped.is_set():
+                # What is decrypted already can't be seen on the socket.
+                for number in [secure.fileno()] if secure.pending() else [number for number, _ in poll.poll(TICK)]:
+                    source, target = ways[number]
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    target.sendall(data)
 
-    async def listen() -> asyncio.Server:
-        return await asyncio.start_server(serve, "127.0.0.1", 0, ssl=None if asked else context)
-
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        loop.set_exception_handler(lambda loop, context: None)  # clients that do not like the certificate
-        server = runner.run(listen())
-        thread = threading.Thread(target=loop.run_forever, name="terminator", daemon=True)
-        thread.start()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Connection) as server:  # which waits for its threads
+        threading.Thread(target=server.serve_forever, args=(TICK / 1000,), name="terminator").start()
         try:
             login, at, _ = parts.netloc.rpartition("@")
-            port = server.sockets[0].getsockname()[1]
-            yield parts._replace(netloc=f"{login}{at}127.0.0.1:{port}").geturl()
+            yield parts._replace(netloc=f"{login}{at}127.0.0.1:{server.server_address[1]}").geturl()
         finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            server.close()
+            stopped.set()
+            server.shutdown()
