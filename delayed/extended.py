@@ -113,7 +113,10 @@ class Reader:
         if code == LARGE:
             return int.from_bytes(data, "big", signed=True)
         if code in (DATETIME, DATE, TIME, TIMEDELTA):
-            return self._dated(code, data)
+            try:
+                return self._dated(code, data)
+            except (ValueError, LookupError):  # whose words have the text, which is not for a worker's log
+                raise ValueError("a date, time or zone in it is none") from None
         if code == DECIMAL:
             from decimal import Decimal
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgpack  # type: ignore[import-untyped, unused-ignore]
 import pytest
 
-from delayed import NotEnqueueable, SignatureMismatch, Task, hints
+from delayed import DecodeError, NotEnqueueable, SignatureMismatch, Task, hints
 from delayed.codec import Codec
 from tests import logins, orders
 from tests.logins import Account, Login, Pair, Plain, Token, Tree
@@ -274,4 +275,14 @@ def test_who_sends_is_told_the_value_and_a_worker_is_not(codec: Codec, order: An
         sent(codec, orders.ship, order)
     with pytest.raises(SignatureMismatch, match=r"order.*: .*got <") as caught:
         by_hand(codec, orders.ship, order).run()
+    assert S not in told(caught.value)
+
+
+@pytest.mark.parametrize("text", [S, f"2026-01-01T00:00:00+00:00 {S}", f"2026-01-01T00:00:00+00:00 {S}/{S}"])
+@pytest.mark.parametrize("code", [4, 5, 6, 8])
+def test_a_damaged_payload_does_not_show_what_is_in_it(code: int, text: str) -> None:
+    payload = b"\1\3\0\0" + msgpack.packb([[msgpack.ExtType(code, text.encode())], {}])
+    with pytest.raises(DecodeError) as caught:
+        Codec("msgpack").decode(payload)
+
     assert S not in told(caught.value)

@@ -143,6 +143,9 @@ Signals:
     "--error-handler", metavar="MODULE:FUNCTION", help="Called with (task, kill_signal, exc_info) after each failure."
 )
 @click.option("--hooks", metavar="MODULE:CLASS", help="A subclass of delayed.Hooks: called around tasks and processes.")
+@click.option(
+    "--log-arguments", is_flag=True, help="Log the arguments of failed tasks too, but those annotated with Hidden."
+)
 @log_options
 def worker(
     module: str | None,
@@ -169,6 +172,7 @@ def worker(
     success_handler: str | None,
     error_handler: str | None,
     hooks: str | None,
+    log_arguments: bool,
     log_level: str,
     log_format: str,
 ) -> int:
@@ -216,6 +220,7 @@ def worker(
         success_handler=success_handler,
         error_handler=error_handler,
         hooks=hooks,
+        log_arguments=log_arguments,
         max_tasks=max_tasks,
         max_memory=max_memory,
         kill_memory=kill_memory,

@@ -34,7 +34,7 @@ Handler = Callable[..., Any]
 
 _OPTIONS = (
     "processes", "kill_timeout", "success_handler", "error_handler", "hooks", "max_tasks", "max_memory", "kill_memory",
-    "worker_memory", "shutdown_timeout", "burst", "preload", "sweep", "schedule", "lease",
+    "worker_memory", "shutdown_timeout", "burst", "preload", "sweep", "schedule", "lease", "log_arguments",
 )  # fmt: skip
 
 SCHEDULER_PATIENCE = 2.0  # seconds that it gets to end what it does with a store that hangs
@@ -61,6 +61,7 @@ class WorkerOptions(TypedDict, total=False):
     sweep: bool
     schedule: bool
     lease: float
+    log_arguments: bool
 
 
 class Worker:
@@ -99,6 +100,8 @@ class Worker:
         sweep: whether this worker also sweeps its queues, every 2 s.
         schedule: whether it also enqueues the periodic tasks of its queues; not in a burst.
         lease: seconds after which the tasks of a worker that vanished run again; renewed at a third of it.
+        log_arguments: whether the log of a failed run has its arguments, shortened and without those annotated with
+            :data:`delayed.Hidden`; else it has no values of them but what the task's own exception says.
 
     Raises:
         ConfigError: When an argument makes no sense; the message names it.
@@ -130,6 +133,7 @@ class Worker:
         sweep: bool = True,
         schedule: bool = True,
         lease: float = LEASE,
+        log_arguments: bool = False,
     ) -> None:
         self.queues: list[Queue] = [queue] if queue is not None else []
         self.queues += [each for each in queues if each is not queue]
@@ -164,6 +168,7 @@ class Worker:
         self.preload = list(preload)
         self.sweep = sweep
         self.schedule = schedule
+        self.log_arguments = log_arguments
         self.lanes = 1  # tasks that a child runs at once
         self.uvloop = False
         self.id = ""
@@ -300,6 +305,7 @@ class Worker:
             preload=self.preload,
             log_level=logger.getEffectiveLevel(),
             log_json=_logs_json(),
+            log_arguments=self.log_arguments,
             presence=self.presence,
         )
 

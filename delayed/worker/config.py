@@ -36,6 +36,7 @@ class Config(NamedTuple):
         kill_timeout: seconds between the soft stop and SIGKILL.
         log_level: of the logger "delayed".
         log_json: whether to log as JSON.
+        log_arguments: whether to log the arguments of failed runs.
         path: sys.path of the monitor.
         presence: a descriptor that all processes of the worker hold, so that its end tells a supervisor that they are
             gone; -1: none.
@@ -65,6 +66,7 @@ class Config(NamedTuple):
     preload: Sequence[str] = ()
     log_level: int = 20
     log_json: bool = False
+    log_arguments: bool = False
     path: Sequence[str] = ()
     presence: int = -1
 

@@ -116,11 +116,13 @@ def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> 
     quiet = {"back": logging.INFO, "cancelled": logging.INFO, "retry": logging.WARNING, "lost": logging.WARNING}
     level = quiet.get(action, logging.ERROR)
     more = "".join(f"\n{part}" for part in (found.traceback.rstrip(), found.stack) if part)
+    shown = {"arguments": found.arguments} if found.arguments else {}
     logger.log(
         level,
-        "task %d %s (attempt %d) %s; %s%s",
+        "task %d %s%s (attempt %d) %s; %s%s",
         claim.id,
         func,
+        found.arguments,
         claim.attempt,
         found,
         fates[action],
@@ -131,5 +133,6 @@ def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> 
             "queue": claim.queue,
             "func": func,
             "attempt": claim.attempt,
+            **shown,
         },
     )

@@ -315,6 +315,8 @@ class Lane:
             found = self.verdict_on(start, error, ended, cpu, limits)
         if self.decision is not None:
             found = self.decision.on(found)
+        if self.config.log_arguments and task is not None:
+            found = found._replace(arguments=task.arguments())
         if task is None:
             task = self.known_of(frame, start.message)
         if outcome.no_more_files(error):
@@ -376,6 +378,10 @@ class Lane:
             message = Message.parse(frame.id, frame.header, frame.payload)
         task = self.known_of(frame, message)
         task.verdict = found
+        if self.config.log_arguments:
+            with contextlib.suppress(Exception):  # loads the function, so that it is known what it hides
+                task.function()
+            outcome.log(self.config, f"task {task.id} {task.func_path}{task.arguments()} is the one that was killed")
         timeout = TaskTimeout(f"{found}\n{found.stack}".strip()) if found.code == verdict.TIMED_OUT else None
         calls = []
         if self.config.error_handler and found.code not in verdict.NO_FAILURES:

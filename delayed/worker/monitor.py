@@ -469,7 +469,9 @@ class Monitor:
         if held.cancel and transaction != context.COMMITTED:
             found = self.orders.ended(held, found)
         settlement = fate.settle(held.claim, found, transaction)
-        wanted = self.config.hooks or (self.config.error_handler and found.code not in verdict.NO_FAILURES)
+        wanted = self.config.hooks or (
+            (self.config.error_handler or self.config.log_arguments) and found.code not in verdict.NO_FAILURES
+        )
         if handler and wanted and found.code not in (verdict.STOPPED, verdict.LOST):
             claim = held.claim
             if settlement is not None and settlement.action == "retry":

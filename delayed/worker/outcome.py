@@ -126,12 +126,17 @@ def describe(code: int, error: BaseException, stack: str) -> Verdict:
 
 
 def log_error(config: Config, text: str, error: BaseException) -> None:
-    """Log an error of a child. Logging is loaded only then: it makes each fork slower."""
+    """Log an error of a child, with its traceback."""
+    try:
+        log(config, text, error)
+    except BaseException:  # its own __str__ may raise
+        log(config, f"{text}: {type(error).__qualname__}")
+
+
+def log(config: Config, text: str, error: BaseException | None = None) -> None:
+    """Log what goes wrong in a child. Logging is loaded only then: it makes each fork slower."""
     from delayed.logger import logger, setup_logger
 
     if not any(handler.__class__.__name__ != "NullHandler" for handler in logger.handlers):
         setup_logger(config.log_level, as_json=config.log_json)
-    try:
-        logger.error("%s", text, exc_info=error)
-    except BaseException:  # its own __str__ may raise
-        logger.error("%s: %s", text, type(error).__qualname__)
+    logger.error("%s", text, exc_info=error)

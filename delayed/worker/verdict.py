@@ -83,6 +83,7 @@ class Verdict(NamedTuple):
         rss: peak memory of its process in bytes; 0 if unknown.
         timeout: the task's limit in seconds, None if it had none.
         limit: the limit of CPU or memory that ended it, or that it may have failed for, in words; "" if there is none.
+        arguments: those of the task, shortened, such as ``(1, 'two')``, if its worker logs them; else "".
         delay: seconds until the next run, as the task asked for it or its child has worked it out; None if there is
             none, or if the monitor is to do that.
         decision: of a failed run: what its retry policy says of the error; one of the constants of this module.
@@ -105,6 +106,7 @@ class Verdict(NamedTuple):
     limit: str = ""
     delay: float | None = None
     decision: int = UNDECIDED
+    arguments: str = ""
 
     @property
     def kind(self) -> str:
