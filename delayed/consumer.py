@@ -53,7 +53,7 @@ class Consumer:
                     logger.error("task %d of queue %s is dead: %s", claim.id, self._queue, error)
                     self._broker.settle(self._worker, [Settlement(claim.ref, "dead", reason=str(error))])
                     continue
-                lease = (FOREVER if message.timeout is None else message.timeout) + self._slack
+                lease = min(FOREVER if message.timeout is None else message.timeout, FOREVER) + self._slack
                 if self._broker.renew(self._worker, [self._queue], [claim.ref], lease).held:
                     self._refs[claim.id] = claim.ref
                     return task

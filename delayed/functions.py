@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from _thread import RLock  # from where `threading` has it, which the fork server shall not load
 from collections.abc import Callable
@@ -17,13 +18,22 @@ from delayed.errors import FunctionNotFound, NotEnqueueable
 
 MAIN = "__delayed_main__"  # the name under which a worker loads a script, so that its __main__ guard stays shut
 
+PATH_MAX = 8192  # characters of a path; a file's may have 4096 bytes
 DECORATIONS = ("delay", "adelay", "options", "timeout", "queue")  # the attributes that a decorator adds
 
 _paths: dict[Any, str] = {}
 _found: dict[str, Callable[..., Any]] = {}
 _script = RLock()  # held while a script is loaded
 _given: dict[str, Callable[..., Any]] = {}
+_NEVER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]").search  # what logs and stores can't have
 _CLOUDPICKLE = "use a queue with serializer='cloudpickle', or move it to the top level of a module"
+
+
+def is_path(value: object) -> bool:
+    """Whether a value may be a function's path: text, not too long, in one line."""
+    if type(value) is not str or not 0 < len(value) <= PATH_MAX:
+        return False
+    return value.isprintable() or _NEVER(value) is None
 
 
 def path_of(func: Callable[..., Any]) -> str:
@@ -78,6 +88,11 @@ def _path_of(func: Callable[..., Any]) -> str:
             "perhaps a decorator replaced it: enqueue what the name stands for"
         )
     path = f"{place}:{name}"
+    if not is_path(path):
+        raise NotEnqueueable(
+            f"{path[:100]!r} is no path that can be stored: it has more than {PATH_MAX} characters, or such as have no "
+            "place in a line of text; rename the file or the function"
+        )
     _given[path] = found
     return path
 

@@ -5,7 +5,7 @@ of its forks slower (`benchmarks/`).
 
 A message is a header, which brokers, workers and tools read, and a payload, which only the child that runs the
 task decodes. On the wire the header is compact JSON with short keys (only what differs from the default is
-written), so that a script in any language can read it beside the payload:
+written), so that a script in any language can read it beside the payload; docs/wire-format.md has all of it:
 
     v version · f function path · t timeout (s) · p priority · e enqueued_at (unix s) · d delay (s)
     r retry policy (plain data) · m max deliveries · k key · x trace context
@@ -16,25 +16,30 @@ written), so that a script in any language can read it beside the payload:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from delayed.errors import DELAY_MAX, DecodeError
+from delayed.errors import DELAY_MAX, DecodeError, NotEnqueueable
+from delayed.functions import is_path
 
 HEADER_VERSION = 1
+HEADER_MAX = 65536  # bytes
 DEFAULT_MAX_DELIVERIES = 11  # one run and ten deaths of its watchers, then a message counts as poison
 # Deliveries of a dead letter that is revived go on at the next multiple of this, so that their number is never lowered
 # (it is a part of the token, and what tasks fence their own writes with), and yet counts anew. Up to a limit, for some
 # stores have 32 bits for it.
 LIFE = 1_000_000
 LIVES_END = 2_000_000_000
+SHOWN_MAX = 100  # characters of a value that is not right
+ENDLESS = 2**31 - 1  # deliveries of a task that is retried for ever; no store counts further
 
 State = Literal["scheduled", "ready", "running", "dead"]
 STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
 
 _NO_EXTRA: Mapping[str, Any] = MappingProxyType({})
-_KNOWN_KEYS = frozenset("vftpedrmkxla")
+_FLOAT_MAX = sys.float_info.max
 
 
 class Message(NamedTuple):
@@ -73,7 +78,11 @@ class Message(NamedTuple):
     extra: Mapping[str, Any] = _NO_EXTRA
 
     def header(self) -> bytes:
-        """The header as it is stored; `id` and `payload` are stored beside it."""
+        """The header as it is stored; `id` and `payload` are stored beside it.
+
+        Raises:
+            NotEnqueueable: When it is larger than any worker reads.
+        """
         data: dict[str, Any] = {"v": HEADER_VERSION, "f": self.func}
         if self.timeout is not None:
             data["t"] = self.timeout
@@ -97,52 +106,57 @@ class Message(NamedTuple):
             data["a"] = self.keep
         if self.extra:
             data.update(self.extra)
-        return _dumps(data)
+        header = _dumps(data).encode("ascii")
+        if len(header) > HEADER_MAX:
+            raise NotEnqueueable(
+                f"the header of a task of {self.func[:100]} takes {len(header)} bytes, and may take {HEADER_MAX}: "
+                "give it a shorter key"
+            )
+        return header
 
     @classmethod
     def parse(cls, id: int, header: bytes, payload: bytes) -> Message:
-        """The message of a stored header and payload.
+        """The message of a stored header and payload. What it returns, guardians may count with: no header makes them
+        fail, or wait for ever.
 
         Raises:
             DecodeError: When the header is not one that this version can read.
         """
+        if len(header) > HEADER_MAX:
+            raise DecodeError(f"the header of task {id} has {len(header)} bytes, and may have {HEADER_MAX}")
         try:
-            data, _ = _read(header.decode())
-            version = data["v"]
-            if version != HEADER_VERSION:
-                raise DecodeError(
-                    f"the header of task {id} has version {version!r}; this worker reads {HEADER_VERSION}: "
-                    "upgrade delayed on this host"
-                )
-            message = cls(
-                id=id,
-                func=data["f"],
-                payload=payload,
-                timeout=data.get("t"),
-                priority=data.get("p", 0),
-                delay=data.get("d", 0.0),
-                enqueued_at=data.get("e", 0.0),
-                retry=data.get("r"),
-                max_deliveries=data.get("m", DEFAULT_MAX_DELIVERIES),
-                key=data.get("k"),
-                trace=data.get("x"),
-                limits=data.get("l"),
-                keep=data.get("a"),
-                extra=_NO_EXTRA
-                if _KNOWN_KEYS.issuperset(data)
-                else {key: value for key, value in data.items() if key not in _KNOWN_KEYS},
-            )
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if isinstance(error, DecodeError):
-                raise
+            text = header.decode()
+            data, end = _read(text)
+        except (ValueError, RecursionError) as error:
             raise DecodeError(f"the header of task {id} can't be read: {type(error).__name__}: {error}") from error
-        if not isinstance(message.func, str) or not isinstance(message.timeout, (int, float, type(None))):
-            raise DecodeError(f"the header of task {id} has a function path or a timeout of a wrong type")
-        if message.limits is not None:
-            _check_limits(message)
-        if message.keep is not None and not (isinstance(message.keep, (int, float)) and 0 < message.keep <= DELAY_MAX):
-            raise DecodeError(f"the header of task {id} wants its answer kept for {message.keep!r} seconds")
-        return message
+        if type(data) is not dict or end != len(text):
+            raise DecodeError(f"the header of task {id} is not one JSON object: {_short(text)}")
+        version = data.pop("v", None)
+        if type(version) is not int or version != HEADER_VERSION:
+            raise DecodeError(
+                f"the header of task {id} has version {_short(version)}; this worker reads {HEADER_VERSION}: "
+                "upgrade delayed on this host, or it was not made by it"
+            )
+        fields: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for key, value in data.items():
+            field = _FIELDS.get(key)
+            if field is None:
+                extra[key] = value
+                continue
+            name, is_right, what = field
+            if not is_right(value):
+                raise DecodeError(f"the header of task {id} has the {name} {_short(value)}, which is not {what}")
+            fields[name] = value
+        if "func" not in fields:
+            raise DecodeError(f"the header of task {id} has no function path")
+        if extra:
+            try:
+                _dumps(extra)
+            except (ValueError, RecursionError) as error:
+                raise DecodeError(f"the header of task {id} can't be handed on: {error}") from error
+            return cls(id=id, payload=payload, extra=extra, **fields)
+        return cls(id=id, payload=payload, **fields)
 
     @classmethod
     def glimpse(cls, id: int, header: bytes, payload: bytes) -> Message:
@@ -155,22 +169,115 @@ class Message(NamedTuple):
             return cls(id=id, func="?", payload=payload)
 
 
-def _check_limits(message: Message) -> None:
-    limits = message.limits
-    if (
-        not isinstance(limits, dict)
-        or not limits.keys() <= {"memory", "cpu"}
-        or not all(isinstance(value, (int, float)) and 0 < value < 2**62 for value in limits.values())
-    ):
-        raise DecodeError(f"the header of task {message.id} has limits that this version does not know: {limits!r}")
+def _is_timeout(value: Any) -> bool:
+    return value is None or (type(value) in _NUMBERS and 0 <= value <= _FLOAT_MAX)
 
+
+def _is_time(value: Any) -> bool:
+    return type(value) in _NUMBERS and -_FLOAT_MAX <= value <= _FLOAT_MAX
+
+
+def _is_delay(value: Any) -> bool:
+    return type(value) in _NUMBERS and 0 <= value <= DELAY_MAX
+
+
+def _is_age(value: Any) -> bool:
+    return value is None or (type(value) in _NUMBERS and 0 < value <= DELAY_MAX)
+
+
+def _is_priority(value: Any) -> bool:
+    return type(value) is int and -32768 <= value <= 32767
+
+
+def _is_deliveries(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= ENDLESS
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or type(value) is str
+
+
+def _is_retry(value: Any) -> bool:
+    if value is None:
+        return True
+    return type(value) is dict and all(key in _RETRY and _RETRY[key](each) for key, each in value.items())
+
+
+def _is_retries(value: Any) -> bool:
+    return type(value) is int and value >= -1
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= _FLOAT_MAX
+
+
+def _is_pauses(value: Any) -> bool:
+    return type(value) is list and all(_is_delay(pause) for pause in value)
+
+
+def _is_names(value: Any) -> bool:
+    return value is None or (type(value) is list and all(type(name) is str and name for name in value))
+
+
+def _is_decider(value: Any) -> bool:
+    return value is None or is_path(value)
+
+
+def _is_limits(value: Any) -> bool:
+    if value is None:
+        return True
+    if type(value) is not dict or not value.keys() <= _LIMIT_KEYS:
+        return False
+    return all(type(number) in _NUMBERS and 0 < number < 2**62 for number in value.values())
+
+
+_NUMBERS = (int, float)  # and no bool
+_RETRY: dict[str, Callable[[Any], bool]] = {
+    "max": _is_retries,
+    "delay": _is_delay,
+    "factor": _is_factor,
+    "max_delay": _is_delay,
+    "jitter": _is_factor,
+    "step": _is_factor,
+    "pauses": _is_pauses,
+    "on": _is_names,
+    "never": _is_names,
+    "policy": _is_decider,
+}
+_LIMIT_KEYS:
+        return False
+    return all(type(number) in _NUMBERS and 0 < number < 2**62 for number in value.values())
+
+
+_NUMBERS = (int, float)  # and no bool
+_RETRY_KEYS = frozenset(("max", "delay", "factor", "max_delay", "jitter"))
+_LIMIT_KEYS = frozenset(("memory", "cpu"))
+# What each key of a header stands for: the attribute, what it may be, and that in words.
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
+    "f": ("func", is_path, "the path of a function"),
+    "t": ("timeout", _is_timeout, "a number of seconds"),
+    "p": ("priority", _is_priority, "a whole number from -32768 to 32767"),
+    "e": ("enqueued_at", _is_time, "a time in seconds"),
+    "d": ("delay", _is_delay, "a number of seconds up to a hundred years"),
+    "r": ("retry", _is_retry, "a retry policy that this version knows"),
+    "m": ("max_deliveries", _is_deliveries, f"a whole number from 1 to {ENDLESS}"),
+    "k": ("key", _is_text, "text"),
+    "x": ("trace", _is_text, "text"),
+    "l": ("limits", _is_limits, "limits that this version knows"),
+    "a": ("keep", _is_age, "a number of seconds above 0, up to a hundred years"),
+}
 
 _read = json.JSONDecoder().raw_decode
-_dumps_text = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+_dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 
-def _dumps(data: Mapping[str, Any]) -> bytes:
-    return _dumps_text(data).encode("ascii")
+def _short(value: object) -> str:
+    """A value of a header, as a message shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number with thousands of digits
+        return "of a number without end"
+    return text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
 
 
 class Ref(NamedTuple):

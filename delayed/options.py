@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf
+from sys import float_info
 from typing import Any, NamedTuple, Self
 
 from delayed.durations import seconds_of
@@ -12,6 +13,7 @@ from delayed.retry import Retry
 from delayed.sizes import size_of
 
 PRIORITY_MAX = 32767
+FLOAT_MAX = float_info.max
 _OLD_NAMES = {"seconds": "timeout", "prior": "priority"}
 _ELSEWHERE = {
     "error_handler": "give it to the worker: ForkedWorker(queue, error_handler=...)",
@@ -82,7 +84,7 @@ def _number(value: object) -> bool:
 def _timeout(value: Any) -> float:
     if value is None:
         return inf
-    if not _number(value) or not value > 0:
+    if not _number(value) or not (0 < value <= FLOAT_MAX or value == inf):
         raise ConfigError(f"timeout must be a number of seconds above 0, or None for no limit, not {value!r}")
     return value  # type: ignore[no-any-return]
 

@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from delayed.durations import seconds_of
-from delayed.errors import ConfigError, DecodeError, NotEnqueueable, RetryLater
+from delayed.errors import DELAY_MAX, ConfigError, DecodeError, NotEnqueueable, RetryLater
 from delayed.functions import MAIN, path_of
 
 if TYPE_CHECKING:
@@ -203,7 +203,8 @@ class Retry(_Policy):
 
 
 def delay_before_next(data: Mapping[str, Any] | None, attempt: int) -> float | None:
-    """Seconds until the next run after run number `attempt` failed; None when there is to be none.
+    """Seconds until the next run after run number `attempt` failed, a hundred years at most; None when there is to be
+    none.
 
     Args:
         data: what :meth:`Retry.data` gave, possibly in another version: what is missing has its default.
@@ -217,7 +218,7 @@ def delay_before_next(data: Mapping[str, Any] | None, attempt: int) -> float | N
         most = data.get("max", 0)
         if not isinstance(most, int) or (0 <= most < attempt):
             return None
-        pause = _pause(data, attempt)
+        pause = min(_pause(data, attempt), DELAY_MAX)
         if not 0.0 <= pause < inf:
             raise ValueError(f"a pause of {pause} s")
     except (AttributeError, TypeError, ValueError) as error:

@@ -12,15 +12,13 @@ from delayed.codec import BY_VALUE, Codec, Opened
 from delayed.errors import FunctionNotFound, NotAllowed, NotEnqueueable, SignatureMismatch
 from delayed.functions import bare, loaded, path_of, resolve, seen
 from delayed.hints import types_of
-from delayed.message import DEFAULT_MAX_DELIVERIES, Message
+from delayed.message import DEFAULT_MAX_DELIVERIES, ENDLESS, Message
 from delayed.retry import Retry
 from delayed.sizes import size_of
 
 if TYPE_CHECKING:
     from delayed.retry import Decider
     from delayed.worker.verdict import Verdict
-
-ENDLESS = 2**31 - 1  # deliveries of a task that is retried for ever, or for as long as a function says
 
 
 class Task:
@@ -209,7 +207,7 @@ class Task:
             delay=self.delay,
             enqueued_at=round(time.time(), 3),
             retry=retry.data() if retry is not None else None,
-            max_deliveries=most,
+            max_deliveries=min(most, ENDLESS),
             key=self.key,
             limits=None if self.memory is self.cpu is None else self._limits(),
         )

@@ -4,6 +4,9 @@ A packet is read whole by exactly one reader, and the kernel decides which. That
 lies in a child's channel has not begun, and whoever reads the packet owns the task: to take it back, the monitor
 reads the child's end itself. And a sender that is killed never leaves half a frame.
 
+A task has its child's end among its descriptors, and may write into it what it likes. So what comes from a child is
+taken for what it says only where the board agrees, and what is no frame is a :class:`BadFrame`.
+
 A task frame is a head, the message's header and the payload; when that is larger than a packet should be, header and
 payload travel in an anonymous file whose descriptor the packet carries.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from struct import Struct
 from typing import NamedTuple
@@ -40,6 +44,11 @@ _EXIT = Struct("<dddq")
 _FD_SPACE = socket.CMSG_SPACE(4)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)  # the enum takes longer to add up than the kernel to receive
 NO_WAIT = int(socket.MSG_DONTWAIT)
+SHUT = select.POLLHUP | getattr(select, "POLLRDHUP", 0)  # events of a channel that was shut down
+
+
+class BadFrame(ValueError):
+    """Raised when a packet is no frame of the kind that was to come; it has been read, and the next one can be."""
 
 
 class TaskFrame(NamedTuple):
@@ -71,6 +80,7 @@ def send_task(sock: socket.socket, frame: TaskFrame) -> None:
 
     Raises:
         BlockingIOError: When the channel is full (on a non-blocking socket).
+        BrokenPipeError: When it was shut down.
     """
     kind, slot, queue, serial, id, delivery, attempt, nonce, header, payload, detail = frame
     large = len(header) + len(payload) + len(detail) > PACKET_MAX
@@ -98,10 +108,14 @@ def receive_task(sock: socket.socket, buffer: bytearray, flags: int = 0) -> Task
 
     Raises:
         BlockingIOError: When there is none (with MSG_DONTWAIT).
+        BadFrame: When it is none.
+        OSError: When a large task's descriptor can't be received, or the channel is of no use any more.
     """
     size, ancillary, _, _ = sock.recvmsg_into((buffer,), _FD_SPACE, flags | _CLOEXEC)
     if not size:
         return None
+    if size < _TASK.size:
+        raise BadFrame(f"a packet of {size} bytes is no task")
     kind, large, slot, queue, _, serial, id, delivery, attempt, nonce, n, m = _TASK.unpack_from(buffer)
     if large:
         if not ancillary:
@@ -112,6 +126,8 @@ def receive_task(sock: socket.socket, buffer: bytearray, flags: int = 0) -> Task
             body = file.read()
     else:
         body = bytes(memoryview(buffer)[_TASK.size : size])
+    if n + m > len(body):
+        raise BadFrame(f"a task has {len(body)} bytes, and says that its header and detail have {n + m}")
     detail = body[n : n + m] if m else b""
     return TaskFrame(kind, slot, queue, serial, id, delivery, attempt, nonce, body[:n], body[n + m :], detail)
 
@@ -135,15 +151,23 @@ def send_report(sock: socket.socket, kind: int, slot: int, serial: int, code: in
 
 
 def receive_report(sock: socket.socket, buffer: bytearray) -> tuple[int, int, int, int, bytes] | None:
-    """(kind, code, slot, serial, detail) of the next report, None if there is none."""
+    """(kind, code, slot, serial, detail) of the next report, None if there is none.
+
+    Raises:
+        BadFrame: When the next packet is none, or of another kind than this version knows.
+    """
     try:
         size = sock.recv_into(buffer, 0, NO_WAIT)
     except BlockingIOError:
         return None
     if not size:
         return None
+    if size < _REPORT.size or not OUTCOME <= buffer[0] <= STOP:
+        raise BadFrame(f"a packet of {size} bytes is no report")
     kind, code, slot, length, serial = _REPORT.unpack_from(buffer)
     head = _REPORT.size
+    if head + length != size:
+        raise BadFrame(f"a report has {size} bytes, and says that it has {head + length}")
     return kind, code, slot, serial, bytes(memoryview(buffer)[head : head + length]) if length else b""
 
 
@@ -153,7 +177,13 @@ def pack_slots(slots: list[int]) -> bytes:
 
 
 def unpack_slots(detail: bytes) -> tuple[int, ...]:
-    """What :meth:`pack_slots` packed."""
+    """What :meth:`pack_slots` packed.
+
+    Raises:
+        BadFrame: When it can't be that.
+    """
+    if len(detail) % 2:
+        raise BadFrame(f"{len(detail)} bytes are no list of slots")
     return Struct(f"<{len(detail) // 2}H").unpack(detail)
 
 
@@ -192,10 +222,13 @@ def receive_control(sock: socket.socket) -> Control | None:
 
     Raises:
         BlockingIOError: When there is none (on a non-blocking socket).
+        BadFrame: When it is none.
     """
     data = sock.recv(PACKET_MAX)
     if not data:
         return None
+    if len(data) < _CONTROL.size + _EXIT.size:
+        raise BadFrame(f"a packet of {len(data)} bytes is no control frame")
     kind, seat, pid, value = _CONTROL.unpack_from(data)
     wall, cpu, _, rss = _EXIT.unpack_from(data, _CONTROL.size)
     text = data[_CONTROL.size + _EXIT.size :].decode(errors="replace")

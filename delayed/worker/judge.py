@@ -26,7 +26,7 @@ def verdict_told(slot: Slot, detail: bytes) -> Verdict:
     if detail:
         try:
             return Verdict.load(detail)
-        except (ValueError, TypeError):  # it can't be read; what the board says will do
+        except ValueError:  # it can't be read; what the board says will do
             pass
     return Verdict(slot.code, text=slot.text, delay=slot.delay, decision=slot.decision)
 

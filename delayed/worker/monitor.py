@@ -59,6 +59,7 @@ LOOP_BLOCKED = 1.0  # seconds without a turn after which an event loop is report
 BLOCKED_PAUSE = 1.0  # seconds for which nothing is handed to a child that began nothing of what it had
 SUSPECTS_MAX = 10_000  # tasks that are remembered because they may have ended their child
 RUNNING_MAX = 100  # running tasks that a worker names when it says what it does
+REPORTS_MAX = 1000  # reports of a child that are read in one go: more than a channel holds
 FORK_BACKOFF = (0.1, 5.0)  # seconds: first and longest pause after a child that did nothing
 
 
@@ -203,8 +204,7 @@ class Monitor:
         """Work until there is nothing left to do."""
         self.poller.register(self.wake_read, select.POLLIN)
         for seat in self.seats:
-            self.poller.register(seat.mine, select.POLLIN)
-            self.by_fd[seat.mine.fileno()] = seat
+            self.listen_to(seat)
         self.start_server()
         self.courier.start()
         self.loop()
@@ -217,8 +217,8 @@ class Monitor:
             events = self.poller.poll(self.poll_timeout() * 1000)
             at = now()
             with self.turn:
-                for fd, _ in events:
-                    self.read(fd)
+                for fd, event in events:
+                    self.read(fd, event)
                 if at >= next_tick:
                     next_tick = at + TICK
                     self.tick(at)
@@ -238,7 +238,12 @@ class Monitor:
                     self.hand_suspects(at)
                 self.keep_seats_taken(at)
 
-    def read(self, fd: int) -> None:
+    def listen_to(self, seat: Seat) -> None:
+        """Read what comes from a seat's channel."""
+        self.poller.register(seat.mine, select.POLLIN | channel.SHUT)
+        self.by_fd[seat.mine.fileno()] = seat
+
+    def read(self, fd: int, event: int) -> None:
         """Read what has come on a descriptor."""
         if fd == self.wake_read:
             with contextlib.suppress(BlockingIOError):
@@ -251,6 +256,8 @@ class Monitor:
                 self.orphan_ended(seat)
             else:
                 self.read_reports(seat)
+                if event & channel.SHUT:
+                    self.cut(seat)
 
     def poll_timeout(self) -> float:
         if self.stopping or self.jobs or not self.server_ready or any(seat.busy for seat in self.seats):
@@ -318,8 +325,10 @@ class Monitor:
                 seat.mine,
                 TaskFrame(channel.RUN, slot, held.queue, serial, id, delivery, attempt, nonce, header, payload),
             )
-        except BlockingIOError:
+        except (BlockingIOError, BrokenPipeError) as error:
             self.withdraw(seat, held)
+            if isinstance(error, BrokenPipeError):
+                self.cut(seat)
             return False
         seat.handed_at = now()
         return True
@@ -345,7 +354,7 @@ class Monitor:
             self.alone.popleft()
         if not seat.busy and not seat.retiring:
             seat.retiring = True
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
                 channel.send_task(seat.mine, channel.LEAVE_NOW)
 
     def together(self, held: Held) -> int:
@@ -359,9 +368,11 @@ class Monitor:
                 seat.handling = self.jobs.popleft()
                 try:
                     channel.send_task(seat.mine, seat.handling)
-                except BlockingIOError:
+                except (BlockingIOError, BrokenPipeError) as error:
                     self.jobs.appendleft(seat.handling)
                     seat.handling = None
+                    if isinstance(error, BrokenPipeError):
+                        self.cut(seat)
 
     def withdraw(self, seat: Seat, held: Held) -> None:
         """This task is not in the seat any more, and has not begun."""
@@ -386,13 +397,18 @@ class Monitor:
     # -- ends --------------------------------------------------------------------------------------------------
 
     def read_reports(self, seat: Seat) -> None:
-        while True:
-            report = channel.receive_report(seat.mine, self.buffer)
+        for _ in range(REPORTS_MAX):
+            try:
+                report = channel.receive_report(seat.mine, self.buffer)
+            except channel.BadFrame as error:
+                self.garbled(seat, error)
+                continue
             if report is None:
                 return
             kind, code, slot, serial, detail = report
             if kind == channel.HANDLED:
-                seat.handling = None
+                if seat.handling is not None and seat.handling.serial == serial:
+                    seat.handling = None
                 continue
             if kind == channel.RETIRING:
                 seat.retiring = True
@@ -402,13 +418,47 @@ class Monitor:
                 self.stopped_by_task = True
                 continue
             if kind == channel.RETURNED and detail:
-                self.collect_some(seat, channel.unpack_slots(detail))
+                try:
+                    self.collect_some(seat, set(channel.unpack_slots(detail)))
+                except channel.BadFrame as error:
+                    self.garbled(seat, error)
                 continue
             if self.lanes == 1:
                 self.collect(seat)
             held = seat.tasks.get(slot)
             if kind == channel.OUTCOME and held is not None and held.serial == serial:
-                self.ended(seat, held, code, detail)
+                if self.board.state(seat.index, slot) == boards.ENDED:
+                    self.ended(seat, held, code, detail)
+                else:
+                    self.garbled(seat, f"task {held.claim.id} has not ended")
+
+    def garbled(self, seat: Seat, why: object) -> None:
+        """The child has sent what it should not, which only code of a task's does. The board goes on telling the
+        truth, so that the child need not go; it is said once.
+        """
+        if not seat.garbled:
+            seat.garbled = True
+            logger.error(
+                "child %d sends what is no report (%s): does a task write to a descriptor that is not its own?",
+                seat.pid,
+                why,
+                extra={"action": "garbled"},
+            )
+
+    def cut(self, seat: Seat) -> None:
+        """The channel of a seat was shut down, which only code of a task's does: its child can't be talked to, and ends
+        when it finds that out. What it did stands on the board.
+        """
+        if self.by_fd.pop(seat.mine.fileno(), None) is None:
+            return
+        self.poller.unregister(seat.mine)
+        seat.retiring = True
+        self.take_back(seat)
+        logger.error(
+            "the channel of child %d was shut down; does a task close sockets that are not its own? The child leaves",
+            seat.pid,
+            extra={"action": "cut"},
+        )
 
     def collect(self, seat: Seat) -> None:
         """Find on the board the tasks that have returned."""
@@ -420,12 +470,12 @@ class Monitor:
         index, average, debug = seat.index, self.average, logger.isEnabledFor(10)
         tasks = seat.tasks
         for slot in slots:
+            held = tasks.get(slot)
+            if held is None:
+                continue
             if self.board.ended_with(index, slot) != verdict.RETURNED:  # or in another way: its report is on its way
                 if in_order:
                     break  # a child with one lane takes them in the order of their handing over
-                continue
-            held = tasks.get(slot)
-            if held is None:
                 continue
             wall = self.board.wall(index, slot)
             average += (wall - average) * 0.2
@@ -538,6 +588,11 @@ class Monitor:
             del self.by_fd[seat.pidfd]
         seat.vacated()
         self.board.vacate(seat.index)
+        if seat.mine.fileno() not in self.by_fd:  # its channel was cut, and only a new fork server can inherit another
+            seat.renew_channel()
+            self.listen_to(seat)
+            if self.server is not None:
+                self.server.kill()
 
     def died(self, seat: Seat, begun: list[Held], status: int | None, at: float, cpu: float, rss: int) -> None:
         """A child died in the middle of these tasks."""
@@ -863,6 +918,11 @@ class Monitor:
                 return
             except ConnectionResetError:
                 control = None
+            except channel.BadFrame as error:
+                logger.error("the fork server says what it should not (%s), and is killed", error)
+                assert self.server is not None
+                self.server.kill()
+                return
             if control is None:
                 self.server_gone()
                 return
@@ -900,7 +960,7 @@ class Monitor:
             if not seat.orphaned():
                 self.child_ended(seat, None, 0.0, 0)
                 continue
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
                 channel.send_task(seat.mine, channel.LEAVE_NOW)
             if seat.pidfd >= 0:
                 self.poller.register(seat.pidfd, select.POLLIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -104,8 +105,11 @@ def describe(code: int, error: BaseException, stack: str) -> Verdict:
         text = str(error)
     except BaseException:
         text = "(its text can't be had: __str__ failed)"
-    # A wish is no fault; what led to it may be one.
-    shown = error.__cause__ if isinstance(error, TaskControl) else error
+    shown: BaseException | None = error
+    if isinstance(error, TaskControl):  # a wish is no fault; what led to it may be one
+        shown = error.__cause__
+    elif isinstance(error, (DecodeError, NotAllowed)):  # told by its text, unless code of the user's has failed
+        shown = error.__cause__ if _in_user_code(error.__cause__) else None
     try:
         trace = "".join(traceback.format_exception(shown)) if shown is not None else ""
     except BaseException:
@@ -122,6 +126,27 @@ def describe(code: int, error: BaseException, stack: str) -> Verdict:
         stack=stack,
         rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         delay=error.delay if isinstance(error, RetryLater) else None,
+    )
+
+
+def _in_user_code(error: BaseException | None) -> bool:
+    """Whether what can't be decoded has failed in code of the user's, such as what unpickles an object."""
+    trace = error.__traceback__ if error is not None else None
+    if trace is None:
+        return False
+    import sysconfig
+
+    library, python = os.path.dirname(os.path.dirname(__file__)), sysconfig.get_path("stdlib")
+    files = []
+    while trace is not None:
+        files.append(trace.tb_frame.f_code.co_filename)
+        trace = trace.tb_next
+    if any(file == os.path.join(library, "compressors.py") for file in files):
+        return False
+    packages = os.path.join(python, "site-packages")
+    return any(
+        not file.startswith((library, "<frozen")) and (file.startswith(packages) or not file.startswith(python))
+        for file in files
     )
 
 

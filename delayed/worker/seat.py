@@ -26,6 +26,7 @@ class Seat:
         failures: children in a row that ended before they did anything.
         retiring: whether its child takes nothing more, and goes when what it runs has ended.
         blocked: whether its child does not begin what it was handed, though it has room for it.
+        garbled: whether it was told of its child that it sends what is no report.
         handed_at: when something was handed over last.
         idle_since: since when its child, which is to leave, has nothing to do; 0 if it has, or need not leave.
         asked, reported: the last beat of a blocked event loop about which its stack was asked for, and reported.
@@ -36,8 +37,7 @@ class Seat:
 
     def __init__(self, index: int, slots: int) -> None:
         self.index = index
-        self.mine, self.theirs = channel.pair()
-        self.mine.setblocking(False)
+        self.open_channel()
         self.stack = process.anonymous_file("delayed-stack")
         self.pid = 0
         self.pidfd = -1
@@ -47,12 +47,23 @@ class Seat:
         self.failures = 0
         self.retiring = False
         self.blocked = False
+        self.garbled = False
         self.handed_at = 0.0
         self.idle_since = 0.0
         self.asked = self.reported = 0.0
         self.tasks: dict[int, Held] = {}
         self.slots: deque[int] = deque(range(slots))
         self.handling: TaskFrame | None = None
+
+    def open_channel(self) -> None:
+        self.mine, self.theirs = channel.pair()
+        self.mine.setblocking(False)
+
+    def renew_channel(self) -> None:
+        """Take another channel, which the next fork server inherits."""
+        self.mine.close()
+        self.theirs.close()
+        self.open_channel()
 
     @property
     def busy(self) -> bool:
@@ -87,7 +98,7 @@ class Seat:
     def vacated(self) -> None:
         """The child is gone."""
         self.pid = 0
-        self.orphan = self.retiring = self.blocked = False
+        self.orphan = self.retiring = self.blocked = self.garbled = False
         self.idle_since = 0.0
         if self.pidfd >= 0:
             os.close(self.pidfd)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 TICK = 0.05  # seconds between looks at the deadlines
 GIVE_UP = 3600.0  # seconds without an answer from the store; other workers run the tasks again
+REPORTS_MAX = 1000  # reports of a child that are read in one go: more than a channel holds
 PATIENCE = (0.1, 2.0)  # seconds: first and longest pause while the store can't be reached
 
 
@@ -73,6 +74,7 @@ class StandIn:
 
         self.take_charge()
         broker = broker_for(self.config.url)
+        ends = {monitor_end.fileno() for monitor_end, _ in self.server.channels}
         known = False
         renew_at = broker_at = 0.0
         answered = now()
@@ -111,7 +113,11 @@ class StandIn:
                 pause = min(pause * 2, PATIENCE[1])
             if known and not self.claims and not self.settlements and not self.handlers_run():
                 break
-            self.poller.poll(TICK * 1000)
+            for fd, event in self.poller.poll(TICK * 1000):
+                if event & channel.SHUT and fd in ends:
+                    self.read_reports()  # all that will ever come
+                    self.poller.unregister(fd)
+                    ends.remove(fd)
         with contextlib.suppress(BrokerError):
             broker.announce(self.config.worker, self.config.queues, None, 0.0)
         broker.close()
@@ -133,8 +139,9 @@ class StandIn:
                     handlers.append(frame)
             # A child that goes shows that what still stands on the board as handed over never reached it.
             for frame in [*handlers, channel.LEAVE_NOW]:
-                channel.send_task(monitor_end, frame)
-            self.poller.register(monitor_end, select.POLLIN)
+                with contextlib.suppress(BrokenPipeError):  # a task has shut it down: its child leaves by itself
+                    channel.send_task(monitor_end, frame)
+            self.poller.register(monitor_end, select.POLLIN | channel.SHUT)
             pid = self.board.pid(seat)
             if not pid or seat in self.server.pids:
                 continue
@@ -219,7 +226,13 @@ class StandIn:
 
     def read_reports(self) -> None:
         for monitor_end, _ in self.server.channels:
-            while report := channel.receive_report(monitor_end, self.buffer):
+            for _ in range(REPORTS_MAX):
+                try:
+                    report = channel.receive_report(monitor_end, self.buffer)
+                except channel.BadFrame:  # a task wrote it; the board knows better
+                    continue
+                if report is None:
+                    break
                 kind, _, _, serial, detail = report
                 if kind == channel.OUTCOME and detail:
                     self.details[serial] = detail

@@ -6,6 +6,8 @@ import json
 import signal
 from typing import Any, NamedTuple
 
+from delayed.errors import DELAY_MAX
+
 # Codes of the outcomes that a child reports itself; 0 is left for "none yet".
 (
     RETURNED,
@@ -173,9 +175,33 @@ class Verdict(NamedTuple):
 
     @classmethod
     def load(cls, data: bytes) -> Verdict:
-        """The verdict of :meth:`dump`."""
-        fields: dict[str, Any] = json.loads(data)
-        return cls(**fields)
+        """The verdict of :meth:`dump`.
+
+        Raises:
+            ValueError: When it is none. Whoever runs user code can send anything.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(data)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+        if type(fields) is not dict or fields.get("code") not in KINDS:
+            raise ValueError("it is no verdict")
+        for name, value in fields.items():
+            if name not in _TYPES or type(value) not in _TYPES[name]:
+                raise ValueError(f"a verdict has no {name} {str(value)[:100]!r}")
+            if type(value) in (int, float) and not -_NUMBER_MAX < value < _NUMBER_MAX:
+                raise ValueError(f"a verdict has the {name} {value}")
+        found = cls(**fields)
+        if found.delay is not None and not 0 <= found.delay <= DELAY_MAX:
+            raise ValueError(f"a verdict has the delay {found.delay}")
+        return found
+
+
+_NUMBER_MAX = 2**63
+_TYPES: dict[str, tuple[type[Any], ...]] = {
+    name: {str: (str,), int: (int,), bool: (bool,)}.get(type(default), (int, float))
+    for name, default in {**Verdict._field_defaults, "code": 0}.items()
+}
 
 
 def signal_name(number: int) -> str:
@@ -189,4 +215,6 @@ def signal_name(number: int) -> str:
 def _first_line(text: str) -> str:
     line, _, rest = text.strip().partition("\n")
     line = line if len(line) <= 300 else line[:300] + "…"
+    if not line.isprintable():  # it may have been chosen by whoever wrote the message
+        line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
     return f"{line} …" if rest else line
