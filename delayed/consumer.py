@@ -11,7 +11,7 @@ from delayed.brokers.base import LEASE, Broker
 from delayed.codec import Codec
 from delayed.errors import DecodeError, NotAllowed
 from delayed.logger import logger
-from delayed.message import Ref, Settlement
+from delayed.message import Claim, Ref, Settlement
 from delayed.task import Task
 
 WAIT = 1.0  # seconds that a take waits for a task
@@ -40,26 +40,36 @@ class Consumer:
 
     def take(self) -> Task | None:
         """The next task, or None if none comes within a second. What can't be decoded becomes a dead letter."""
-        for last in (False, True):
+        waited = False
+        while True:
             with self._lock:
                 self._seq += 1
                 nonce = secrets.randbits(63)
                 claims = self._broker.claim([self._queue], self._worker, self._seq, nonce, 1, LEASE)
             for claim in claims:
-                try:
-                    message = claim.message()
-                    task = Task.from_message(self._codec.open(message, claim.header), self._codec)
-                except (DecodeError, NotAllowed) as error:
-                    logger.error("task %d of queue %s is dead: %s", claim.id, self._queue, error)
-                    self._broker.settle(self._worker, [Settlement(claim.ref, "dead", reason=str(error))])
-                    continue
-                lease = min(FOREVER if message.timeout is None else message.timeout, FOREVER) + self._slack
-                if self._broker.renew(self._worker, [self._queue], [claim.ref], lease).held:
-                    self._refs[claim.id] = claim.ref
+                task = self._opened(claim)
+                if task is not None:
                     return task
-            if not last:
+            if not claims:
+                if waited:
+                    return None
                 self._broker.wait([self._queue], WAIT)
-        return None
+                waited = True
+
+    def _opened(self, claim: Claim) -> Task | None:
+        """The task of a claim, which holds for as long as that may take; None if there is none, or it does not."""
+        try:
+            message = claim.message()
+            task = Task.from_message(self._codec.open(message, claim.header), self._codec)
+        except (DecodeError, NotAllowed) as error:
+            logger.error("task %d of queue %s is dead: %s", claim.id, self._queue, error)
+            self._broker.settle(self._worker, [Settlement(claim.ref, "dead", reason=str(error))])
+            return None
+        lease = (FOREVER if message.timeout is None else min(message.timeout, FOREVER)) + self._slack
+        if not self._broker.renew(self._worker, [self._queue], [claim.ref], lease).held:
+            return None
+        self._refs[claim.id] = claim.ref
+        return task
 
     def give_back(self, task: Task) -> bool:
         """Put a task that was taken at the end of its queue. False if it is no longer held."""

@@ -129,7 +129,7 @@ class Message(NamedTuple):
             data, end = _read(text)
         except (ValueError, RecursionError) as error:
             raise DecodeError(f"the header of task {id} can't be read: {type(error).__name__}: {error}") from error
-        if type(data) is not dict or end != len(text):
+        if type(data) is not dict or text[end:].strip(" \t\r\n"):
             raise DecodeError(f"the header of task {id} is not one JSON object: {_short(text)}")
         version = data.pop("v", None)
         if type(version) is not int or version != HEADER_VERSION:

@@ -130,24 +130,18 @@ def describe(code: int, error: BaseException, stack: str) -> Verdict:
 
 
 def _in_user_code(error: BaseException | None) -> bool:
-    """Whether what can't be decoded has failed in code of the user's, such as what unpickles an object."""
-    trace = error.__traceback__ if error is not None else None
-    if trace is None:
-        return False
+    """Whether what can't be decoded has failed in a file of the user's, such as what unpickles an object."""
     import sysconfig
 
-    library, python = os.path.dirname(os.path.dirname(__file__)), sysconfig.get_path("stdlib")
-    files = []
+    paths = sysconfig.get_paths()
+    others = (os.path.dirname(os.path.dirname(__file__)), *(paths[name] for name in ("stdlib", "purelib", "platlib")))
+    trace = error.__traceback__ if error is not None else None
     while trace is not None:
-        files.append(trace.tb_frame.f_code.co_filename)
+        file = trace.tb_frame.f_code.co_filename
+        if os.path.isabs(file) and not file.startswith(others):
+            return True
         trace = trace.tb_next
-    if any(file == os.path.join(library, "compressors.py") for file in files):
-        return False
-    packages = os.path.join(python, "site-packages")
-    return any(
-        not file.startswith((library, "<frozen")) and (file.startswith(packages) or not file.startswith(python))
-        for file in files
-    )
+    return False
 
 
 def log_error(config: Config, text: str, error: BaseException) -> None:
