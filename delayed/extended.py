@@ -101,7 +101,12 @@ class Reader:
         Raises:
             ValueError: When it is damaged, or has too many extended values, or they are nested too deeply.
         """
-        return msgpack.unpackb(data, raw=False, strict_map_key=False, timestamp=3, ext_hook=self._make)
+        try:
+            return msgpack.unpackb(data, raw=False, strict_map_key=False, timestamp=3, ext_hook=self._make)
+        except ValueError:
+            raise
+        except Exception as error:  # of the types themselves, for which it is no value of theirs
+            raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def _make(self, code: int, data: bytes) -> Any:
         self._left -= 1

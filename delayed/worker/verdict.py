@@ -184,7 +184,7 @@ class Verdict(NamedTuple):
             fields: dict[str, Any] = json.loads(data)
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
-        if type(fields) is not dict or fields.get("code") not in KINDS:
+        if type(fields) is not dict or type(fields.get("code")) is not int or fields["code"] not in KINDS:
             raise ValueError("it is no verdict")
         for name, value in fields.items():
             if name not in _TYPES or type(value) not in _TYPES[name]:
