@@ -16,13 +16,12 @@ written), so that a script in any language can read it beside the payload; docs/
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from delayed.errors import DELAY_MAX, DecodeError, NotEnqueueable
-from delayed.functions import is_path
+from delayed.errors import DecodeError, NotEnqueueable
+from delayed.fields import FIELDS, short
 
 HEADER_VERSION = 1
 HEADER_MAX = 65536  # bytes
@@ -32,14 +31,11 @@ DEFAULT_MAX_DELIVERIES = 11  # one run and ten deaths of its watchers, then a me
 # stores have 32 bits for it.
 LIFE = 1_000_000
 LIVES_END = 2_000_000_000
-SHOWN_MAX = 100  # characters of a value that is not right
-ENDLESS = 2**31 - 1  # deliveries of a task that is retried for ever; no store counts further
 
 State = Literal["scheduled", "ready", "running", "dead"]
 STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
 
 _NO_EXTRA: Mapping[str, Any] = MappingProxyType({})
-_FLOAT_MAX = sys.float_info.max
 
 
 class Message(NamedTuple):
@@ -130,23 +126,23 @@ class Message(NamedTuple):
         except (ValueError, RecursionError) as error:
             raise DecodeError(f"the header of task {id} can't be read: {type(error).__name__}: {error}") from error
         if type(data) is not dict or text[end:].strip(" \t\r\n"):
-            raise DecodeError(f"the header of task {id} is not one JSON object: {_short(text)}")
+            raise DecodeError(f"the header of task {id} is not one JSON object: {short(text)}")
         version = data.pop("v", None)
         if type(version) is not int or version != HEADER_VERSION:
             raise DecodeError(
-                f"the header of task {id} has version {_short(version)}; this worker reads {HEADER_VERSION}: "
+                f"the header of task {id} has version {short(version)}; this worker reads {HEADER_VERSION}: "
                 "upgrade delayed on this host, or it was not made by it"
             )
         fields: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         for key, value in data.items():
-            field = _FIELDS.get(key)
+            field = FIELDS.get(key)
             if field is None:
                 extra[key] = value
                 continue
             name, is_right, what = field
             if not is_right(value):
-                raise DecodeError(f"the header of task {id} has the {name} {_short(value)}, which is not {what}")
+                raise DecodeError(f"the header of task {id} has the {name} {short(value)}, which is not {what}")
             fields[name] = value
         if "func" not in fields:
             raise DecodeError(f"the header of task {id} has no function path")
@@ -169,115 +165,8 @@ class Message(NamedTuple):
             return cls(id=id, func="?", payload=payload)
 
 
-def _is_timeout(value: Any) -> bool:
-    return value is None or (type(value) in _NUMBERS and 0 <= value <= _FLOAT_MAX)
-
-
-def _is_time(value: Any) -> bool:
-    return type(value) in _NUMBERS and -_FLOAT_MAX <= value <= _FLOAT_MAX
-
-
-def _is_delay(value: Any) -> bool:
-    return type(value) in _NUMBERS and 0 <= value <= DELAY_MAX
-
-
-def _is_age(value: Any) -> bool:
-    return value is None or (type(value) in _NUMBERS and 0 < value <= DELAY_MAX)
-
-
-def _is_priority(value: Any) -> bool:
-    return type(value) is int and -32768 <= value <= 32767
-
-
-def _is_deliveries(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= ENDLESS
-
-
-def _is_text(value: Any) -> bool:
-    return value is None or type(value) is str
-
-
-def _is_retry(value: Any) -> bool:
-    if value is None:
-        return True
-    return type(value) is dict and all(key in _RETRY and _RETRY[key](each) for key, each in value.items())
-
-
-def _is_retries(value: Any) -> bool:
-    return type(value) is int and value >= -1
-
-
-def _is_factor(value: Any) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value <= _FLOAT_MAX
-
-
-def _is_pauses(value: Any) -> bool:
-    return type(value) is list and all(_is_delay(pause) for pause in value)
-
-
-def _is_names(value: Any) -> bool:
-    return value is None or (type(value) is list and all(type(name) is str and name for name in value))
-
-
-def _is_decider(value: Any) -> bool:
-    return value is None or is_path(value)
-
-
-def _is_limits(value: Any) -> bool:
-    if value is None:
-        return True
-    if type(value) is not dict or not value.keys() <= _LIMIT_KEYS:
-        return False
-    return all(type(number) in _NUMBERS and 0 < number < 2**62 for number in value.values())
-
-
-_NUMBERS = (int, float)  # and no bool
-_RETRY: dict[str, Callable[[Any], bool]] = {
-    "max": _is_retries,
-    "delay": _is_delay,
-    "factor": _is_factor,
-    "max_delay": _is_delay,
-    "jitter": _is_factor,
-    "step": _is_factor,
-    "pauses": _is_pauses,
-    "on": _is_names,
-    "never": _is_names,
-    "policy": _is_decider,
-}
-_LIMIT_KEYS:
-        return False
-    return all(type(number) in _NUMBERS and 0 < number < 2**62 for number in value.values())
-
-
-_NUMBERS = (int, float)  # and no bool
-_RETRY_KEYS = frozenset(("max", "delay", "factor", "max_delay", "jitter"))
-_LIMIT_KEYS = frozenset(("memory", "cpu"))
-# What each key of a header stands for: the attribute, what it may be, and that in words.
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
-    "f": ("func", is_path, "the path of a function"),
-    "t": ("timeout", _is_timeout, "a number of seconds"),
-    "p": ("priority", _is_priority, "a whole number from -32768 to 32767"),
-    "e": ("enqueued_at", _is_time, "a time in seconds"),
-    "d": ("delay", _is_delay, "a number of seconds up to a hundred years"),
-    "r": ("retry", _is_retry, "a retry policy that this version knows"),
-    "m": ("max_deliveries", _is_deliveries, f"a whole number from 1 to {ENDLESS}"),
-    "k": ("key", _is_text, "text"),
-    "x": ("trace", _is_text, "text"),
-    "l": ("limits", _is_limits, "limits that this version knows"),
-    "a": ("keep", _is_age, "a number of seconds above 0, up to a hundred years"),
-}
-
 _read = json.JSONDecoder().raw_decode
 _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
-
-
-def _short(value: object) -> str:
-    """A value of a header, as a message shows it."""
-    try:
-        text = repr(value)
-    except ValueError:  # a number with thousands of digits
-        return "of a number without end"
-    return text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
 
 
 class Ref(NamedTuple):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from delayed.codec import BY_VALUE, Codec, Opened
 from delayed.errors import FunctionNotFound, NotAllowed, NotEnqueueable, SignatureMismatch
+from delayed.fields import ENDLESS
 from delayed.functions import bare, loaded, path_of, resolve, seen
 from delayed.hints import types_of
-from delayed.message import DEFAULT_MAX_DELIVERIES, ENDLESS, Message
+from delayed.message import DEFAULT_MAX_DELIVERIES, Message
 from delayed.retry import Retry
 from delayed.sizes import size_of
 

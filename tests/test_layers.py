@@ -19,6 +19,7 @@ LAYERS = [
         "delayed.message",
         "delayed.retry",
         "delayed.functions",
+        "delayed.fields",
         "delayed.plugs",
         "delayed.extended",
         "delayed.serializers",

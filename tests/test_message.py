@@ -10,7 +10,8 @@ import pytest
 
 from delayed import ConfigError, Queue, Retry
 from delayed.errors import DELAY_MAX, DecodeError, NotEnqueueable
-from delayed.message import ENDLESS, HEADER_MAX, Message
+from delayed.fields import ENDLESS
+from delayed.message import HEADER_MAX, Message
 from delayed.options import Options
 from delayed.retry import delay_before_next
 from delayed.task import Task
@@ -25,7 +26,7 @@ FULL = Message(
     priority=-3,
     delay=60,
     enqueued_at=1700000000.25,
-    retry=Retry(3, delay=0.1, jitter=False).data(),
+    retry={**Retry(3, delay=0.1, jitter=False, on="a.B", never=OSError, policy="a:b").data(), "pauses": [1, 2.5]},
     max_deliveries=14,
     key="é\0\ud800",
     trace="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
@@ -83,9 +84,9 @@ def test_deliveries_are_no_more_than_stores_count(queue: Queue) -> None:
 
 @pytest.mark.parametrize("attempt", [1, 2, 65, 10**6])
 @pytest.mark.parametrize("factor", [0, 1.5e308, 10**300])
-@pytest.mark.parametrize("first", [0, 1e-300, 1e308])
+@pytest.mark.parametrize("first", [0, 1e-300, DELAY_MAX])
 def test_a_pause_is_no_longer_than_stores_can_count(first: float, factor: float, attempt: int) -> None:
-    policy = Retry(-1, delay=first, factor=factor, max_delay=1e308)
+    policy = Retry(-1, delay=first, factor=factor, max_delay=DELAY_MAX)
 
     pause = delay_before_next(policy.data(), attempt)
 

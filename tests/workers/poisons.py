@@ -255,7 +255,11 @@ WRONG = {
     "r": (
         ["5", "[]", '"3"', "true", '{"max": "3"}', '{"max": -2}', '{"max": 1.5}', '{"max": NaN}', '{"max": true}']
         + [f'{{"max": 1, "{key}": {value}}}' for key in ("delay", "factor", "max_delay") for value in NUMBERS[:9]]
-        + ['{"max": 1, "jitter": "yes"}', '{"max": 1, "until": 5}'],
+        + [f'{{"max": 1, "{key}": 1e10}}' for key in ("delay", "max_delay")]
+        + [f'{{"max": 1, "pauses": [1, {value}]}}' for value in (*NUMBERS, "null")]
+        + [f'{{"max": 1, "{key}": {value}}}' for key in ("on", "never") for value in ("5", '"a"', "[5]", '[""]', "{}")]
+        + ['{"max": 1, "never": null}', '{"max": 1, "policy": 5}', '{"max": 1, "policy": "a\\nb"}']
+        + ['{"max": 1, "step": null}', '{"max": 1, "jitter": "yes"}', '{"max": 1, "until": 5}'],
         "has the retry .*, which is not a retry policy that this version knows",
     ),
     "l": (

@@ -136,7 +136,7 @@ def test_bad_messages_are_kept_with_the_reason_and_harm_nobody(place: tuple[str,
     kitchen.check_log(kitchen.bench.log())
 
 
-HARSH = b'{"max":-1,"delay":1.5e308,"factor":1.5e308,"max_delay":1.7e308,"jitter":false}'
+HARSH = b'{"max":-1,"delay":3153600000,"factor":1.5e308,"step":1e308,"max_delay":3153600000,"jitter":false}'
 ODD = {
     "a long timeout": b'{"v":1,"f":"%s","t":1.7e308}',
     "no timeout": b'{"v":1,"f":"%s","t":0}',
