@@ -4,6 +4,7 @@
 #   make test [PYTHON=python3.12]   lint, types and tests; PYTEST_ARGS="tests/test_cli.py -x" chooses
 #   make soak                       200 rounds of every way to die in every kind of worker: about an hour
 #   make chaos                      kill whatever there is, at random, and judge; CHAOS_ARGS="--store redis --seconds 600"
+#   make fuzz                       every decoder, 200,000 runs each (RUNS=...), guided by coverage; TARGETS=header chooses
 #   make bench                      benchmarks
 #   make clean                      remove the environments and caches
 
@@ -19,7 +20,7 @@ DEMO_EXTRA := $(if $(filter redis% unix:%,$(DELAYED_URL)),-redis)$(if $(filter p
 DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 
 .DELETE_ON_ERROR:
-.PHONY: test lint types soak chaos demo bench clean
+.PHONY: test lint types fuzz soak chaos demo bench clean
 
 test: lint types
 	$(VENV)/bin/python -m pytest -n 4 $(PYTEST_ARGS)
@@ -29,6 +30,12 @@ soak: $(VENV)/installed-test
 
 chaos: $(VENV)/installed-test
 	$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
+
+# Atheris has wheels for some Pythons on Linux only, so that it is no part of what all tests need.
+fuzz: $(VENV)/installed-test
+	$(VENV)/bin/python -c 'import atheris' 2>/dev/null || $(PIP) install --only-binary :all: 'atheris>=2.3' || \
+		{ echo 'error: there is no wheel of atheris for this Python ($(VERSION)) and system' >&2; exit 1; }
+	$(VENV)/bin/python -m tests.fuzz $(TARGETS)
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/python -m ruff check .

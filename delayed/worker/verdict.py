@@ -125,7 +125,7 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         """The verdict in one sentence, without traceback and stack."""
-        return f"{self._what()} after {self.wall:.3g} s{self._used()}"
+        return _printable(f"{self._what()} after {self.wall:.3g} s{self._used()}")
 
     def _what(self) -> str:
         why = f"; {self.limit}" if self.limit else ""
@@ -215,6 +215,12 @@ def signal_name(number: int) -> str:
 def _first_line(text: str) -> str:
     line, _, rest = text.strip().partition("\n")
     line = line if len(line) <= 300 else line[:300] + "…"
-    if not line.isprintable():  # it may have been chosen by whoever wrote the message
-        line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
+    line = _printable(line)
     return f"{line} …" if rest else line
+
+
+def _printable(text: str) -> str:
+    """The text in one line, without what moves a terminal's cursor: it may have been chosen by whoever wrote a message."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
