@@ -220,7 +220,7 @@ def _first_line(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text in one line, without what moves a terminal's cursor: it may have been chosen by whoever wrote a message."""
+    """The text in one line that moves no cursor: whoever wrote a message may have chosen it."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
