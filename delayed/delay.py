@@ -12,10 +12,11 @@ TaskHandle(id=3657433088000, queue='default')
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
-from delayed.durations import seconds_of
+from delayed.durations import seconds_of, unix_time
 from delayed.errors import ConfigError, NotEnqueueable
 from delayed.functions import DECORATIONS
 from delayed.options import Options
@@ -24,6 +25,8 @@ from delayed.schedule import LATE, Schedule, checked_late
 from delayed.task import Task
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
     from delayed.signature import Signature
 
 P = ParamSpec("P")
@@ -47,12 +50,13 @@ class TaskHandle(NamedTuple):
 class Call(Generic[P]):
     """One function with options, to be called later on one queue."""
 
-    __slots__ = ("_func", "_options", "_queue", "_signature", "_template")
+    __slots__ = ("_due", "_func", "_options", "_queue", "_signature", "_template")
 
-    def __init__(self, func: Callable[P, Any], queue: Queue | None, options: Options) -> None:
+    def __init__(self, func: Callable[P, Any], queue: Queue | None, options: Options, due: float | None = None) -> None:
         self._func = func
         self._queue = queue
         self._options = options
+        self._due = due  # unix time before which it may not run
         self._template: Task | None = None
         self._signature: Signature | None = None
 
@@ -70,7 +74,10 @@ class Call(Generic[P]):
         template = self._template or self._prepare(queue)
         if self._signature is not None:
             self._signature.check(args, kwargs)
-        return TaskHandle(queue.enqueue(template.with_args(args, kwargs)), queue.name)
+        task = template.with_args(args, kwargs)
+        if self._due is not None:
+            task.delay = max(0.0, self._due - time.time())
+        return TaskHandle(queue.enqueue(task), queue.name)
 
     async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle:
         """:meth:`delay` in a thread, so that the event loop goes on meanwhile."""
@@ -80,7 +87,31 @@ class Call(Generic[P]):
 
     def options(self, **options: Any) -> Call[P]:
         """The same function with other options."""
-        return Call(self._func, self._queue, self._options.updated(options))
+        due = None if "delay" in options else self._due
+        return Call(self._func, self._queue, self._options.updated(options), due)
+
+    def after(self, delay: float | timedelta | str) -> Call[P]:
+        """The same function, to run after `delay` from its enqueue: ``f.after("5m").delay(...)``.
+
+        Args:
+            delay: seconds, a :class:`datetime.timedelta`, or text such as ``250ms`` or ``1h30m``. The store's clock
+                counts it.
+
+        Raises:
+            ConfigError: When it makes no sense.
+        """
+        return self.options(delay=delay)
+
+    def at(self, when: datetime) -> Call[P]:
+        """The same function, to run at that time, or at once if it has passed: ``f.at(when).delay(...)``.
+
+        Args:
+            when: with a time zone. How long it is until then, the clock of the enqueuing host says.
+
+        Raises:
+            ConfigError: When it has no time zone, or is a hundred years away.
+        """
+        return Call(self._func, self._queue, self._options, unix_time("at(...)", when))
 
     def schedule(self, rule: Mapping[str, Any], late: float) -> Schedule:
         """The schedule by which this function is called without arguments.
@@ -100,7 +131,7 @@ class Call(Generic[P]):
         return Schedule.of(rule, late, message)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Call, (self._func, self._queue, self._options)
+        return Call, (self._func, self._queue, self._options, self._due)
 
     def _bind(self) -> Queue:
         self._queue = default_queue()
@@ -139,6 +170,12 @@ class DelayedFunction(Protocol[P, R_co]):
 
     def options(self, **options: Any) -> Call[P]:
         """Other options for a call: ``f.options(timeout=5, delay=60).delay(...)``."""
+
+    def after(self, delay: float | timedelta | str) -> Call[P]:
+        """To run after a while: ``f.after("5m").delay(...)``; see :meth:`Call.after`."""
+
+    def at(self, when: datetime) -> Call[P]:
+        """To run at a time: ``f.at(datetime(2030, 1, 1, tzinfo=UTC)).delay(...)``; see :meth:`Call.at`."""
 
     def timeout(self, timeout: float | None) -> Callable[P, TaskHandle]:
         """``f.timeout(5)(...)`` enqueues the call with that timeout in seconds; None: no limit."""
@@ -292,6 +329,8 @@ def _decorate(func: Any, queue: Queue | None, options: Options, rule: _Rule | No
         call.delay,
         call.adelay,
         call.options,
+        call.after,
+        call.at,
         lambda timeout: call.options(timeout=timeout).delay,
         queue if queue is not None else default_queue(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 from delayed.errors import DELAY_MAX, ConfigError
 
@@ -41,6 +42,31 @@ def seconds_of(name: str, value: object, least: float = 0.0, most: float = DELAY
             )
         raise ConfigError(f"{name} must be a duration from {_text(least)} to {_text(most)}, not {value!r}")
     return float(seconds)
+
+
+def unix_time(name: str, when: object) -> float:
+    """The unix time of a moment.
+
+    Args:
+        name: what the moment is of, for the error.
+        when: a :class:`datetime.datetime` with a time zone.
+
+    Raises:
+        ConfigError: When it is none, has no time zone, or is more than a hundred years away.
+    """
+    from datetime import datetime  # few programs that enqueue need it for this
+
+    if not isinstance(when, datetime):
+        raise ConfigError(f"{name} takes a datetime with a time zone, not {when!r}; for a duration there is after(...)")
+    if when.utcoffset() is None:
+        raise ConfigError(
+            f"{name} takes a datetime with a time zone, and {when!r} has none, so it could mean another moment on each "
+            "host: write datetime(..., tzinfo=ZoneInfo('Europe/Rome')), or datetime.now(UTC) + ..."
+        )
+    moment = when.timestamp()
+    if moment - time.time() > DELAY_MAX:
+        raise ConfigError(f"{name} takes a moment within the next hundred years, not {when!r}")
+    return moment
 
 
 def _read(text: str) -> float | None:

@@ -19,7 +19,8 @@ from delayed.errors import FunctionNotFound, NotEnqueueable
 MAIN = "__delayed_main__"  # the name under which a worker loads a script, so that its __main__ guard stays shut
 
 PATH_MAX = 8192  # characters of a path; a file's may have 4096 bytes
-DECORATIONS = ("delay", "adelay", "options", "timeout", "queue")  # the attributes that a decorator adds
+# The attributes that a decorator adds.
+DECORATIONS = ("delay", "adelay", "options", "after", "at", "timeout", "queue")
 
 _paths: dict[Any, str] = {}
 _found: dict[str, Callable[..., Any]] = {}

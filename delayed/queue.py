@@ -14,6 +14,7 @@ from delayed import events, transactions
 from delayed.brokers import DEFAULT_URL, Broker, broker_for
 from delayed.brokers.masked import masked
 from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
+from delayed.durations import seconds_of
 from delayed.errors import ConfigError
 from delayed.producer import TIMEOUT, JoinedProducer, Producer
 from delayed.schedule import Schedule
@@ -21,6 +22,8 @@ from delayed.serializers import CloudPickle
 from delayed.task import Task
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from delayed.consumer import Consumer
 
 NAME_MAX = 200  # characters of a queue's name
@@ -200,6 +203,36 @@ class Queue:
         """
         with transactions.open(self.broker, self.broker.join(conn)):
             yield
+
+    # -- before they run -------------------------------------------------------------------------------------------
+
+    def reschedule(self, id: int, delay: float | timedelta | str) -> bool:
+        """Let a task that waits, for its time or for a worker, become due after `delay` from now.
+
+        Args:
+            id: of the task.
+            delay: seconds, a :class:`datetime.timedelta`, or text such as ``5m``; 0: at once, behind what waits.
+
+        Returns:
+            False if it does not wait: it runs, it has ended, or there is none.
+
+        Raises:
+            ConfigError: When the delay makes no sense.
+            BrokerUnavailable: When the store can't be reached.
+        """
+        return self.broker.reschedule(self.name, id, seconds_of("delay", delay))
+
+    def cancel(self, id: int) -> bool:
+        """Remove a task that waits, for its time or for a worker.
+
+        Returns:
+            False if it does not wait: it runs, it has ended, or there is none. What runs is left alone; ``delayed
+            cancel`` stops that too.
+
+        Raises:
+            BrokerUnavailable: When the store can't be reached.
+        """
+        return self.broker.remove(self.name, id, dead=False)
 
     # -- what is enqueued by itself --------------------------------------------------------------------------------
 

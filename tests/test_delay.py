@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from types import FunctionType
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -123,6 +125,54 @@ def test_options_reach_the_message(queue: Queue, add: Any) -> None:
     assert (changed.timeout, changed.priority) == (4, 5)
     assert changed.retry is not None and (changed.retry["max"], changed.retry["delay"]) == (-1, 9)
     assert len(queue.broker.peek("default", "scheduled")) == 1
+
+
+def test_after_a_while(queue: Queue, add: Any) -> None:
+    decorated = delayed(queue, priority=5, delay=9)(add)
+
+    for pause in (90, timedelta(seconds=90), "1m30s"):
+        decorated.after(pause).delay(1)
+    decorated.after("5m").options(priority=6).after(0.25).delay(1)
+
+    assert sorted((message.delay, message.priority) for message in stored(queue)) == [(0.25, 6), *[(90, 5)] * 3]
+
+
+def test_at_a_time(queue: Queue, add: Any) -> None:
+    decorated = delayed(queue)(add)
+    begun = datetime.now(UTC)
+    in_an_hour = decorated.at((begun + timedelta(hours=1)).astimezone(ZoneInfo("Asia/Kathmandu")))
+    past = decorated.options(priority=7).at(begun - timedelta(hours=1))
+
+    in_an_hour.delay(1)
+    past.delay(1)
+    in_an_hour.after(5).delay(1)  # the last word counts
+    decorated.after(5).at(begun + timedelta(hours=2)).options(key="two").delay(1)
+
+    at_once, soon, hour, two = sorted(stored(queue), key=lambda message: message.delay)
+    assert (at_once.delay, at_once.priority, soon.delay, two.key) == (0, 7, 5, "two")
+    spent = (datetime.now(UTC) - begun).total_seconds()
+    assert 3600 - spent <= hour.delay <= 3600
+    assert 7200 - spent <= two.delay <= 7200
+
+
+def test_a_call_at_a_time_survives_its_way(queue: Queue, add: Any) -> None:
+    """As with a function that travels by value: its time stays the same, however long it is on its way."""
+    call = delayed(queue)(add).at(datetime.now(UTC) + timedelta(hours=1))
+    make, arguments = call.__reduce__()
+
+    make(*arguments).delay(1)
+
+    (message,) = stored(queue)
+    assert 3500 < message.delay <= 3600
+
+
+def test_what_is_no_time_is_refused_where_it_is_written(queue: Queue, add: Any) -> None:
+    decorated = delayed(queue)(add)
+
+    with pytest.raises(ConfigError, match="delay must be a duration"):
+        decorated.after("soon")
+    with pytest.raises(ConfigError, match=r"at\(\.\.\.\) takes a datetime with a time zone"):
+        decorated.at(datetime(2030, 1, 1))
 
 
 def test_arguments_named_like_options_are_arguments(queue: Queue) -> None:

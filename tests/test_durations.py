@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from math import inf, nan
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from delayed import ConfigError
-from delayed.durations import seconds_of
+from delayed.durations import seconds_of, unix_time
 from delayed.errors import DELAY_MAX
 
 
@@ -65,3 +66,31 @@ def test_whoever_asks_sets_the_bounds() -> None:
         seconds_of("every", "999ms", 1, 60)
     with pytest.raises(ConfigError, match="every must be a duration from 1 s to 60 s, not '2m'"):
         seconds_of("every", "2m", 1, 60)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        datetime(2026, 3, 29, 1, 0, tzinfo=UTC),
+        datetime(2026, 3, 29, 3, 0, tzinfo=ZoneInfo("Europe/Rome")),  # the first moment of summer
+        datetime(2026, 3, 28, 18, 30, tzinfo=timezone(timedelta(hours=-6, minutes=-30))),
+    ],
+)
+def test_a_moment_is_the_same_in_each_time_zone(when: datetime) -> None:
+    assert unix_time("at", when) == 1774746000
+
+
+def test_a_moment_without_a_time_zone_is_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match="has none, so it could mean another moment on each host"):
+        unix_time("at(...)", datetime(2026, 3, 29, 3, 0))
+
+
+@pytest.mark.parametrize("when", [date(2026, 1, 1), 1774746000, "2026-01-01", None])
+def test_what_is_no_moment_is_refused(when: object) -> None:
+    with pytest.raises(ConfigError, match=r"^at\(\.\.\.\) takes a datetime with a time zone, not "):
+        unix_time("at(...)", when)
+
+
+def test_a_moment_in_the_next_century_is_refused() -> None:
+    with pytest.raises(ConfigError, match="within the next hundred years"):
+        unix_time("at", datetime(2200, 1, 1, tzinfo=UTC))

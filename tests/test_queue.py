@@ -408,3 +408,34 @@ def test_a_sweeper_without_queues_is_refused(queue: Queue) -> None:
         Sweeper()
     with pytest.raises(ConfigError, match="interval"):
         Sweeper(queue, 0)
+
+
+def test_a_task_that_waits_can_be_rescheduled_and_cancelled(queue: Queue) -> None:
+    now, later, runs = (task(number) for number in (1, 2, 3))
+    runs.priority, later.delay = 1, 60.0
+    queue.enqueue_many([now, later, runs])
+    taken = queue.dequeue()
+    assert taken is not None and taken.id == runs.id
+    assert now.id and later.id and runs.id
+
+    assert queue.reschedule(now.id, "1h")
+    assert queue.reschedule(later.id, 0)
+    assert not queue.reschedule(runs.id, 0), "it runs"
+    entry = queue.broker.get(queue.name, now.id)
+    assert entry is not None and 3500 < entry.due <= 3600
+    assert stored(queue) == [later.id]
+
+    assert queue.cancel(now.id)
+    assert queue.cancel(later.id)
+    assert not queue.cancel(later.id), "it is gone"
+    assert not queue.cancel(runs.id), "it runs"
+    assert queue.release(taken)
+    assert queue.broker.counts(queue.name) == (0, 0, 0, 0)
+
+
+def test_a_delay_that_makes_no_sense_reschedules_nothing(queue: Queue) -> None:
+    id = queue.enqueue(task())
+
+    with pytest.raises(ConfigError, match="delay must be a duration"):
+        queue.reschedule(id, "soon")
+    assert stored(queue) == [id]

@@ -306,11 +306,20 @@ class Broker(ABC):
         """One message, or None if the queue has no such task (any more)."""
 
     @abstractmethod
-    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+    def remove(self, queue: str, id: int, answer: Answer | None = None, *, dead: bool = True) -> bool:
         """Remove a scheduled, ready or dead message. False if there is none, or if it is running.
 
         Args:
             answer: what is kept of it, stored in the same step if it was removed; None: nothing is stored.
+            dead: whether a dead message is removed too.
+        """
+
+    @abstractmethod
+    def reschedule(self, queue: str, id: int, delay: float) -> bool:
+        """Let a scheduled or ready message become due `delay` seconds from now; 0: it is ready, behind what waits.
+
+        Returns:
+            False if there is none such: it runs, it is dead, or it is gone.
         """
 
     @abstractmethod

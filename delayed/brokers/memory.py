@@ -437,14 +437,27 @@ class MemoryBroker(Broker):
             task = found.tasks.get(id)
             return task.entry(now) if task is not None else None
 
-    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+    def remove(self, queue: str, id: int, answer: Answer | None = None, *, dead: bool = True) -> bool:
         now = self._now()
         with self._store.changed:
             found = self._queue(queue)
-            if id not in found.tasks or found.tasks[id].state == "running":
+            task = found.tasks.get(id)
+            if task is None or task.state == "running" or (task.state == "dead" and not dead):
                 return False
             del found.tasks[id]
             found.answer(id, answer, now)
+            self._store.changed.notify_all()
+            return True
+
+    def reschedule(self, queue: str, id: int, delay: float) -> bool:
+        now = self._now()
+        with self._store.changed:
+            found = self._queue(queue)
+            task = found.tasks.get(id)
+            if task is None or task.state not in ("scheduled", "ready"):
+                return False
+            task.place = next(found.places)
+            found.put(task, delay, now)
             self._store.changed.notify_all()
             return True
 

@@ -199,11 +199,15 @@ class MongoBroker(Broker):
         with self._access.use() as opened:
             return look.get(opened, queue, id)
 
-    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+    def remove(self, queue: str, id: int, answer: Answer | None = None, *, dead: bool = True) -> bool:
         with self._access.use() as opened:
             if answer is not None:
-                return answers.remove(opened.tasks, queue, id, answer)
-            return look.remove(opened, queue, id)
+                return answers.remove(opened.tasks, queue, id, answer, dead)
+            return look.remove(opened, queue, id, dead)
+
+    def reschedule(self, queue: str, id: int, delay: float) -> bool:
+        with self._access.use() as opened:
+            return look.is_id(id) and tasks.reschedule(opened.tasks, queue, id, delay)
 
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
         if "running" in states:

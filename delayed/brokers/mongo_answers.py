@@ -46,9 +46,10 @@ def put(tasks: Collection[Document], queue: str, id: int, answer: Answer) -> Non
     tasks.update_one(which, becomes(queue, answer), upsert=True)
 
 
-def remove(tasks: Collection[Document], queue: str, id: int, answer: Answer) -> bool:
+def remove(tasks: Collection[Document], queue: str, id: int, answer: Answer, dead: bool) -> bool:
     """Make a task that does not run its answer."""
-    which = {"q": queue, "id": Int64(id), "s": {"$in": [f"{letter}/{queue}" for letter in "lrd"]}}
+    states = [f"{letter}/{queue}" for letter in ("lrd" if dead else "lr")]
+    which = {"q": queue, "id": Int64(id), "s": {"$in": states}}
     return tasks.update_one(which, becomes(queue, answer)).matched_count == 1
 
 

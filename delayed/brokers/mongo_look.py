@@ -123,10 +123,10 @@ def is_id(id: int) -> bool:
     return -(1 << 63) <= id < 1 << 63
 
 
-def remove(opened: Opened, queue: str, id: int) -> bool:
+def remove(opened: Opened, queue: str, id: int, dead: bool) -> bool:
     if not is_id(id):
         return False
-    states = [f"{letter}/{queue}" for letter in "lrd"]
+    states = [f"{letter}/{queue}" for letter in ("lrd" if dead else "lr")]
     return opened.tasks.delete_one({"q": queue, "id": Int64(id), "s": {"$in": states}}).deleted_count == 1
 
 

@@ -182,6 +182,15 @@ def was_noted(tasks: Tasks, worker: str, seq: int) -> bool:
     return found is not None and bool(found["seq"] >= seq)
 
 
+def reschedule(tasks: Tasks, queue: str, id: int, delay: float) -> bool:
+    """See :meth:`Broker.reschedule`. Of a task that is moved from later to sooner nobody hears before its wait ends."""
+    which = {"q": queue, "id": Int64(id), "s": {"$in": ["l/" + queue, "r/" + queue]}}
+    change: Any = {"$set": {"s": "r/" + queue}, "$unset": {"at": ""}, "$currentDate": AT_END}
+    if delay > 0:
+        change = [{"$set": {"s": {"$literal": "l/" + queue}, "at": {"$add": ["$$NOW", milliseconds(delay)]}}}]
+    return tasks.update_one(which, change).matched_count == 1
+
+
 def held(tasks: Tasks, queues: Iterable[str], worker: str, nonce: int | None = None) -> list[Claim]:
     """All that `worker` holds in the queues, in their order; only of the claim call `nonce`, if given."""
     names = list(dict.fromkeys(queues))

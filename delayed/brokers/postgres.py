@@ -272,10 +272,14 @@ class PostgresBroker(Broker):
         rows = self._link.run(self._sql(look.GET), {"queue": queue, "id": id})
         return look.entry(rows[0]) if rows else None
 
-    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+    def remove(self, queue: str, id: int, answer: Answer | None = None, *, dead: bool = True) -> bool:
         if answer is not None:
-            return bool(self._link.run(self._sql(look.REMOVE_ANSWERED), _answer_values(queue, id, answer)))
-        return self._link.change(self._sql(look.REMOVE), {"queue": queue, "id": id})[1] > 0
+            values = {**_answer_values(queue, id, answer), "dead": dead}
+            return bool(self._link.run(self._sql(look.REMOVE_ANSWERED), values))
+        return self._link.change(self._sql(look.REMOVE), {"queue": queue, "id": id, "dead": dead})[1] > 0
+
+    def reschedule(self, queue: str, id: int, delay: float) -> bool:
+        return bool(self._link.run(self._sql(look.RESCHEDULE), {"queue": queue, "id": id, "delay": delay}))
 
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
         if "running" in states:

@@ -37,11 +37,25 @@ COUNTS = "SELECT " + ", ".join(
     for state in STATES
 )
 GET = f"SELECT {_COLUMNS.format(payload='payload')} FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s"
-REMOVE = f"DELETE FROM @.delayed_task WHERE {_NUMBER} AND id = %(id)s AND state <> 2"
+REMOVE = f"""
+    DELETE FROM @.delayed_task
+    WHERE {_NUMBER} AND id = %(id)s AND (state + 0 < 2 OR (state + 0 = 3 AND %(dead)s::boolean))
+"""
 PUT_ANSWER = "SELECT @.delayed_put_answer(%(queue)s::text, %(id)s::bigint, %(ttl)s::float8, %(data)b::bytea)"
 REMOVE_ANSWERED = f"""
     WITH gone AS ({REMOVE} RETURNING id)
     SELECT @.delayed_put_answer(%(queue)s::text, id, %(ttl)s::float8, %(data)b::bytea) FROM gone
+"""
+RESCHEDULE = f"""
+    WITH moved AS (
+        UPDATE @.delayed_task SET
+            state = CASE WHEN %(delay)s::float8 > 0 THEN 0 ELSE 1 END,
+            at = clock_timestamp() + %(delay)s::float8 * interval '1 second',
+            place = nextval('@.delayed_place') << 20
+        WHERE {_NUMBER} AND id = %(id)s::bigint AND state + 0 < 2
+        RETURNING id
+    )
+    SELECT @.delayed_ring(%(queue)s::text, false) FROM moved
 """
 GET_ANSWERS = f"""
     SELECT id, data FROM @.delayed_answer

@@ -389,10 +389,13 @@ class RedisBroker(Broker):
         state, *rest = row
         return _entry(now, state.decode(), str(id).encode(), *rest)
 
-    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+    def remove(self, queue: str, id: int, answer: Answer | None = None, *, dead: bool = True) -> bool:
         call = self._call_with("remove", queue, self._answer_key(queue, id))
         kept = (_ms(answer.ttl), answer.data) if answer is not None else (0,)
-        return bool(self._client.run(call, (id, *kept)))
+        return bool(self._client.run(call, (id, int(dead), *kept)))
+
+    def reschedule(self, queue: str, id: int, delay: float) -> bool:
+        return bool(self._run("reschedule", queue, id, _ms(delay)))
 
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
         unknown = [state for state in states if state not in STATES or state == "running"]

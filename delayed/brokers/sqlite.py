@@ -280,18 +280,26 @@ class SQLiteBroker(Broker):
         with self._file.read() as file:
             return look.get(file.db, queue, id, file.now())
 
-    def remove(self, queue: str, id: int, answer: Answer | None = None) -> bool:
+    def remove(self, queue: str, id: int, answer: Answer | None = None, *, dead: bool = True) -> bool:
         if answer is None:
             with self._file.write() as file:
-                return look.remove(file.db, queue, id)
+                return look.remove(file.db, queue, id, dead)
         ((_, number),) = self._numbered([queue])
         with self._file.write() as file:
-            removed = look.remove(file.db, queue, id)
+            removed = look.remove(file.db, queue, id, dead)
             if removed:
                 answers.put(file.db, number, id, answer, file.now())
         if removed:
             answers.ring(self._file.wakes, number)
         return removed
+
+    def reschedule(self, queue: str, id: int, delay: float) -> bool:
+        ((_, number),) = self._numbered([queue])
+        with self._file.write() as file:
+            moved = tasks.reschedule(file.db, number, id, delay, file.now())
+        if moved:
+            self._file.bell.ring(number)
+        return moved
 
     def purge(self, queue: str, states: Sequence[State] = ("scheduled", "ready", "dead")) -> int:
         if "running" in states:

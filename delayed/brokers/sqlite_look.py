@@ -61,11 +61,10 @@ def get(db: sqlite3.Connection, queue: str, id: int, now: int) -> Entry | None:
     return _entry(rows[0], now) if rows else None
 
 
-def remove(db: sqlite3.Connection, queue: str, id: int) -> bool:
-    values = {"queue": queue, "id": id}
-    return (
-        db.execute(f"DELETE FROM delayed_task WHERE queue = {NUMBER} AND id = :id AND state <> 2", values).rowcount > 0
-    )
+def remove(db: sqlite3.Connection, queue: str, id: int, dead: bool) -> bool:
+    states = "(0, 1, 3)" if dead else "(0, 1)"
+    where = f"queue = {NUMBER} AND id = :id AND state IN {states}"
+    return db.execute(f"DELETE FROM delayed_task WHERE {where}", {"queue": queue, "id": id}).rowcount > 0
 
 
 def purge(db: sqlite3.Connection, queue: str, where: str, limit: int, now: int) -> int:

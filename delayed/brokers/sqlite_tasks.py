@@ -44,6 +44,7 @@ _TAKE = """
     WHERE seat IN (SELECT seat FROM delayed_task WHERE queue = ? AND state = 1 ORDER BY priority DESC, place LIMIT ?)
     RETURNING -priority, place, id, delivery, attempt, header, payload
 """
+_RESCHEDULE = "UPDATE delayed_task SET state = ?, at = ?, place = ? WHERE queue = ? AND id = ? AND state IN (0, 1)"
 _HELD = """
     SELECT id, delivery, nonce, attempt, header, payload FROM delayed_task
     WHERE queue = ? AND state = 2 AND worker = ? ORDER BY priority DESC, place
@@ -202,6 +203,12 @@ def held_refs(db: sqlite3.Connection, queues: Sequence[tuple[str, int]], worker:
 
 def renew(db: sqlite3.Connection, numbers: Mapping[str, int], refs: Sequence[Ref], end: int) -> None:
     db.executemany(_RENEW, [(end, *_token(numbers, ref)) for ref in refs])
+
+
+def reschedule(db: sqlite3.Connection, number: int, id: int, delay: float, now: int) -> bool:
+    """Let a task that waits become due after so many seconds; False if there is none."""
+    state, at = (0, now + round(delay * 1000)) if delay > 0 else (1, 0)
+    return db.execute(_RESCHEDULE, (state, at, _places(db, number, 1), number, id)).rowcount > 0
 
 
 # -- pausing ---------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
 from delayed import Hidden, Queue, Retry, RetryLater, TaskHandle, delayed
@@ -74,6 +74,11 @@ assert_type(add.delay(a=1, b=2), TaskHandle)
 assert_type(add.timeout(3)(1, 2), TaskHandle)
 assert_type(add.timeout(None)(1, 2), TaskHandle)
 assert_type(add.options(retry=3).delay(1, b=2), TaskHandle)
+assert_type(add.after("5m").delay(1, b=2), TaskHandle)
+assert_type(add.after(timedelta(1)).options(retry=3).delay(1, b=2), TaskHandle)
+assert_type(add.at(datetime.now(UTC)).after(2.5).delay(1, b=2), TaskHandle)
+assert_type(queue.reschedule(1, "5m"), bool)
+assert_type(queue.cancel(1), bool)
 assert_type(add.options(retry=3).options(timeout=4).delay(1, 2), TaskHandle)
 assert_type(with_options.delay(1), TaskHandle)
 assert_type(on_default.delay(1), TaskHandle)

@@ -46,6 +46,9 @@ add.timeout(3)("x", 1)  # wrong
 add.options(retry=3).delay("x", 1)  # wrong
 with_options.delay("x")  # wrong
 bare.delay("x")  # wrong
+add.after("5m").delay("x", 1)  # wrong
+add.after(None).delay(1, 2)  # wrong
+add.at("tomorrow").delay(1, 2)  # wrong
 delay(queue)(plain)("x")  # wrong
 delay_in_time(queue)(plain, 3)("x")  # wrong
 delay_with_params(queue)(timeout=3)(plain)("x")  # wrong

@@ -12,12 +12,14 @@
 -- KEYS[10] -> META
 -- KEYS[11] -> ANSWER
 -- ARGV[1] -> id
--- ARGV[2] -> how long to keep the answer, ms; 0: there is none
--- ARGV[3] -> the answer
+-- ARGV[2] -> whether it is removed if it is dead: 1 or 0
+-- ARGV[3] -> how long to keep the answer, ms; 0: there is none
+-- ARGV[4] -> the answer
 -- Returns 1 if it was removed, 0 if there is none or it is running.
 
 local id = ARGV[1]
 if redis.call('ZSCORE', CLAIMED, id) then return 0 end
+if ARGV[2] == '0' and redis.call('HEXISTS', DEADMSG, id) == 1 then return 0 end
 local removed = redis.call('ZREM', DEAD, id) + redis.call('HDEL', DEADMSG, id) + redis.call('HDEL', MSG, id)
 if removed == 0 then return 0 end
 redis.call('HDEL', CLAIM, id)
@@ -27,8 +29,8 @@ if redis.call('ZREM', SCHEDULED, id) + redis.call('LREM', READY, 1, id) == 0 the
   end
 end
 signal()
-if ARGV[2] ~= '0' then
-  redis.call('SET', ANSWER, ARGV[3], 'PX', ARGV[2])
+if ARGV[3] ~= '0' then
+  redis.call('SET', ANSWER, ARGV[4], 'PX', ARGV[3])
   tell_answer(READY)
 end
 return 1
