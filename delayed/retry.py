@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from delayed.durations import seconds_of
 from delayed.errors import DELAY_MAX, ConfigError, DecodeError, NotEnqueueable, RetryLater
-from delayed.functions import MAIN, path_of
+from delayed.functions import MAIN, is_path, path_of
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -300,6 +300,8 @@ def _given_name(kind: Any) -> str:
 
 def _path_of_decider(policy: Any) -> str:
     if isinstance(policy, str):
+        if not is_path(policy):
+            raise ConfigError(f"Retry(policy=...) must be a function, or its path package.module:name, not {policy!r}")
         return policy
     try:
         if isinstance(policy, type):

@@ -90,6 +90,7 @@ def test_one_class_or_several_or_paths() -> None:
         ({"never": ValueError()}, r"Retry\(never=\.\.\.\) must be exception classes"),
         ({"policy": lambda error, attempt: True}, "function at the top level of a module"),
         ({"policy": ValueError}, "function at the top level of a module"),
+        ({"policy": "nonsense"}, "a function, or its path package.module:name, not 'nonsense'"),
         ({"backoff": 3}, r"Retry\(backoff=\.\.\.\) must be one such as exponential"),
         ({"backoff": constant(1), "delay": 2}, r"either backoff=\.\.\., or delay="),
         ({"delay": "soon"}, "delay of a retry must be a duration"),
