@@ -300,7 +300,7 @@ def _given_name(kind: Any) -> str:
 
 def _path_of_decider(policy: Any) -> str:
     if isinstance(policy, str):
-        if not is_path(policy):
+        if not is_path(policy) or ":" not in policy:
             raise ConfigError(f"Retry(policy=...) must be a function, or its path package.module:name, not {policy!r}")
         return policy
     try:
