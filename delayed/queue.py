@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from delayed.consumer import Consumer
+    from delayed.letters import DeadLetters
+    from delayed.message import Bounds
 
 NAME_MAX = 200  # characters of a queue's name
 CHUNK = 1000  # tasks that are stored in one step
@@ -61,6 +63,10 @@ class Queue:
         accept_unsigned: whether workers run unsigned payloads in spite of a secret, for as long as some come without.
         allow: patterns of what workers run from this queue, such as ``["app.tasks.*"]``. None (the default): any
             function, if arguments come as pickles; else those that are decorated.
+        dead_letters: whether workers keep tasks that failed for good as dead letters, see :attr:`dead`: True; or how
+            many, or how many and for how long: ``5000``, ``(5000, "7d")``. What no code ever saw, such as an
+            undecodable message, is always kept. So bounded are all dead letters of the queue; without a number,
+            by 10,000 and 30 days.
 
     Raises:
         ConfigError: When an argument makes no sense.
@@ -85,6 +91,7 @@ class Queue:
         encrypt: bool = False,
         accept_unsigned: bool = False,
         allow: Sequence[str] | None = None,
+        dead_letters: bool | int | tuple[int, float | str] | None = None,
     ) -> None:
         self.name = _checked_name(name)
         self.default_timeout = _checked_timeout("default_timeout", default_timeout)
@@ -103,6 +110,11 @@ class Queue:
             allow=allow,
         )
         self.enqueue_timeout = enqueue_timeout
+        self.dead_letters: Bounds | None = None
+        if dead_letters is not None:
+            from delayed.letters import bounds_of
+
+            self.dead_letters = bounds_of(dead_letters)
         self._conn = conn
         self._broker: Broker | None = None
         self._producer: Producer | None = None
@@ -311,10 +323,42 @@ class Queue:
 
     # -- itself ----------------------------------------------------------------------------------------------------
 
+    @property
+    def dead(self) -> DeadLetters:
+        """The dead letters of this queue."""
+        from delayed.letters import DeadLetters
+
+        return DeadLetters(self.broker, self.name)
+
     def len(self) -> int:
         """How many tasks wait, those included that wait for their time."""
         counts = self.broker.counts(self.name)
         return counts.ready + counts.scheduled
+
+    def dequeued_len(self) -> int:
+        """How many tasks workers hold: those that run, and those that are about to."""
+        return self.broker.counts(self.name).running
+
+    def index(self, id: int, max_index: int = 0) -> int:
+        """Where a task is in the queue.
+
+        Args:
+            id: the task's.
+            max_index: how many of the tasks that are next are looked at; 0: all. That takes time where there are many.
+
+        Returns:
+            0 if a worker holds it; 1 if it is next, and so on; -1 if it is not among those that are ready, or further
+            behind than `max_index`.
+        """
+        entry = self.broker.get(self.name, id)
+        if entry is None or entry.state not in ("ready", "running"):
+            return -1
+        if entry.state == "running":
+            return 0
+        from delayed.letters import walk
+
+        places = (each.message.id for each in walk(self.broker, self.name, "ready", max_index or inf))
+        return next((place for place, each in enumerate(places, 1) if each == id), -1)
 
     def __len__(self) -> int:
         return self.len()
@@ -343,6 +387,7 @@ class Queue:
             "schedules": [schedule.data() for schedule in self.schedules()] if secret else [],
             "default_timeout": self.default_timeout,
             "requeue_timeout": self.requeue_timeout,
+            "dead_letters": None if self.dead_letters is None else list(self.dead_letters),
         }
 
     @classmethod
@@ -350,6 +395,7 @@ class Queue:
         """The queue of :meth:`spec`."""
         codec = settings_of(spec["codec"])
         del codec["queue"]
+        codec["dead_letters"] = spec["dead_letters"]
         queue = cls(spec["name"], spec["url"], spec["default_timeout"], spec["requeue_timeout"], **codec)
         for data in spec["schedules"]:
             queue.add_schedule(partial(Schedule.from_data, data))

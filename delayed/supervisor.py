@@ -425,11 +425,11 @@ def _return(claim: Claim) -> Settlement:
         most = claim.message().max_deliveries
     except DecodeError:
         most = DEFAULT_MAX_DELIVERIES
-    if claim.delivery >= most:
+    if claim.deliveries >= most:
         return Settlement(
-            claim.ref, "dead", reason=f"poison: delivered {claim.delivery} times, and its worker was lost again"
+            claim.ref, "dead", reason=f"poison: delivered {claim.deliveries} times, and its worker was lost again"
         )
-    return Settlement(claim.ref, "back" if claim.delivery == 1 else "retry")
+    return Settlement(claim.ref, "back" if claim.deliveries == 1 else "retry")
 
 
 def _words(code: int) -> str:

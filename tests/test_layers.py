@@ -38,7 +38,7 @@ LAYERS = [
     ["delayed.brokers"],
     ["delayed.task", "delayed.producer", "delayed.transactions"],
     ["delayed.schedule"],
-    ["delayed.consumer", "delayed.context"],
+    ["delayed.consumer", "delayed.context", "delayed.letters"],
     ["delayed.queue"],
     ["delayed.delay", "delayed.sweeper", "delayed.scheduler"],
     ["delayed.worker"],

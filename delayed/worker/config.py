@@ -17,6 +17,7 @@ class Config(NamedTuple):
         url: of the broker, for a stand-in; None if another process can't open it.
         queues: their names; a task frame names one by its index.
         codecs: the spec of each queue's codec.
+        keeps: for each queue, whether its tasks that failed for good are kept as dead letters.
         seats: for each seat the descriptors of both ends of its channel, the monitor's first, and of its stack file.
         board: descriptor of the board's file.
         control: descriptor of the fork server's end of the control channel.
@@ -46,6 +47,7 @@ class Config(NamedTuple):
     url: str | None
     queues: list[str]
     codecs: list[dict[str, Any]]
+    keeps: list[bool]
     seats: list[tuple[int, int, int]]
     board: int
     life: int

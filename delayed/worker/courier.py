@@ -20,7 +20,7 @@ from typing import Any
 from delayed.brokers.base import RENEW_INTERVAL, SWEEP_INTERVAL, WAIT_TIMEOUT, Broker
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
-from delayed.message import Action, Claim, Settlement
+from delayed.message import Action, Bounds, Claim, Settlement
 from delayed.worker.process import now
 
 FLUSH_SIZE = 64  # settlements that are sent without waiting for more
@@ -57,6 +57,7 @@ class Courier(threading.Thread):
     """The thread; see the module.
 
     Args:
+        bounds: of the dead letters of those queues that have some of their own.
         notify: called (from this thread) when there is something for the monitor in `inbox`, `lost` or
             `orders`.
         freed: called (from this thread) for each claim that has ended in the store.
@@ -72,6 +73,7 @@ class Courier(threading.Thread):
         lease: float,
         sweep: bool,
         burst: bool,
+        bounds: Mapping[str, Bounds],
         notify: Callable[[], None],
         freed: Callable[[Held], None],
         info: Callable[[], Mapping[str, Any]],
@@ -84,6 +86,7 @@ class Courier(threading.Thread):
         self.lease = lease
         self.sweeps = sweep
         self.burst = burst
+        self.bounds = dict(bounds)  # that the store was not told of yet
         self.notify = notify
         self.freed = freed
         self.info = info
@@ -336,6 +339,10 @@ class Courier(threading.Thread):
             if self._held or not self.healthy:
                 self._renew()
             self._renew_at = at + min(RENEW_INTERVAL, self.lease / 3)
+        while self.bounds:
+            queue, bounds = next(iter(self.bounds.items()))
+            self.broker.bound(queue, bounds)
+            del self.bounds[queue]
         if at >= self._sweep_at:
             if self.sweeps and not self._closing:
                 for queue in self.queues:

@@ -20,13 +20,19 @@ UNKNOWN_FUNCTION_DELAYS = (5.0, 15.0, 45.0)
 # Seconds before a task that gave itself back may be claimed again: in its first delivery, with twice as much in each
 # later one, and at most. So it is not taken in a circle, and its deliveries last for some minutes.
 GIVE_BACK_PAUSE = (0.5, 60.0)
+REASON_MAX = 16384  # bytes that a dead letter keeps of the verdict on a task that failed for good
 
 _TIMEOUT = names_of(TaskTimeout())
 _WITHOUT_ERROR = (verdict.TIMED_OUT, verdict.EXITED, verdict.KILLED)
 
 
-def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTION) -> Settlement | None:
+def settle(
+    claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTION, *, keep: bool = False
+) -> Settlement | None:
     """The settlement that a verdict leads to; None if the claim is gone: ended by the task's own transaction, or lost.
+
+    Args:
+        keep: whether the queue keeps what failed for good: then that is dead, with its whole verdict as the reason.
 
     ========================  =====================================================================
     returned                  done
@@ -48,8 +54,10 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
     code = found.code
     if code == verdict.LOST or transaction == context.COMMITTED:
         return None
-    if code in (verdict.RETURNED, verdict.BAD_ARGUMENTS, verdict.CANCELLED):
+    if code in (verdict.RETURNED, verdict.CANCELLED):
         return Settlement(claim.ref, "done")
+    if code == verdict.BAD_ARGUMENTS:
+        return _failed(claim, found, keep)
     if code == verdict.STOPPED:
         return Settlement(claim.ref, "back")
     if code in (verdict.UNDECODABLE, verdict.NOT_ALLOWED):
@@ -65,24 +73,24 @@ def settle(claim: Claim, found: Verdict, transaction: int = context.NO_TRANSACTI
     except DecodeError as error:
         return _dead(claim, error)
     if code in (verdict.POSTPONED, verdict.GIVEN_BACK):
-        if claim.delivery >= message.max_deliveries:
+        if claim.deliveries >= message.max_deliveries:
             return _dead(
                 claim,
-                f"it {found._what()} in its delivery number {claim.delivery}, and may have no more; "
+                f"it {found._what()} in its delivery number {claim.deliveries}, and may have no more; "
                 "give a task that does so often more of them with the option max_deliveries",
             )
-        pause = min(GIVE_BACK_PAUSE[0] * 2.0 ** min(claim.delivery - 1, 64), GIVE_BACK_PAUSE[1])
+        pause = min(GIVE_BACK_PAUSE[0] * 2.0 ** min(claim.deliveries - 1, 64), GIVE_BACK_PAUSE[1])
         return Settlement(claim.ref, "back", pause if code == verdict.GIVEN_BACK else found.delay or 0.0)
     if found.decision == verdict.AGAIN:
         return Settlement(claim.ref, "retry", found.delay or 0.0)
     if found.decision == verdict.FINAL or (message.retry and not _is_retried(message.retry, found)):
-        return Settlement(claim.ref, "done")
+        return _failed(claim, found, keep)
     try:
         delay = delay_before_next(message.retry, claim.attempt)
     except DecodeError as error:
         return _dead(claim, error)
     if delay is None:
-        return Settlement(claim.ref, "done")
+        return _failed(claim, found, keep)
     if code == verdict.RETRIED:
         delay = 0.0
     return Settlement(claim.ref, "retry", delay if found.delay is None else found.delay)
@@ -93,6 +101,22 @@ def _is_retried(retry: Mapping[str, Any], found: Verdict) -> bool:
     if found.decision != verdict.UNDECIDED or found.code not in _WITHOUT_ERROR or not isinstance(retry, dict):
         return True
     return is_retried(retry, _TIMEOUT if found.code == verdict.TIMED_OUT else (KILLED,))
+
+
+def _failed(claim: Claim, found: Verdict, keep: bool) -> Settlement:
+    if not keep:
+        return Settlement(claim.ref, "done")
+    return _dead(claim, _cut("\n".join([f"{found}, in attempt {claim.attempt}", *found.places])))
+
+
+def _cut(text: str) -> str:
+    """The text, or if it is too long its beginning and its end, which say what is wrong and where."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= REASON_MAX:
+        return text
+    half = REASON_MAX // 2 - 50
+    begin, end = data[:half].decode("utf-8", "ignore"), data[-half:].decode("utf-8", "ignore")
+    return f"{begin}\n… {len(data) - 2 * half} bytes are left out …\n{end}"
 
 
 def _dead(claim: Claim, reason: object) -> Settlement:

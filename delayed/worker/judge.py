@@ -16,6 +16,9 @@ from delayed.worker.board import Slot
 from delayed.worker.ladder import Ladder
 from delayed.worker.verdict import Verdict
 
+# Whose dead letters have a reason that their verdict does not tell.
+_ADDED = (verdict.POSTPONED, verdict.GIVEN_BACK, verdict.REJECTED)
+
 
 def verdict_told(slot: Slot, detail: bytes) -> Verdict:
     """The verdict on a run whose end its child has noted on the board.
@@ -100,10 +103,11 @@ def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> 
     except DecodeError:
         func = "?"
     delay, reason = (settlement.delay, settlement.reason) if settlement is not None else (0.0, "")
+    adds = found.code in _ADDED and reason != found.text
     fates = {
         "retry": f"it is tried again in {delay:.3g} s",
         "back": "it goes back to the queue, uncharged" + (f", for {delay:.3g} s at least" if delay else ""),
-        "dead": "it is kept as a dead letter" + (f": {reason}" if found.by_wish and reason != found.text else ""),
+        "dead": "it is kept as a dead letter" + (f": {reason}" if adds else ""),
         "done": "it failed for good" + (": its retry policy says so" if found.decision == verdict.FINAL else ""),
         "lost": "another worker has it",
         "committed": "its transaction had committed, so it is done",
@@ -115,7 +119,7 @@ def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> 
         action = "lost" if found.code == verdict.LOST else "committed"
     quiet = {"back": logging.INFO, "cancelled": logging.INFO, "retry": logging.WARNING, "lost": logging.WARNING}
     level = quiet.get(action, logging.ERROR)
-    more = "".join(f"\n{part}" for part in (found.traceback.rstrip(), found.stack) if part)
+    more = "".join(f"\n{part}" for part in found.places)
     shown = {"arguments": found.arguments} if found.arguments else {}
     logger.log(
         level,

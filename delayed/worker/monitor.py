@@ -518,7 +518,7 @@ class Monitor:
             return
         if held.cancel and transaction != context.COMMITTED:
             found = self.orders.ended(held, found)
-        settlement = fate.settle(held.claim, found, transaction)
+        settlement = fate.settle(held.claim, found, transaction, keep=self.config.keeps[held.queue])
         wanted = self.config.hooks or (
             (self.config.error_handler or self.config.log_arguments) and found.code not in verdict.NO_FAILURES
         )

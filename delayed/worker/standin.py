@@ -205,7 +205,7 @@ class StandIn:
                 found = Verdict(verdict.STOPPED, text="it had not begun")
             claim = self.claims.pop(key)
             self.board.free(seat, number)
-            settlement = fate.settle(claim, found, slot.transaction)
+            settlement = fate.settle(claim, found, slot.transaction, keep=self.config.keeps[slot.queue])
             if settlement is not None:
                 self.settlements.append(settlement)
             if not found.ok and found.code != verdict.STOPPED:

@@ -123,6 +123,11 @@ class Verdict(NamedTuple):
         """Whether the task asked for it."""
         return self.code in (POSTPONED, RETRIED, GIVEN_BACK, REJECTED)
 
+    @property
+    def places(self) -> list[str]:
+        """The traceback and the stack, as far as there are any."""
+        return [text for text in (self.traceback.rstrip(), self.stack.rstrip()) if text]
+
     def __str__(self) -> str:
         """The verdict in one sentence, without traceback and stack."""
         return _printable(f"{self._what()} after {self.wall:.3g} s{self._used()}")

@@ -45,5 +45,6 @@ if __name__ == "__main__":
     if settings.pop("impatient", False):
         memory.WORKER_PATIENCE, memory.WORKER_LOOK = 0.5, 0.1
     setup_logger(settings.pop("log_level", "INFO"))
+    queue = Queue(name, url, dead_letters=settings.pop("dead_letters", None))
     queues = [Queue(each, url, **codec) for each, codec in settings.pop("queues", {}).items()]
-    sys.exit(kind(Queue(name, url), queues=queues, **settings).run())
+    sys.exit(kind(queue, queues=queues, **settings).run())
