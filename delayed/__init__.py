@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from delayed.context import current
-    from delayed.delay import Delayed, DelayedFunction, TaskHandle, delayed
+    from delayed.delay import Delayed, DelayedFunction, delayed
     from delayed.errors import (
         BrokerError,
         BrokerFull,
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
         NotAllowed,
         NotAuthentic,
         NotEnqueueable,
+        NotKept,
         NotSerializable,
         Reject,
+        ResultError,
+        ResultGone,
+        ResultTimeout,
         RetireChild,
         RetryLater,
         SignatureMismatch,
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
         TaskCancelled,
         TaskControl,
         TaskError,
+        TaskFailed,
         TaskLost,
         TaskStopped,
         TaskTimeout,
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from delayed.events import Hooks
+    from delayed.handle import Progress, TaskHandle
     from delayed.hidden import Hidden
     from delayed.queue import Queue
     from delayed.retry import Retry
@@ -71,10 +77,15 @@ __all__ = [
     "NotAllowed",
     "NotAuthentic",
     "NotEnqueueable",
+    "NotKept",
     "NotSerializable",
     "PreforkedWorker",
+    "Progress",
     "Queue",
     "Reject",
+    "ResultError",
+    "ResultGone",
+    "ResultTimeout",
     "RetireChild",
     "Retry",
     "RetryLater",
@@ -87,6 +98,7 @@ __all__ = [
     "TaskCancelled",
     "TaskControl",
     "TaskError",
+    "TaskFailed",
     "TaskHandle",
     "TaskLost",
     "TaskStopped",
@@ -101,8 +113,9 @@ __all__ = [
 # Loaded when first used: a fork server imports only what its children need, and a child has little to copy.
 _PLACES = {
     "context": ("current",),
-    "delay": ("Delayed", "DelayedFunction", "TaskHandle", "delayed"),
+    "delay": ("Delayed", "DelayedFunction", "delayed"),
     "events": ("Hooks",),
+    "handle": ("Progress", "TaskHandle"),
     "hidden": ("Hidden",),
     "queue": ("Queue",),
     "retry": ("Retry",),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from delayed.errors import TaskError
+from delayed.errors import ConfigError, TaskError
 from delayed.message import Message, Ref
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ class Run:
         attempt: 1 for the first run that counts.
         begun: when it began, by :func:`time.monotonic`.
         url: of the store; None if no other process can open it.
-        note: told how far the task's transaction is, before it goes there.
+        note: told how far the task's transaction is, before it goes there; and, with two arguments more, how far the
+            task itself says that it is: the part that is done, and a text.
     """
 
-    __slots__ = ("attempt", "begun", "message", "note", "ref", "state", "url")
+    __slots__ = ("attempt", "begun", "message", "note", "progress", "ref", "state", "url")
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class Run:
         attempt: int,
         begun: float,
         url: str | None,
-        note: Callable[[int], None],
+        note: Callable[..., None],
     ) -> None:
         self.message = message
         self.ref = ref
@@ -51,6 +52,7 @@ class Run:
         self.url = url
         self.note = note
         self.state = NO_TRANSACTION
+        self.progress: float | None = None
 
     def go(self, state: int) -> None:
         self.state = state
@@ -120,6 +122,31 @@ class Current:
         left = self.time_left
         return None if left is None else time.time() + left
 
+    @property
+    def progress(self) -> float | None:
+        """How far this run says that it is, from 0 to 1; None if it has not said. Set it to say so."""
+        return _run().progress
+
+    @progress.setter
+    def progress(self, done: float) -> None:
+        self.report(done)
+
+    def report(self, done: float, text: str = "") -> None:
+        """Say how far this run is, for ``handle.progress``; it is passed on twice a second, however often it is said.
+
+        Args:
+            done: the part that is done, from 0 to 1.
+            text: what it is at, in words; some 380 bytes of it are shown.
+
+        Raises:
+            ConfigError: When `done` is no number from 0 to 1.
+        """
+        found = _run()
+        if not isinstance(done, (int, float)) or isinstance(done, bool) or not 0 <= done <= 1:
+            raise ConfigError(f"progress is a number from 0 to 1, not {done!r}")
+        found.progress = float(done)
+        found.note(found.state, found.progress, str(text).encode(errors="replace"))
+
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         """A transaction in the queue's database that commits together with the end of this task: exactly once.
@@ -152,10 +179,15 @@ class Current:
             )
         from delayed import transactions
 
+        answer = None
+        if found.message.keep is not None:
+            from delayed.answers import committed
+
+            answer = committed(found.message.keep)
         broker = broker_at(found.url)
         found.go(OPEN)
         try:
-            with broker.transaction(found.ref) as joined, transactions.open(broker, joined):
+            with broker.transaction(found.ref, answer) as joined, transactions.open(broker, joined):
                 yield joined.connection
         except BaseException:
             found.go(NO_TRANSACTION)

@@ -14,11 +14,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from delayed.durations import seconds_of, unix_time
 from delayed.errors import ConfigError, NotEnqueueable
 from delayed.functions import DECORATIONS
+from delayed.handle import TaskHandle
 from delayed.options import Options
 from delayed.queue import Queue
 from delayed.schedule import LATE, Schedule, checked_late
@@ -33,26 +34,18 @@ P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
 _Rule = tuple[dict[str, Any], float]  # when a function is called by itself, and how late a call is made up for
+T = TypeVar("T")
+Awaited = Coroutine[Any, Any, T]  # what a function returns whose result is to be awaited
 
 
-class TaskHandle(NamedTuple):
-    """What ``.delay()`` returns.
-
-    Attributes:
-        id: the task's number, unique in its queue.
-        queue: the queue's name.
-    """
-
-    id: int
-    queue: str
-
-
-class Call(Generic[P]):
+class Call(Generic[P, R_co]):
     """One function with options, to be called later on one queue."""
 
     __slots__ = ("_due", "_func", "_options", "_queue", "_signature", "_template")
 
-    def __init__(self, func: Callable[P, Any], queue: Queue | None, options: Options, due: float | None = None) -> None:
+    def __init__(
+        self, func: Callable[P, R_co], queue: Queue | None, options: Options, due: float | None = None
+    ) -> None:
         self._func = func
         self._queue = queue
         self._options = options
@@ -60,7 +53,11 @@ class Call(Generic[P]):
         self._template: Task | None = None
         self._signature: Signature | None = None
 
-    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle:
+    @overload
+    def delay(self: Call[P, Awaited[T]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
+    @overload
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R_co]: ...
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[Any]:
         """Enqueue ``function(*args, **kwargs)``.
 
         Raises:
@@ -77,20 +74,24 @@ class Call(Generic[P]):
         task = template.with_args(args, kwargs)
         if self._due is not None:
             task.delay = max(0.0, self._due - time.time())
-        return TaskHandle(queue.enqueue(task), queue.name)
+        return TaskHandle(queue.enqueue(task), queue.name, queue)
 
-    async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle:
+    @overload
+    async def adelay(self: Call[P, Awaited[T]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
+    @overload
+    async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R_co]: ...
+    async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[Any]:
         """:meth:`delay` in a thread, so that the event loop goes on meanwhile."""
         import asyncio
 
         return await asyncio.to_thread(self.delay, *args, **kwargs)
 
-    def options(self, **options: Any) -> Call[P]:
+    def options(self, **options: Any) -> Call[P, R_co]:
         """The same function with other options."""
         due = None if "delay" in options else self._due
         return Call(self._func, self._queue, self._options.updated(options), due)
 
-    def after(self, delay: float | timedelta | str) -> Call[P]:
+    def after(self, delay: float | timedelta | str) -> Call[P, R_co]:
         """The same function, to run after `delay` from its enqueue: ``f.after("5m").delay(...)``.
 
         Args:
@@ -102,7 +103,7 @@ class Call(Generic[P]):
         """
         return self.options(delay=delay)
 
-    def at(self, when: datetime) -> Call[P]:
+    def at(self, when: datetime) -> Call[P, R_co]:
         """The same function, to run at that time, or at once if it has passed: ``f.at(when).delay(...)``.
 
         Args:
@@ -162,22 +163,31 @@ class DelayedFunction(Protocol[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call it now, here."""
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle:
+    @overload
+    def delay(self: DelayedFunction[P, Awaited[T]], *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
+    @overload
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R_co]:
         """Enqueue the call; see :meth:`Call.delay`."""
 
-    def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, TaskHandle]:
+    @overload
+    def adelay(self: DelayedFunction[P, Awaited[T]], *args: P.args, **kwargs: P.kwargs) -> Awaited[TaskHandle[T]]: ...
+    @overload
+    def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Awaited[TaskHandle[R_co]]:
         """Enqueue the call without blocking the event loop."""
 
-    def options(self, **options: Any) -> Call[P]:
+    def options(self, **options: Any) -> Call[P, R_co]:
         """Other options for a call: ``f.options(timeout=5, delay=60).delay(...)``."""
 
-    def after(self, delay: float | timedelta | str) -> Call[P]:
+    def after(self, delay: float | timedelta | str) -> Call[P, R_co]:
         """To run after a while: ``f.after("5m").delay(...)``; see :meth:`Call.after`."""
 
-    def at(self, when: datetime) -> Call[P]:
+    def at(self, when: datetime) -> Call[P, R_co]:
         """To run at a time: ``f.at(datetime(2030, 1, 1, tzinfo=UTC)).delay(...)``; see :meth:`Call.at`."""
 
-    def timeout(self, timeout: float | None) -> Callable[P, TaskHandle]:
+    @overload
+    def timeout(self: DelayedFunction[P, Awaited[T]], timeout: float | None) -> Callable[P, TaskHandle[T]]: ...
+    @overload
+    def timeout(self, timeout: float | None) -> Callable[P, TaskHandle[R_co]]:
         """``f.timeout(5)(...)`` enqueues the call with that timeout in seconds; None: no limit."""
 
 
@@ -263,8 +273,10 @@ def delayed(first: Any = None, /, **options: Any) -> Any:
             (powers of 1024). Beyond it Python raises :class:`MemoryError`. None (the default): no limit.
         cpu: seconds of CPU that one run may use, rounded up to whole ones; then it is stopped like a task whose time is
             up. None (the default): no limit.
+        keep: for how long after the end of a task its answer is kept, for :meth:`TaskHandle.result`: seconds, or text
+            such as ``90s``, ``5m``, ``1h``, ``7d``. None (the default): none is kept.
 
-    The last two hold in forked and preforked workers on Linux; others refuse the task, see :class:`LimitsRefused`.
+    `memory` and `cpu` hold in forked and preforked workers on Linux; others refuse the task: :class:`LimitsRefused`.
 
     Raises:
         UnknownOption: When an option is not one of these.
@@ -278,11 +290,12 @@ def delayed(first: Any = None, /, **options: Any) -> Any:
 
 
 class _Enqueuer(Protocol):
-    def __call__(self, func: Callable[P, Any], /) -> Callable[P, TaskHandle]: ...
+    # Of any result: with an overload for what is to be awaited, functions that have overloads themselves are refused.
+    def __call__(self, func: Callable[P, Any], /) -> Callable[P, TaskHandle[Any]]: ...
 
 
 class _EnqueuerInTime(Protocol):
-    def __call__(self, func: Callable[P, Any], timeout: float | None) -> Callable[P, TaskHandle]: ...
+    def __call__(self, func: Callable[P, Any], timeout: float | None) -> Callable[P, TaskHandle[Any]]: ...
 
 
 class _EnqueuerWithParams(Protocol):
@@ -297,7 +310,7 @@ def delay(queue: Queue | None = None) -> _Enqueuer:
 def delay_in_time(queue: Queue | None = None) -> _EnqueuerInTime:
     """``delay_in_time(queue)(func, timeout=10)(*args)``: the same with a timeout in seconds."""
 
-    def in_time(func: Callable[P, Any], timeout: float | None) -> Callable[P, TaskHandle]:
+    def in_time(func: Callable[P, Any], timeout: float | None) -> Callable[P, TaskHandle[Any]]:
         return delay_with_params(queue)(timeout=timeout)(func)
 
     return in_time
@@ -309,7 +322,7 @@ def delay_with_params(queue: Queue | None = None) -> _EnqueuerWithParams:
     def with_params(**options: Any) -> _Enqueuer:
         checked = Options().updated(options)
 
-        def enqueuer(func: Callable[P, Any], /) -> Callable[P, TaskHandle]:
+        def enqueuer(func: Callable[P, Any], /) -> Callable[P, TaskHandle[Any]]:
             return Call(func, queue, checked).delay
 
         return enqueuer
@@ -324,7 +337,7 @@ def _decorate(func: Any, queue: Queue | None, options: Options, rule: _Rule | No
             f"{target.__qualname__} is decorated with delayed already; "
             f"to enqueue its calls elsewhere too: delay(queue)({target.__name__})"
         )
-    call: Call[...] = Call(cast("Callable[..., Any]", target), queue, options)
+    call: Call[..., Any] = Call(cast("Callable[..., Any]", target), queue, options)
     parts = (
         call.delay,
         call.adelay,

@@ -13,7 +13,12 @@ DelayedError
 │   ├── NotAllowed (PermissionError)     the queue does not allow this function
 │   ├── FunctionNotFound (ImportError)   the function's path leads nowhere
 │   ├── SignatureMismatch (TypeError)    the arguments don't fit the function
-│   └── LimitsRefused                    this kind of worker can't hold the task to its limits
+│   ├── LimitsRefused                    this kind of worker can't hold the task to its limits
+│   ├── TaskFailed                       the result of a task is asked for, and it failed
+│   └── ResultError                      ... and can't be had
+│       ├── ResultTimeout (TimeoutError) ... within that time
+│       ├── NotKept                      ... because no answer is kept of it
+│       └── ResultGone (LookupError)     ... because it is not kept any more, or nobody will answer
 └── BrokerError                          the store refused, or answered nonsense
     └── BrokerUnavailable (ConnectionError)   the store can't be reached now
         ├── EnqueueRefused               certainly not stored
@@ -40,6 +45,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datetime import timedelta
+
+    from delayed.worker.verdict import Verdict
 
 DELAY_MAX = 100 * 365 * 86400  # seconds; no store can keep every date
 
@@ -111,6 +118,35 @@ class SignatureMismatch(TaskError, TypeError):
 
 class LimitsRefused(TaskError):
     """Raised when a task has limits of its own that the worker which took it can't hold it to."""
+
+
+class TaskFailed(TaskError):
+    """Raised by ``handle.result()`` when the task failed, and what it raised can't be raised here: it was killed, its
+    time was up, it was cancelled, or the exception does not survive the way.
+
+    Attributes:
+        verdict: how it ended.
+    """
+
+    def __init__(self, message: str, verdict: Verdict | None = None) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+
+
+class ResultError(TaskError):
+    """The base of what ``handle.result()`` raises when there is no result to be had."""
+
+
+class ResultTimeout(ResultError, TimeoutError):
+    """Raised when a task has not ended within the time that its result was waited for."""
+
+
+class NotKept(ResultError):
+    """Raised when the result of a task is asked for that has no option `keep`."""
+
+
+class ResultGone(ResultError, LookupError):
+    """Raised when there is neither the task nor an answer of it: its time to be kept is over, or it was removed."""
 
 
 class BrokerError(DelayedError):

@@ -32,6 +32,8 @@ DEFAULT_MAX_DELIVERIES = 11  # one run and ten deaths of its watchers, then a me
 LIFE = 1_000_000
 LIVES_END = 2_000_000_000
 
+KEEP_MIN = 0.001  # seconds that an answer is kept for at least
+
 State = Literal["scheduled", "ready", "running", "dead"]
 STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from delayed.durations import seconds_of
 from delayed.errors import ConfigError, UnknownOption
+from delayed.message import KEEP_MIN
 from delayed.retry import Retry
 from delayed.sizes import size_of
 
@@ -38,6 +39,7 @@ class Options(NamedTuple):
             each retry.
         memory: bytes that one run may allocate, or text such as ``512M``; None: no limit.
         cpu: seconds of CPU that one run may use, rounded up to whole ones; None: no limit.
+        keep: seconds that its answer is kept for after its end; None: none is kept.
     """
 
     timeout: float | None = None
@@ -48,6 +50,7 @@ class Options(NamedTuple):
     max_deliveries: int | None = None
     memory: int | None = None
     cpu: float | None = None
+    keep: float | None = None
 
     def updated(self, given: Mapping[str, Any]) -> Self:
         """These options, with those of `given` instead, which are as a user writes them.
@@ -123,6 +126,10 @@ def _cpu(value: Any) -> float | None:
     return value  # type: ignore[no-any-return]
 
 
+def _keep(value: Any) -> float | None:
+    return None if value is None else seconds_of("keep", value, least=KEEP_MIN)
+
+
 _CHECKS = {
     "timeout": _timeout,
     "retry": Retry.of,
@@ -132,4 +139,5 @@ _CHECKS = {
     "max_deliveries": _max_deliveries,
     "memory": _memory,
     "cpu": _cpu,
+    "keep": _keep,
 }

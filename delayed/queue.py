@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from delayed.consumer import Consumer
+    from delayed.handle import TaskHandle
     from delayed.letters import DeadLetters
     from delayed.message import Bounds
+    from delayed.results import Postbox
 
 NAME_MAX = 200  # characters of a queue's name
 CHUNK = 1000  # tasks that are stored in one step
@@ -119,6 +121,7 @@ class Queue:
         self._broker: Broker | None = None
         self._producer: Producer | None = None
         self._schedules: list[Callable[[], Schedule]] = []
+        self._postbox: Postbox | None = None
         self._consumers: dict[int, Consumer] = {}  # by process: a fork's claims are its own
         self._lock = threading.Lock()
         if conn is not None:
@@ -141,6 +144,22 @@ class Queue:
             with self._lock:
                 self._producer = self._producer or producer
         return self._producer
+
+    @property
+    def postbox(self) -> Postbox:
+        """Where those wait who want the answers of its tasks."""
+        if self._postbox is None:
+            from delayed.results import Postbox
+
+            with self._lock:
+                self._postbox = self._postbox or Postbox(self.broker, self.name)
+        return self._postbox
+
+    def handle(self, id: int) -> TaskHandle[Any]:
+        """The handle of the task with that id, whether or not there is one."""
+        from delayed.handle import TaskHandle
+
+        return TaskHandle(id, self.name, self)
 
     # -- enqueueing ------------------------------------------------------------------------------------------------
 
@@ -235,7 +254,8 @@ class Queue:
         return self.broker.reschedule(self.name, id, seconds_of("delay", delay))
 
     def cancel(self, id: int) -> bool:
-        """Remove a task that waits, for its time or for a worker.
+        """Remove a task that waits, for its time or for a worker. If its answer is to be kept, that is that it was
+        cancelled.
 
         Returns:
             False if it does not wait: it runs, it has ended, or there is none. What runs is left alone; ``delayed
@@ -244,7 +264,11 @@ class Queue:
         Raises:
             BrokerUnavailable: When the store can't be reached.
         """
-        return self.broker.remove(self.name, id, dead=False)
+        from delayed.answers import cancelled
+
+        entry = self.broker.get(self.name, id)
+        keep = entry.message.keep if entry is not None else None
+        return self.broker.remove(self.name, id, None if keep is None else cancelled(keep), dead=False)
 
     # -- what is enqueued by itself --------------------------------------------------------------------------------
 

@@ -9,11 +9,12 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from delayed.codec import BY_VALUE, Codec, Opened
+from delayed.durations import seconds_of
 from delayed.errors import FunctionNotFound, NotAllowed, NotEnqueueable, SignatureMismatch
 from delayed.fields import ENDLESS
 from delayed.functions import bare, loaded, path_of, resolve, seen
 from delayed.hints import types_of
-from delayed.message import DEFAULT_MAX_DELIVERIES, Message
+from delayed.message import DEFAULT_MAX_DELIVERIES, KEEP_MIN, Message
 from delayed.retry import Retry
 from delayed.sizes import size_of
 
@@ -39,6 +40,7 @@ class Task:
             each retry.
         memory: bytes that one run may allocate, or text such as ``512M``; None: no limit.
         cpu: seconds of CPU that one run may use; None: no limit.
+        keep: seconds that its answer is kept for after its end, or text such as ``1h``; None: none is kept.
 
     Attributes:
         verdict: in an error handler: how the run ended.
@@ -47,8 +49,8 @@ class Task:
     """
 
     __slots__ = (
-        "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "func_path", "key", "kwargs",
-        "max_deliveries", "memory", "priority", "queue", "retry", "timeout", "verdict",
+        "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "func_path", "keep", "key",
+        "kwargs", "max_deliveries", "memory", "priority", "queue", "retry", "timeout", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,7 @@ class Task:
         max_deliveries: int | None = None,
         memory: int | str | None = None,
         cpu: float | None = None,
+        keep: float | str | None = None,
         func: Callable[..., Any] | None = None,
     ) -> None:
         self._id = id
@@ -82,6 +85,7 @@ class Task:
         self.max_deliveries = max_deliveries
         self.memory = None if memory is None else size_of("memory", memory)
         self.cpu = cpu
+        self.keep = None if keep is None else seconds_of("keep", keep, least=KEEP_MIN)
         self.verdict: Verdict | None = None
         self.attempt: int | None = None
         self.queue: str | None = None
@@ -211,6 +215,7 @@ class Task:
             max_deliveries=min(most, ENDLESS),
             key=self.key,
             limits=None if self.memory is self.cpu is None else self._limits(),
+            keep=self.keep,
         )
 
     def _check_allowed(self, codec: Codec) -> None:
@@ -248,6 +253,7 @@ class Task:
             priority=message.priority,
             key=message.key,
             max_deliveries=message.max_deliveries,
+            keep=message.keep,
             func=func if message.func.startswith(BY_VALUE) else None,  # else its path says what is called
         )
         task._plain = codec.is_plain(message.payload)

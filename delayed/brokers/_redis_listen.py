@@ -38,17 +38,18 @@ class RedisListener(Listener):
             if not isinstance(error.__cause__, redis.exceptions.NoPermissionError):
                 raise
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float) -> bool:
         if self._connection is None:
             time.sleep(min(timeout, POLL))
-            return
+            return True
         end = time.monotonic() + timeout
         with self._client.errors():
             while not self._closed and (left := end - time.monotonic()) > 0:
                 if self._connection.can_read(timeout=min(left, SLICE)):
                     while self._connection.can_read(timeout=0):
                         self._connection.read_response(disable_decoding=True, push_request=True)
-                    return
+                    return True
+        return False
 
     def close(self) -> None:
         self._closed = True  # its thread ends the wait, for nobody else may touch the connection meanwhile

@@ -64,9 +64,9 @@ class Listener(ABC):
     """Hears of the answers that are stored in one queue. For one thread; :meth:`close` may be called from any."""
 
     @abstractmethod
-    def wait(self, timeout: float) -> None:
-        """Return when an answer may have been stored since this was made, or since the last wait; or after `timeout`
-        seconds. A hint: it may return too early, and where the store tells nobody, it polls.
+    def wait(self, timeout: float) -> bool:
+        """Return True when an answer may have been stored since this was made, or since the last wait; False after
+        `timeout` seconds, or sooner when it was closed. A hint: where the store tells nobody, it is True every while.
 
         Raises:
             BrokerUnavailable: When the store can't be reached; then another listener is needed.

@@ -560,10 +560,11 @@ class _MemoryListener(Listener):
         self._heard = queue.answered
         self._closed = False
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._queue.answered != self._heard, timeout)
-            self._heard = self._queue.answered
+            before, self._heard = self._heard, self._queue.answered
+            return self._heard != before
 
     def close(self) -> None:
         with self._changed:

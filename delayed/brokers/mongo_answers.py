@@ -90,18 +90,19 @@ class MongoListener(Listener):
             followed = opened.tasks.with_options(read_concern=ReadConcern("majority"))
             self._stream = followed.watch(steps, max_await_time_ms=AWAIT, batch_size=1000)
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float) -> bool:
         if self._stream is None:
             time.sleep(min(timeout, self._pause))
             self._pause = min(self._pause * 2, POLL[1])
-            return
+            return True
         end = time.monotonic() + timeout
         with self._access.use():
             while not self._closed and time.monotonic() < end:
                 if not self._stream.alive:
                     raise BrokerUnavailable(f"{self._access.name}: the change stream has ended", sent=False)
                 if self._stream.try_next() is not None:
-                    return
+                    return True
+        return False
 
     def close(self) -> None:
         self._closed = True  # its thread ends the wait

@@ -51,21 +51,28 @@ class PostgresListener(Listener):
             if self._line is None:
                 line.close()
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float) -> bool:
         line = self._line
         if line is None:
             time.sleep(min(timeout, self._pause))
             self._pause = min(self._pause * 2, POLL[1])
-            return
-        if self._first:
-            self._first, timeout = False, min(timeout, FIRST)
+            return True
+        first, self._first = self._first, False
+        if first:
+            timeout = min(timeout, FIRST)
         end = time.monotonic() + timeout
         poll = select.poll()  # not select(2), which fails at the 1,024th open file
         poll.register(line.fileno(), select.POLLIN)
-        while not self._closed and not self._heard(line) and (left := end - time.monotonic()) > 0:
+        while not self._closed:
+            if self._heard(line):
+                return True
+            left = end - time.monotonic()
+            if left <= 0:
+                break
             if time.monotonic() > self._noted + NOTE / 3:
                 self._note(line)
             poll.poll(min(left, SLICE) * 1000 + 1)
+        return first
 
     def _note(self, line: Line) -> None:
         self._noted = time.monotonic()

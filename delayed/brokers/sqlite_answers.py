@@ -16,8 +16,7 @@ from delayed.message import Answer, Settlement
 
 IDS_MAX = 500  # that one statement names
 FORGET_MAX = 10_000  # answers that one sweep removes at most
-POLL = 1.0  # seconds after which a listener looks by itself, should a ring be lost
-POLL_WITHOUT_FIFO = 0.05  # ... and where there are no FIFOs to ring with
+POLL_WITHOUT_FIFO = 0.05  # seconds between looks where there are no FIFOs to ring with
 
 _PUT = """
     INSERT INTO delayed_answer (queue, id, until, data) VALUES (?, ?, ?, ?)
@@ -92,15 +91,17 @@ class SQLiteListener(Listener):
             finally:
                 os.close(place)
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float) -> bool:
         if self._fifo < 0:
             time.sleep(min(timeout, POLL_WITHOUT_FIFO))
-            return
+            return True
         poll = select.poll()
         poll.register(self._fifo, select.POLLIN)
-        if poll.poll(min(timeout, POLL) * 1000) and not self._closed:
-            with contextlib.suppress(OSError):
-                os.read(self._fifo, 65536)
+        if self._closed or not poll.poll(timeout * 1000) or self._closed:
+            return False
+        with contextlib.suppress(OSError):
+            os.read(self._fifo, 65536)
+        return True
 
     def close(self) -> None:
         if self._closed:

@@ -1,56 +1,12 @@
-"""What the commands that act on running tasks and workers share: finding a task, and asking its worker."""
+"""What the commands that act on running tasks share: finding one, and saying that nobody answers for it."""
 
 from __future__ import annotations
-
-import secrets
-import time
-from collections.abc import Mapping
-from typing import Any
 
 import click
 
 from delayed.brokers import Broker
 from delayed.cli.common import check_name
 from delayed.message import Entry
-
-LOOK = 0.1  # seconds between looks whether an order was obeyed
-AGAIN = 3.0  # seconds after which a worker is asked again: an order may be lost with the answer that it travelled in
-ORDER_AGE = 10.0  # seconds that an order waits to be fetched
-
-
-class Order:
-    """Something that one worker is asked to do.
-
-    Args:
-        queue: one that the worker serves.
-        do: ``stop``, ``cancel`` or ``stack``.
-        task: the id of the task in `queue` that it is about.
-    """
-
-    def __init__(self, broker: Broker, worker: str, queue: str, do: str, task: int | None = None) -> None:
-        self.broker = broker
-        self.worker = worker
-        self.queue = queue
-        self.what: dict[str, Any] = {"id": secrets.token_hex(8), "do": do}
-        if task is not None:
-            self.what |= {"task": task, "queue": queue}
-        self._ask_at = 0.0
-
-    def reply(self) -> Mapping[str, Any] | None:
-        """Ask, if it is time to; the worker's reply, None as long as there is none.
-
-        Returns:
-            ``done``: whether it did what it was asked for; ``text``: what came of it, in words.
-        """
-        now = time.monotonic()
-        if now >= self._ask_at:
-            self.broker.ask(self.worker, self.queue, self.what, ORDER_AGE)
-            self._ask_at = now + AGAIN
-        for worker in self.broker.workers(self.queue):
-            if worker.worker == self.worker:
-                reply: Mapping[str, Any] | None = worker.info.get("replies", {}).get(self.what["id"])
-                return reply
-        return None
 
 
 def find(broker: Broker, id: int, queue: str | None) -> tuple[str, Entry]:

@@ -7,7 +7,8 @@ import time
 import click
 
 from delayed.cli.common import open_broker, url_option
-from delayed.cli.orders import LOOK, Order, find, nobody
+from delayed.cli.orders import find, nobody
+from delayed.orders import LOOK, Order
 
 PATIENCE = 15.0  # seconds for a worker to answer
 

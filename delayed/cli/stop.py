@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from delayed.cli.common import check_name, open_broker, plural, url_option
-from delayed.cli.orders import LOOK, Order
+from delayed.orders import LOOK, Order
 
 
 @click.command(

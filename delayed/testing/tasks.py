@@ -212,7 +212,7 @@ class Tasks:
         begun, cpu = time.monotonic(), time.process_time()
         try:
             message = claim.message()
-            context.run = context.Run(message, claim.ref, claim.attempt, begun, None, lambda state: None)
+            context.run = context.Run(message, claim.ref, claim.attempt, begun, None, lambda *_: None)
             self._running = True
             task = self._task(claim.queue, message)
             result = _called(task)

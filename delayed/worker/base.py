@@ -289,6 +289,8 @@ class Worker:
             keeps=[queue.dead_letters is not None for queue in self.queues],
             seats=[],
             board=-1,
+            spool=-1,
+            answer_max=self.broker.answer_max,
             life=-1,
             life_write=-1,
             one_shot=self.one_shot,

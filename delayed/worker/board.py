@@ -38,6 +38,8 @@ _SHOWS = Struct("<Q")
 _SHOWS_AT = 16
 _BLOCKER = Struct("<Q")
 _BLOCKER_AT = 24
+_REPORTS = Struct("<Q")
+_REPORTS_AT = 32
 _LANE = Struct("<BxHIdQ")  # phase, slot, -, since, serial
 _LANES = Struct(f"<BxHIdQ{LANE_SIZE - _LANE.size}x")
 _STOP = Struct("<BQ")  # reason, serial
@@ -50,7 +52,12 @@ _THREAD_AT = 48
 _SLOT = Struct("<BBHHHQQIIddddHB?4xd")
 _HANDED = Struct("<BBHHHQQII")
 _TEXT_AT = _SLOT.size
-TEXT_MAX = SLOT_SIZE - _TEXT_AT
+_ANSWER = Struct("<QQ")  # serial, length of its answer in the spool
+_ANSWER_AT = SLOT_SIZE - _ANSWER.size
+TEXT_MAX = _ANSWER_AT - _TEXT_AT
+# How far a task is lies where later the words about its end do: serial, part that is done, length of the text.
+_PROGRESS = Struct("<QdH")
+PROGRESS_MAX = TEXT_MAX - _PROGRESS.size
 _TRANSACTION = Struct("<H")
 _TRANSACTION_AT = 6
 _BEGUN = Struct("<dd")  # timeout, begun
@@ -135,6 +142,18 @@ class Board:
         """What is decided of a run that did not return, see :class:`Verdict`; noted before its end is."""
         _FATE.pack_into(self.map, self._slot_at(seat, slot) + _FATE_AT, decision, delay is not None, delay or 0.0)
 
+    def note_progress(self, seat: int, slot: int, serial: int, done: float, text: bytes) -> None:
+        """How far the task says that it is; `text` is cut to what fits."""
+        offset = self._slot_at(seat, slot) + _TEXT_AT
+        text = text[:PROGRESS_MAX]
+        self.map[offset + _PROGRESS.size : offset + _PROGRESS.size + len(text)] = text
+        _PROGRESS.pack_into(self.map, offset, serial, done, len(text))
+        _REPORTS.pack_into(self.map, seat * self.seat_size + _REPORTS_AT, (self.reports(seat) + 1) % (1 << 64))
+
+    def note_answer(self, seat: int, slot: int, serial: int, size: int) -> None:
+        """How many bytes of an answer the task has in the spool; noted before its end is."""
+        _ANSWER.pack_into(self.map, self._slot_at(seat, slot) + _ANSWER_AT, serial, size)
+
     def end(self, seat: int, slot: int, code: int, at: float, cpu: float, text: bytes = b"") -> None:
         """A task has ended with outcome `code`; `text` says more, cut to what fits."""
         offset = seat * self.seat_size + self.slots_at + slot * SLOT_SIZE
@@ -211,6 +230,20 @@ class Board:
         base = seat * self.seat_size
         self.map[base : base + self.slots_at] = bytes(self.slots_at)
 
+    def reports(self, seat: int) -> int:
+        """A number that changes whenever a task in this seat says how far it is."""
+        (number,) = _REPORTS.unpack_from(self.map, seat * self.seat_size + _REPORTS_AT)
+        return int(number)
+
+    def progress(self, seat: int, slot: int, serial: int) -> tuple[float, str] | None:
+        """How far a task that has not ended says that it is; None if it has said nothing."""
+        offset = self._slot_at(seat, slot) + _TEXT_AT
+        whose, done, length = _PROGRESS.unpack_from(self.map, offset)
+        text = bytes(self.map[offset + _PROGRESS.size : offset + _PROGRESS.size + min(length, PROGRESS_MAX)])
+        if whose != serial or self.state(seat, slot) != BEGUN or not 0 <= done <= 1:
+            return None
+        return float(done), text.decode(errors="ignore")
+
     def pid(self, seat: int) -> int:
         """The pid of the child in this seat; 0 if there is none."""
         (pid,) = _PID.unpack_from(self.map, seat * self.seat_size)
@@ -279,6 +312,11 @@ class Board:
         """The outcome of a task that has ended, 0 if it has not."""
         offset = seat * self.seat_size + self.slots_at + slot * SLOT_SIZE
         return self.map[offset + 1] if self.map[offset] == ENDED else 0
+
+    def answer(self, seat: int, slot: int, serial: int) -> int:
+        """What :meth:`note_answer` noted for this task; 0 if nothing."""
+        whose, size = _ANSWER.unpack_from(self.map, self._slot_at(seat, slot) + _ANSWER_AT)
+        return int(size) if whose == serial else 0
 
     def wall(self, seat: int, slot: int) -> float:
         """Seconds that a task which has ended took."""

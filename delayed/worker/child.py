@@ -30,7 +30,7 @@ from delayed.errors import (
 from delayed.message import Message
 from delayed.task import finished
 from delayed.worker import board as boards
-from delayed.worker import channel, outcome, process, verdict
+from delayed.worker import channel, outcome, process
 from delayed.worker.board import Board
 from delayed.worker.channel import TaskFrame
 from delayed.worker.lane import Lane, flush
@@ -157,10 +157,10 @@ class Child:
             return self.hooks.next_frame()
         return channel.receive_task(self.sock, self.buffer)
 
-    def returned(self, slot: int, serial: int, at: float) -> None:
+    def returned(self, slot: int, serial: int, code: int, at: float) -> None:
         """A task has returned, as the board says; tell the monitor now, or later with others."""
         if self.config.one_shot:
-            self.report(channel.OUTCOME, slot, serial, verdict.RETURNED)
+            self.report(channel.OUTCOME, slot, serial, code)
             return
         self.unreported += 1
         if self.unreported == 1:

@@ -21,6 +21,7 @@ class Config(NamedTuple):
         seats: for each seat the descriptors of both ends of its channel, the monitor's first, and of its stack file.
         board: descriptor of the board's file.
         control: descriptor of the fork server's end of the control channel.
+        spool: descriptor of the file in which tasks leave their answers.
         life: descriptor of the read end of the life pipe, whose end kills the children.
         life_write: ... of its write end, held by monitor and fork server.
         one_shot: whether a child runs one task only.
@@ -34,6 +35,7 @@ class Config(NamedTuple):
         hooks: the path of the class of hooks, or None.
         preload: modules that the fork server imports.
         lease: seconds.
+        answer_max: bytes that the store takes of one.
         kill_timeout: seconds between the soft stop and SIGKILL.
         log_level: of the logger "delayed".
         log_json: whether to log as JSON.
@@ -50,11 +52,13 @@ class Config(NamedTuple):
     keeps: list[bool]
     seats: list[tuple[int, int, int]]
     board: int
+    spool: int
     life: int
     life_write: int
     one_shot: bool
     kill_timeout: float
     lease: float
+    answer_max: int = 0
     control: int = -1
     child: str = ONE_AT_A_TIME
     lanes: int = 1

@@ -20,15 +20,17 @@ from typing import Any
 from delayed.brokers.base import RENEW_INTERVAL, SWEEP_INTERVAL, WAIT_TIMEOUT, Broker
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
-from delayed.message import Action, Bounds, Claim, Settlement
+from delayed.message import Action, Answer, Bounds, Claim, Settlement
 from delayed.worker.process import now
 
 FLUSH_SIZE = 64  # settlements that are sent without waiting for more
+FLUSH_BYTES = 32 << 20  # bytes of answers that are sent at once, if they are several
 FLUSH_DELAY = 0.003  # seconds that a settlement waits for others while more tasks are under way
 BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
 BURST_PATIENCE = 1.0  # seconds: in burst mode, a task that is due sooner is waited for
 CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another
 ANNOUNCE_INTERVAL = 2.0  # seconds between announcements while tasks are held; twice as long while none are
+PROGRESS_INTERVAL = 0.5  # seconds between announcements while tasks say how far they are
 ANNOUNCEMENT_AGE = 15.0  # seconds that an announcement holds
 REPLY_AGE = 10.0  # seconds that a reply is announced
 ORDERS_KNOWN = 1000  # orders that are remembered, so that one which is sent again is obeyed once
@@ -38,7 +40,19 @@ TRUST = 0.8  # part of a lease after which a claim must be renewed before it is 
 class Held:
     """A claim that this worker holds, and where its task is."""
 
-    __slots__ = ("cancel", "claim", "confirmed", "in_doubt", "lost", "lost_at", "queue", "seat", "serial", "slot")
+    __slots__ = (
+        "answer",
+        "cancel",
+        "claim",
+        "confirmed",
+        "in_doubt",
+        "lost",
+        "lost_at",
+        "queue",
+        "seat",
+        "serial",
+        "slot",
+    )
 
     def __init__(self, claim: Claim, confirmed: float, queue: int) -> None:
         self.claim = claim
@@ -50,6 +64,7 @@ class Held:
         self.lost = False
         self.lost_at = 0.0
         self.cancel: tuple[str, ...] = ()  # the orders to cancel its task that have no reply yet
+        self.answer = 0  # bytes of its answer in the spool
         self.in_doubt = False  # its child died in a transaction that may have ended it
 
 
@@ -99,12 +114,14 @@ class Courier(threading.Thread):
         self.dry = False  # the last claim got less than it asked for
         self.empty = False  # in burst mode: nothing is held, and nothing is left in the queues
         self.healthy = True  # the last request was answered
+        self.keeps = False  # there have been answers among the settlements; set by the monitor
         self.ambiguous = 0  # settlements whose answer was lost, and that took effect the first time
 
         self._complaint = ""  # what the last request failed for, as far as it was logged
         self._condition = threading.Condition()
         self._outbox: list[tuple[Held | None, Settlement]] = []
         self._outbox_since = 0.0
+        self._answers: deque[tuple[str, int, Answer]] = deque()  # of tasks that have ended their claims themselves
         self._held: dict[tuple[str, int], Held] = {}
         self._settling = 0  # of those held, how many lie in the outbox or are under way
         self._waiting = False
@@ -116,6 +133,7 @@ class Courier(threading.Thread):
         self._renew_at = 0.0
         self._sweep_at = 0.0
         self._announce_at = 0.0
+        self._announced = 0.0
         self._pause = BACKOFF[0]
         self._orders_known: deque[str] = deque(maxlen=ORDERS_KNOWN)
         self._replies: dict[str, tuple[dict[str, Any], float]] = {}  # order -> (what is replied, until when)
@@ -147,6 +165,12 @@ class Courier(threading.Thread):
             self._condition.notify()
         self.freed(held)
 
+    def put(self, held: Held, answer: Answer) -> None:
+        """Store the answer of a task whose claim its own transaction has ended, soon."""
+        with self._condition:
+            self._answers.append((held.claim.queue, held.claim.id, answer))
+            self._nudge()
+
     def aim(self, target: int, low: int) -> None:
         """Set how many tasks to hold, and below which number to claim more."""
         if (target, low) != (self.target, self.low):
@@ -170,6 +194,14 @@ class Courier(threading.Thread):
             self._replies[order] = {"done": done, "text": text}, now() + REPLY_AGE
             self._announce_at = 0.0
             self._nudge()
+
+    def announce_soon(self) -> None:
+        """There is something new to say of the running tasks."""
+        at = self._announced + PROGRESS_INTERVAL
+        if at < self._announce_at:
+            with self._condition:
+                self._announce_at = min(at, self._announce_at)
+                self._nudge()
 
     def stop(self, timeout: float) -> None:
         """Claim nothing more; send what is to be settled, within `timeout` seconds, then end."""
@@ -207,6 +239,8 @@ class Courier(threading.Thread):
 
     def _turn(self) -> bool:
         """Do one thing; False when there is nothing left to do."""
+        if self._answers:
+            self._put_answers()
         at = now()
         with self._condition:
             while self._closing and self.inbox:
@@ -246,6 +280,16 @@ class Courier(threading.Thread):
             self._chores(at)
         return True
 
+    def _put_answers(self) -> None:
+        while self._answers:
+            try:
+                self.broker.put_result(*self._answers[0])
+            except BrokerUnavailable:
+                raise
+            except BrokerError as error:
+                logger.error("the answer of task %d can't be stored: %s", self._answers[0][1], error)
+            self._answers.popleft()
+
     def _put(self, held: Held, action: Action) -> None:
         self._outbox.append((held, Settlement(held.claim.ref, action)))
         self._settling += 1
@@ -282,6 +326,8 @@ class Courier(threading.Thread):
     def _exchange(self, limit: int) -> None:
         with self._condition:
             batch, self._outbox = self._outbox, []
+            if self.keeps:
+                batch, self._outbox = _within(batch, FLUSH_BYTES)
         seq, nonce = self._next_claim()
         resent = False
         while True:
@@ -360,6 +406,7 @@ class Courier(threading.Thread):
                 self._announce()
 
     def _announce(self) -> None:
+        self._announced = now()
         with self._condition:
             self._replies = {order: it for order, it in self._replies.items() if it[1] > now()}
             replies = {order: reply for order, (reply, _) in self._replies.items()}
@@ -415,3 +462,15 @@ class Courier(threading.Thread):
             self.broker.announce(self.worker, self.queues, None, 0.0)
         except BrokerError:
             logger.debug("worker %s could not say goodbye", self.worker, exc_info=True)
+
+
+def _within(
+    batch: list[tuple[Held | None, Settlement]], most: int
+) -> tuple[list[tuple[Held | None, Settlement]], list[tuple[Held | None, Settlement]]]:
+    """As much of a batch as has no more than so many bytes of answers, one settlement at least; and the rest."""
+    size = 0
+    for number, (_, settlement) in enumerate(batch):
+        size += len(settlement.answer.data) if settlement.answer is not None else 0
+        if size > most and number:
+            return batch[:number], batch[number:]
+    return batch, []

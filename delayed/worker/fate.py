@@ -54,7 +54,7 @@ def settle(
     code = found.code
     if code == verdict.LOST or transaction == context.COMMITTED:
         return None
-    if code in (verdict.RETURNED, verdict.CANCELLED):
+    if code in (verdict.RETURNED, verdict.KEPT, verdict.CANCELLED):
         return Settlement(claim.ref, "done")
     if code == verdict.BAD_ARGUMENTS:
         return _failed(claim, found, keep)

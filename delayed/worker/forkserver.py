@@ -63,7 +63,7 @@ class ForkServer:
         # What a child has no business with, for each seat.
         own = self.own_descriptors()
         self.foreign = [
-            own - {child_end, stack, self.dump, line}
+            own - {child_end, stack, self.dump, line, config.spool}
             for (_, child_end, stack), line in zip(config.seats, self.lines, strict=True)
         ]
         for fd in own:
@@ -167,7 +167,7 @@ class ForkServer:
             os._exit(1)
 
     def own_descriptors(self) -> set[int]:
-        fds = {self.config.board, self.config.life, self.config.life_write, self.control.fileno()}
+        fds = {self.config.board, self.config.spool, self.config.life, self.config.life_write, self.control.fileno()}
         fds |= {self.wake_read, self.wake_write, self.dump, *self.lines}
         return fds.union(*self.config.seats)
 

@@ -222,14 +222,21 @@ class Lane:
     def run_of(self, frame: TaskFrame, start: Start) -> context.Run:
         """What the task can know of its run."""
         assert start.message is not None
-        board, seat, slot = self.board, self.seat, frame.slot
+        board, seat, slot, serial = self.board, self.seat, frame.slot, frame.serial
+
+        def note(state: int, *progress: Any) -> None:
+            if progress:
+                board.note_progress(seat, slot, serial, *progress)
+            else:
+                board.note_transaction(seat, slot, state)
+
         return context.Run(
             start.message,
             Ref(self.config.queues[frame.queue], frame.id, frame.delivery, frame.nonce),
             frame.attempt,
             time.monotonic(),
             self.config.url,
-            lambda state: board.note_transaction(seat, slot, state),
+            note,
         )
 
     def failing(self, frame: TaskFrame, start: Start, task: Task, error: BaseException) -> Call | None:
@@ -287,23 +294,28 @@ class Lane:
         code = verdict.RETURNED if error is None else outcome.outcome_of(error)
         if code == verdict.RETURNED and run is not None and run.state == context.COMMITTED:
             code = verdict.COMMITTED
+        keeps = start.message is not None and start.message.keep is not None
         calls: list[Call] = []
         if code in (verdict.RETURNED, verdict.COMMITTED):
-            board.end(seat, slot, code, ended, cpu)
+            if keeps:
+                code = self.keep_result(frame, code, result, ended, cpu)
+            else:
+                board.end(seat, slot, code, ended, cpu)
             if self.config.success_handler:
                 calls.append(Call.of_handler(self.config.success_handler, task))
             if child.hooks is not None:
                 task = task or self.known_of(frame, start.message)
                 if isinstance(error, TaskControl):
                     result = error
-                returned = Verdict(code, wall=ended - start.begun, cpu=cpu, timeout=task.timeout)
+                told = verdict.RETURNED if code == verdict.KEPT else code
+                returned = Verdict(told, wall=ended - start.begun, cpu=cpu, timeout=task.timeout)
                 calls += child.hooks.returned(task, result, returned)
             if calls:
                 board.handler(seat, self.number, frame.serial, process.now())
             else:
                 board.idle(seat, self.number)
-            if code == verdict.RETURNED and not calls:
-                child.returned(slot, frame.serial, ended)
+            if code != verdict.COMMITTED and not calls:
+                child.returned(slot, frame.serial, code, ended)
             else:
                 child.report(channel.OUTCOME, slot, frame.serial, code)
             if error is not None:
@@ -326,6 +338,10 @@ class Lane:
             name, found = child.hooks.decided(frame, found, run.state if run is not None else context.NO_TRANSACTION)
         board.note_fate(seat, slot, found.decision, found.delay)
         words = found.text if found.by_wish else found._what()
+        if keeps:
+            from delayed.worker import keeping
+
+            keeping.keep_error(child, frame, error)
         board.end(seat, slot, code, ended, cpu, words.encode(errors="replace"))
         if self.config.error_handler and code not in verdict.NO_FAILURES:
             task.verdict = found
@@ -339,6 +355,22 @@ class Lane:
             board.idle(seat, self.number)
         child.report(channel.OUTCOME, slot, frame.serial, code, found.dump())
         return calls
+
+    def keep_result(self, frame: TaskFrame, code: int, result: Any, ended: float, cpu: float) -> int:
+        """Leave the answer of a task that returned where the monitor finds it, then note that it ended.
+
+        Returns:
+            With which outcome.
+        """
+        from delayed.worker import keeping
+
+        error = keeping.keep_result(self.child, frame, result)
+        if error is not None:
+            outcome.log_error(self.config, f"task {frame.id} has returned what can't be kept", error)
+        words = "" if error is None else str(error)
+        code = verdict.KEPT if code == verdict.RETURNED else code
+        self.board.end(self.seat, frame.slot, code, ended, cpu, words.encode(errors="replace"))
+        return code
 
     def mind_copy(self) -> None:
         """If the task forked, and this is the copy, leave: the outcome is the original's to tell."""

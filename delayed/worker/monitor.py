@@ -29,7 +29,7 @@ from typing import Any
 from delayed import context
 from delayed.errors import ConfigError, DecodeError
 from delayed.logger import logger
-from delayed.message import Claim, Settlement
+from delayed.message import Answer, Claim, Settlement
 from delayed.sizes import size_text
 from delayed.worker import board as boards
 from delayed.worker import channel, fate, judge, process, verdict
@@ -37,11 +37,13 @@ from delayed.worker.board import Board
 from delayed.worker.channel import Control, TaskFrame
 from delayed.worker.config import Config
 from delayed.worker.courier import TRUST, Courier, Held
+from delayed.worker.keeping import Keeper
 from delayed.worker.ladder import HANDLER_TIMEOUT, STACK_PATIENCE, Ladder
 from delayed.worker.memory import Gauge
 from delayed.worker.orders import Orders
 from delayed.worker.process import now
 from delayed.worker.seat import Seat
+from delayed.worker.spool import Spool
 from delayed.worker.verdict import Verdict
 from delayed.worker.watch import Watch
 
@@ -61,6 +63,8 @@ SUSPECTS_MAX = 10_000  # tasks that are remembered because they may have ended t
 RUNNING_MAX = 100  # running tasks that a worker names when it says what it does
 REPORTS_MAX = 1000  # reports of a child that are read in one go: more than a channel holds
 FORK_BACKOFF = (0.1, 5.0)  # seconds: first and longest pause after a child that did nothing
+_RETURNED = Verdict(verdict.RETURNED)
+_RETURNS = (verdict.RETURNED, verdict.KEPT)
 
 
 class Monitor:
@@ -96,6 +100,9 @@ class Monitor:
         seats = processes + (1 if config.one_shot or config.lanes > 1 else 0)
         self.board_file = process.anonymous_file("delayed-board")
         self.board = Board(self.board_file, seats, config.lanes)
+        self.spool_file = process.anonymous_file("delayed-spool")
+        self.spool = Spool(self.spool_file, self.board.slots)
+        self.keeper = Keeper(self.board, self.spool)
         self.seats = [Seat(index, self.board.slots) for index in range(seats)]
         self.regular = self.seats if config.lanes == 1 else self.seats[:processes]
         self.life_read, self.life_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -154,6 +161,8 @@ class Monitor:
     def freed(self, held: Held) -> None:
         """A claim has ended in the store: its slot may be used again."""
         if held.slot >= 0:
+            if held.answer:
+                self.spool.clear(held.seat, held.slot, held.answer)
             self.board.free(held.seat, held.slot)
             self.seats[held.seat].slots.append(held.slot)
 
@@ -184,7 +193,9 @@ class Monitor:
                 except DecodeError:
                     func = "?"
                 seconds = round(at - activity.since, 3)
-                yield {"id": held.claim.id, "queue": held.claim.queue, "func": func, "for": seconds}
+                told = {"id": held.claim.id, "queue": held.claim.queue, "func": func, "for": seconds}
+                progress = self.board.progress(seat.index, activity.slot, activity.serial)
+                yield told if progress is None else {**told, "progress": progress}
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
@@ -473,13 +484,14 @@ class Monitor:
             held = tasks.get(slot)
             if held is None:
                 continue
-            if self.board.ended_with(index, slot) != verdict.RETURNED:  # or in another way: its report is on its way
+            code = self.board.ended_with(index, slot)
+            if code not in _RETURNS:  # or in another way: its report is on its way
                 if in_order:
                     break  # a child with one lane takes them in the order of their handing over
                 continue
             wall = self.board.wall(index, slot)
             average += (wall - average) * 0.2
-            ends.append((held, Settlement(held.claim.ref, "done")))
+            ends.append((held, Settlement(held.claim.ref, "done") if code == verdict.RETURNED else self.kept(held)))
             if self.suspects:
                 self.suspects.pop((held.claim.queue, held.claim.id), None)
             if debug:
@@ -498,9 +510,12 @@ class Monitor:
         slot = self.board.slot(seat.index, held.slot)
         wall = slot.ended - slot.begun
         self.average += (wall - self.average) * 0.2
-        if code in (verdict.RETURNED, verdict.COMMITTED):
+        if code in (verdict.RETURNED, verdict.COMMITTED, verdict.KEPT):
             if slot.transaction == context.COMMITTED:
+                self.put(held, self.keeper.answer(held.claim, _RETURNED, seat.index, held.slot))
                 self.courier.forget(held)
+            elif slot.code == verdict.KEPT:
+                self.courier.settle((held, self.kept(held)))
             else:
                 self.courier.settle((held, Settlement(held.claim.ref, "done")))
             logger.debug("task %d returned after %.3g s", held.claim.id, wall)
@@ -509,10 +524,25 @@ class Monitor:
         _, _, stack = self.ladder.outcome(seat.index, slot.lane, held.serial)
         found = found._replace(wall=wall, cpu=slot.cpu, timeout=slot.timeout or None, stack=found.stack or stack)
         found = self.watch.explain(seat.index, found, held.serial, held.claim)
-        self.judge(held, found, slot.transaction)
+        self.judge(held, found, slot.transaction, told=True)
 
-    def judge(self, held: Held, found: Verdict, transaction: int, *, handler: bool = False) -> None:
-        """Settle a task that did not return; `handler`: its error handler is still to be called."""
+    def kept(self, held: Held) -> Settlement:
+        """The settlement of a task that returned, with its answer."""
+        held.answer = self.board.answer(held.seat, held.slot, held.serial)
+        self.courier.keeps = True
+        done = Settlement(held.claim.ref, "done")
+        return self.keeper.settled(held.claim, done, _RETURNED, held.seat, held.slot)
+
+    def put(self, held: Held, answer: Answer | None) -> None:
+        """Store the answer, if there is one, of a task that has ended its claim itself."""
+        if answer is not None:
+            held.answer = self.board.answer(held.seat, held.slot, held.serial)
+            self.courier.put(held, answer)
+
+    def judge(self, held: Held, found: Verdict, transaction: int, *, told: bool = False, handler: bool = False) -> None:
+        """Settle a task that did not return; `told`: its child has noted how it ended; `handler`: its error handler is
+        still to be called.
+        """
         if held.lost and transaction != context.COMMITTED:
             self.courier.forget(held)
             return
@@ -541,9 +571,16 @@ class Monitor:
                     found.dump(),
                 )
             )
+        place = (held.seat, held.slot) if told else (-1, -1)
         if settlement is None:
+            if transaction == context.COMMITTED:
+                self.put(held, self.keeper.answer(held.claim, found, *place))
             self.courier.forget(held)
         else:
+            settlement = self.keeper.settled(held.claim, settlement, found, *place)
+            if settlement.answer is not None:
+                held.answer = self.board.answer(held.seat, held.slot, held.serial)
+                self.courier.keeps = True
             held.in_doubt = transaction == context.OPEN  # its commit may have been under way
             self.courier.settle((held, settlement))
         judge.log_verdict(held.claim, found, settlement)
@@ -661,6 +698,10 @@ class Monitor:
                 self.mind_leaving(seat, at)
                 continue
             seat.idle_since = 0.0
+            reports = self.board.reports(seat.index)
+            if reports != seat.reports:
+                seat.reports = reports
+                self.courier.announce_soon()
             self.ladder.tick(seat.index, at)
             self.watch.tick(seat.index, seat.pid, at)
             self.collect(seat)
@@ -848,7 +889,14 @@ class Monitor:
                 self.server.wait()
         for seat in self.seats:
             seat.close()
-        for fd in (self.life_read, self.life_write, self.wake_read, self.wake_write, self.board_file):
+        for fd in (
+            self.life_read,
+            self.life_write,
+            self.wake_read,
+            self.wake_write,
+            self.board_file,
+            self.spool_file,
+        ):
             os.close(fd)
         self.board.close()
         if self.reaps_orphans:
@@ -877,6 +925,7 @@ class Monitor:
         config = self.config._replace(
             control=theirs.fileno(),
             board=self.board_file,
+            spool=self.spool_file,
             life=self.life_read,
             life_write=self.life_write,
             seats=[seat.descriptors() for seat in self.seats],
@@ -884,7 +933,7 @@ class Monitor:
         )
         file = process.anonymous_file("delayed-config")
         os.write(file, config.dump())
-        inherited = [file, config.control, config.board, config.life, config.life_write]
+        inherited = [file, config.control, config.board, config.spool, config.life, config.life_write]
         inherited += [fd for fds in config.seats for fd in fds]
         inherited += [config.presence] if config.presence >= 0 else []
         # A new interpreter, not a fork of this one: it has none of its threads, locks, sockets and memory.

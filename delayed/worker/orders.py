@@ -99,7 +99,9 @@ class Orders:
         for waiting in (self.courier.inbox, self.monitor.alone):
             with contextlib.suppress(ValueError):
                 waiting.remove(held)
-                self.courier.settle((held, Settlement(held.claim.ref, "done")))
+                settlement = Settlement(held.claim.ref, "done")
+                found = Verdict(verdict.CANCELLED, text="cancelled before it began")
+                self.courier.settle((held, self.monitor.keeper.settled(held.claim, settlement, found)))
                 self._answer(held, "cancelled before it began", done=True)
                 return False
         if self._there(held):

@@ -30,6 +30,7 @@ class Seat:
         handed_at: when something was handed over last.
         idle_since: since when its child, which is to leave, has nothing to do; 0 if it has, or need not leave.
         asked, reported: the last beat of a blocked event loop about which its stack was asked for, and reported.
+        reports: how often its tasks had said how far they are when that was looked at last.
         tasks: what was handed over and has not been reported back, by slot.
         slots: free slots.
         handling: the error handler's frame that the child works on, if any.
@@ -51,6 +52,7 @@ class Seat:
         self.handed_at = 0.0
         self.idle_since = 0.0
         self.asked = self.reported = 0.0
+        self.reports = 0
         self.tasks: dict[int, Held] = {}
         self.slots: deque[int] = deque(range(slots))
         self.handling: TaskFrame | None = None

@@ -19,13 +19,15 @@ from delayed import context
 from delayed.brokers.base import RENEW_INTERVAL
 from delayed.errors import BrokerError
 from delayed.logger import logger
-from delayed.message import Claim, Ref, Settlement
+from delayed.message import Answer, Claim, Ref, Settlement
 from delayed.worker import board as boards
 from delayed.worker import channel, fate, judge, process, verdict
 from delayed.worker.board import Slot
 from delayed.worker.channel import Control
+from delayed.worker.keeping import Keeper
 from delayed.worker.ladder import Ladder
 from delayed.worker.process import now
+from delayed.worker.spool import Spool
 from delayed.worker.verdict import Verdict
 from delayed.worker.watch import Watch
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from delayed.worker.forkserver import ForkServer
 
 TICK = 0.05  # seconds between looks at the deadlines
+SETTLE_MAX = 16  # claims that are ended in one call
 GIVE_UP = 3600.0  # seconds without an answer from the store; other workers run the tasks again
 REPORTS_MAX = 1000  # reports of a child that are read in one go: more than a channel holds
 PATIENCE = (0.1, 2.0)  # seconds: first and longest pause while the store can't be reached
@@ -52,6 +55,8 @@ class StandIn:
         self.server = server
         self.config = server.config
         self.board = server.board
+        self.keeper = Keeper(self.board, Spool(self.config.spool, self.board.slots))
+        self.answers: list[tuple[str, int, Answer]] = []  # of tasks that have ended their claims themselves
         self.buffer = bytearray(channel.PACKET_MAX + 256)
         stacks = [stack for _, _, stack in self.config.seats]
         self.ladder = Ladder(self.board, stacks, self.config.kill_timeout, self.signal, shared=self.config.shared)
@@ -93,9 +98,12 @@ class StandIn:
                         known = True
                         renew_at = at + self.config.lease / 3
                     self.collect()
-                    if self.settlements:
-                        broker.settle(self.config.worker, self.settlements)
-                        self.settlements = []
+                    while self.settlements:  # few at a time: they may have large answers
+                        broker.settle(self.config.worker, self.settlements[:SETTLE_MAX])
+                        del self.settlements[:SETTLE_MAX]
+                    while self.answers:
+                        broker.put_result(*self.answers[-1])
+                        self.answers.pop()
                     if at >= renew_at:
                         refs = [claim.ref for claim in self.claims.values()]
                         renewal = broker.renew(self.config.worker, self.config.queues, refs, self.config.lease)
@@ -111,7 +119,7 @@ class StandIn:
                     break
                 broker_at = now() + pause
                 pause = min(pause * 2, PATIENCE[1])
-            if known and not self.claims and not self.settlements and not self.handlers_run():
+            if known and not (self.claims or self.settlements or self.answers or self.handlers_run()):
                 break
             for fd, event in self.poller.poll(TICK * 1000):
                 if event & channel.SHUT and fd in ends:
@@ -206,8 +214,13 @@ class StandIn:
             claim = self.claims.pop(key)
             self.board.free(seat, number)
             settlement = fate.settle(claim, found, slot.transaction, keep=self.config.keeps[slot.queue])
-            if settlement is not None:
-                self.settlements.append(settlement)
+            told = (seat, number) if slot.state == boards.ENDED else (-1, -1)
+            if settlement is None:
+                answer = self.keeper.answer(claim, found, *told) if slot.transaction == context.COMMITTED else None
+                if answer is not None:
+                    self.answers.append((claim.queue, claim.id, answer))
+            else:
+                self.settlements.append(self.keeper.settled(claim, settlement, found, *told))
             if not found.ok and found.code != verdict.STOPPED:
                 judge.log_verdict(claim, found, settlement)
 

@@ -181,7 +181,7 @@ class SharedChild(Child):
         self.done = 0  # tasks, or handlers for killed ones, that have ended
         self.ends: deque[int] = deque()  # slots of tasks that have returned, and that the monitor was not told of
 
-    def returned(self, slot: int, serial: int, at: float) -> None:
+    def returned(self, slot: int, serial: int, code: int, at: float) -> None:
         self.ends.append(slot)
         if len(self.ends) >= REPORT_MAX:
             self.report_returned()

@@ -34,7 +34,9 @@ from delayed.errors import DELAY_MAX
     CANCELLED,
     # ... and not run, because its queue does not allow its function:
     NOT_ALLOWED,
-) = range(1, 19)
+    # ... and returned, with an answer that is to be kept (on the board only):
+    KEPT,
+) = range(1, 20)
 
 # Whether a failed run is repeated, as far as its child could tell by what was raised: it could not; as often and as
 # soon as the policy says by numbers; after the delay that a function of the user's named; not at all.
@@ -61,6 +63,7 @@ KINDS = {
     REJECTED: "rejected",
     CANCELLED: "cancelled",
     NOT_ALLOWED: "not allowed",
+    KEPT: "returned",
 }
 # Not told of as a failure to handlers and hooks: nothing is wrong with the task, or somebody wanted its end.
 NO_FAILURES = frozenset({RETURNED, COMMITTED, STOPPED, LOST, POSTPONED, GIVEN_BACK, CANCELLED})
@@ -116,7 +119,7 @@ class Verdict(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        return self.code in (RETURNED, COMMITTED)
+        return self.code in (RETURNED, COMMITTED, KEPT)
 
     @property
     def by_wish(self) -> bool:

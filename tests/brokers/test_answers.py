@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -213,31 +212,25 @@ def test_a_transaction_stores_its_answer_with_its_commit(bench: Bench) -> None:
 # -- waiting -------------------------------------------------------------------------------------------------------
 
 
-def heard(bench: Bench, store: Callable[[], object], data: dict[int, bytes]) -> float:
-    """Seconds from when an answer is stored until a listener in another process's place has it."""
-    took: list[float] = []
+def heard(bench: Bench, store: Callable[[], object], data: dict[int, bytes]) -> bool:
+    """Whether one who sleeps is told of an answer that is stored elsewhere."""
+    told: list[bool] = []
     ready = threading.Event()
 
     def wait() -> None:
         with closing(bench.broker.listen(bench.queue)) as listener:
-            listener.wait(0.2)  # so that what follows is not the first look
+            while listener.wait(0.2):  # the first ones may say that it is time to look
+                pass
             ready.set()
-            end = time.monotonic() + BOUND
-            while time.monotonic() < end:
-                if answers(bench, *data) == data:
-                    took.append(time.monotonic())
-                    return
-                listener.wait(BOUND)
+            told.append(listener.wait(BOUND))
 
     thread = threading.Thread(target=wait)
     thread.start()
     assert ready.wait(BOUND)
-    time.sleep(0.3)  # it sleeps by now, or will be told nevertheless
-    at = time.monotonic()
     store()
     thread.join(BOUND * 2)
-    assert took, "nothing was heard"
-    return took[0] - at
+    assert answers(bench, *data) == data
+    return told == [True]
 
 
 def test_an_answer_wakes_who_listens_elsewhere(bench: Bench, open_broker: Callable[[], Broker]) -> None:
@@ -245,11 +238,8 @@ def test_an_answer_wakes_who_listens_elsewhere(bench: Bench, open_broker: Callab
     (id,) = bench.put()
     (claim,) = bench.claim()
 
-    took = heard(
-        bench, lambda: worker.settle("w", [Settlement(claim.ref, "done", answer=Answer(b"a", DAY))]), {id: b"a"}
-    )
-
-    assert took < 0.45, "it was woken, not by chance at the end of a wait"
+    settlement = Settlement(claim.ref, "done", answer=Answer(b"a", DAY))
+    assert heard(bench, lambda: worker.settle("w", [settlement]), {id: b"a"})
 
 
 def test_a_removal_and_a_dead_letter_wake_who_listens(bench: Bench, open_broker: Callable[[], Broker]) -> None:
@@ -258,12 +248,10 @@ def test_a_removal_and_a_dead_letter_wake_who_listens(bench: Bench, open_broker:
     (claim,) = bench.claim()
     (removed,) = bench.put()
 
-    took = heard(bench, lambda: worker.remove(bench.queue, removed, Answer(b"r", DAY)), {removed: b"r"})
+    assert heard(bench, lambda: worker.remove(bench.queue, removed, Answer(b"r", DAY)), {removed: b"r"})
     ends = [Settlement(claim.ref, "dead", reason="why", answer=Answer(b"d", DAY))]
-    took = max(took, heard(bench, lambda: worker.settle("w", ends), {removed: b"r", dead: b"d"}))
-    took = max(took, heard(bench, lambda: worker.put_result(bench.queue, 5, Answer(b"p", DAY)), {5: b"p"}))
-
-    assert took < 0.45
+    assert heard(bench, lambda: worker.settle("w", ends), {removed: b"r", dead: b"d"})
+    assert heard(bench, lambda: worker.put_result(bench.queue, 5, Answer(b"p", DAY)), {5: b"p"})
 
 
 def test_all_who_listen_hear_of_an_answer(bench: Bench, open_broker: Callable[[], Broker]) -> None:
@@ -272,14 +260,13 @@ def test_all_who_listen_hear_of_an_answer(bench: Bench, open_broker: Callable[[]
     brokers = [bench.broker, bench.broker, open_broker(), open_broker()]
     listeners = [broker.listen(bench.queue) for broker in brokers]
     for listener in listeners:
-        listener.wait(0.1)
+        while listener.wait(0.1):
+            pass
 
     settle(bench, claim, Answer(b"answer", DAY))
 
     for listener in listeners:
-        began = time.monotonic()
-        listener.wait(BOUND)
-        assert time.monotonic() - began < 0.9, "it was told, whoever else was"
+        assert listener.wait(BOUND), "it was told, whoever else was"
         listener.close()
     assert answers(bench, id) == {id: b"answer"}
 
@@ -288,23 +275,20 @@ def test_what_was_stored_between_two_waits_ends_the_next(bench: Bench) -> None:
     (id,) = bench.put()
     (claim,) = bench.claim()
     listener = bench.broker.listen(bench.queue)
-    listener.wait(0.1)
+    while listener.wait(0.1):
+        pass
 
     settle(bench, claim, Answer(b"answer", DAY))
     eventually(lambda: answers(bench, id))
 
-    began = time.monotonic()
-    listener.wait(BOUND)
-    assert time.monotonic() - began < 0.9
+    assert listener.wait(BOUND)
     listener.close()
 
 
 def test_a_wait_for_answers_ends_at_its_timeout_and_when_it_is_closed(bench: Bench) -> None:
     listener = bench.broker.listen(bench.queue)
     listener.wait(0.1)
-    began = time.monotonic()
-    listener.wait(0.1)
-    assert time.monotonic() - began < BOUND / 2
+    assert not listener.wait(0.1)
 
     def wait() -> None:
         while not closed.is_set():

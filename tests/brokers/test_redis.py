@@ -717,11 +717,9 @@ def works(broker: RedisBroker) -> None:
     [claim] = worker.claim()
     assert claim.id == other
     listener = broker.listen(QUEUE)
-    start = time.monotonic()
     broker.settle(worker.name, [Settlement(claim.ref, "done", answer=Answer(b"\0\xff", 60))])
-    listener.wait(5)
+    assert listener.wait(5)
     listener.close()
-    assert time.monotonic() < start + 1
     broker.put_result(QUEUE, 7, Answer(b"7", 60))
     assert broker.get_results(QUEUE, [other, 7, 8]) == {other: b"\0\xff", 7: b"7"}
     assert broker.purge(QUEUE) == 1
@@ -750,9 +748,7 @@ def test_where_nobody_may_publish_or_subscribe_answers_are_found_by_looking(serv
 
         assert broker.settle("worker", [Settlement(claim.ref, "done", answer=Answer(b"answer", 60))]) == [True]
 
-        start = time.monotonic()
-        listener.wait(5)
-        assert time.monotonic() < start + 1, "it polls"
+        assert listener.wait(5), "it polls"
         assert broker.get_results(QUEUE, [claim.id]) == {claim.id: b"answer"}
         listener.close()
         broker.close()

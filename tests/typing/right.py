@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import assert_type
+from typing import Any, assert_type
 
 from delayed import Hidden, Queue, Retry, RetryLater, TaskHandle, delayed
 from delayed.delay import delay, delay_in_time, delay_with_params
 from delayed.retry import exponential, fixed
+from delayed.worker.verdict import Verdict
 
 queue = Queue("typed", "memory://")
 
@@ -69,42 +70,60 @@ class Shop:
 
 
 assert_type(add(1, 2), int)
-assert_type(add.delay(1, 2), TaskHandle)
-assert_type(add.delay(a=1, b=2), TaskHandle)
-assert_type(add.timeout(3)(1, 2), TaskHandle)
-assert_type(add.timeout(None)(1, 2), TaskHandle)
-assert_type(add.options(retry=3).delay(1, b=2), TaskHandle)
-assert_type(add.after("5m").delay(1, b=2), TaskHandle)
-assert_type(add.after(timedelta(1)).options(retry=3).delay(1, b=2), TaskHandle)
-assert_type(add.at(datetime.now(UTC)).after(2.5).delay(1, b=2), TaskHandle)
+assert_type(add.delay(1, 2), TaskHandle[int])
+assert_type(add.delay(a=1, b=2), TaskHandle[int])
+assert_type(add.timeout(3)(1, 2), TaskHandle[int])
+assert_type(add.timeout(None)(1, 2), TaskHandle[int])
+assert_type(add.options(retry=3).delay(1, b=2), TaskHandle[int])
+assert_type(add.options(retry=3).options(timeout=4).delay(1, 2), TaskHandle[int])
+assert_type(with_options.delay(1), TaskHandle[str])
+assert_type(on_default.delay(1), TaskHandle[str])
+assert_type(bare.delay(1, flag=True), TaskHandle[str])
+assert_type(twice.delay(1), TaskHandle[str])
+assert_type(in_time.delay(1), TaskHandle[str])
+assert_type(later.delay(1), TaskHandle[str])
+assert_type(Shop.total.delay(1), TaskHandle[int])
+assert_type(delay(queue)(pow)(1, 2), TaskHandle[Any])
+assert_type(add.after("5m").delay(1, b=2), TaskHandle[int])
+assert_type(add.after(timedelta(1)).options(retry=3).delay(1, b=2), TaskHandle[int])
+assert_type(add.at(datetime.now(UTC)).after(2.5).delay(1, b=2), TaskHandle[int])
 assert_type(queue.reschedule(1, "5m"), bool)
 assert_type(queue.cancel(1), bool)
-assert_type(add.options(retry=3).options(timeout=4).delay(1, 2), TaskHandle)
-assert_type(with_options.delay(1), TaskHandle)
-assert_type(on_default.delay(1), TaskHandle)
-assert_type(bare.delay(1, flag=True), TaskHandle)
-assert_type(twice.delay(1), TaskHandle)
-assert_type(in_time.delay(1), TaskHandle)
-assert_type(later.delay(1), TaskHandle)
-assert_type(Shop.total.delay(1), TaskHandle)
-assert_type(delay(queue)(pow)(1, 2), TaskHandle)
 assert_type(queue.paused, bool)
+assert_type(add.delay(1, 2).result(), int)
+assert_type(add.delay(1, 2).result(timeout=3), int)
+assert_type(later.delay(1).result(3.5), str)
+assert_type(later.timeout(3)(1), TaskHandle[str])
+assert_type(later.options(keep=60).delay(1), TaskHandle[str])
+assert_type(delay(queue)(later)(1), TaskHandle[Any])
+assert_type(add.delay(1, 2).verdict, Verdict | None)
+assert_type(add.delay(1, 2).cancel(), bool)
+assert_type(queue.handle(5), TaskHandle[Any])
+assert_type(add.options(keep="1h").delay(1, 2).id, int)
+number, name = add.delay(1, 2)
+assert_type(number, int)
+assert_type(name, str)
 
 
 def plain(a: int) -> str:
     return str(a)
 
 
-assert_type(delay(queue)(plain)(1), TaskHandle)
-assert_type(delay_in_time(queue)(plain, 3)(1), TaskHandle)
-assert_type(delay_in_time(queue)(plain, timeout=3)(a=1), TaskHandle)
-assert_type(delay_with_params(queue)(timeout=3)(plain)(1), TaskHandle)
+assert_type(delay(queue)(plain)(1), TaskHandle[Any])
+assert_type(delay_in_time(queue)(plain, 3)(1), TaskHandle[Any])
+assert_type(delay_in_time(queue)(plain, timeout=3)(a=1), TaskHandle[Any])
+assert_type(delay_with_params(queue)(timeout=3)(plain)(1), TaskHandle[Any])
 
 
 async def main() -> None:
-    assert_type(await add.adelay(1, 2), TaskHandle)
-    assert_type(await add.options(delay=3).adelay(1, 2), TaskHandle)
+    assert_type(await add.adelay(1, 2), TaskHandle[int])
+    assert_type(await add.options(delay=3).adelay(1, 2), TaskHandle[int])
     assert_type(await later(1), str)
+    assert_type(await add.delay(1, 2), int)
+    assert_type(await (await add.adelay(1, 2)), int)
+    assert_type(await add.delay(1, 2).aresult(timeout=3), int)
+    assert_type(await later.delay(1), str)
+    assert_type(await later.delay(1).aresult(), str)
 
 
 @delayed(queue)
@@ -122,4 +141,4 @@ class Login:
 
 assert_type(Login("x").password, str)
 assert_type(log_in("me", "x"), str)
-assert_type(log_in.delay("me", "x", 1, 2, a=["b"]), TaskHandle)
+assert_type(log_in.delay("me", "x", 1, 2, a=["b"]), TaskHandle[str])

@@ -52,9 +52,12 @@ add.at("tomorrow").delay(1, 2)  # wrong
 delay(queue)(plain)("x")  # wrong
 delay_in_time(queue)(plain, 3)("x")  # wrong
 delay_with_params(queue)(timeout=3)(plain)("x")  # wrong
+number: str = add.delay(1, 2).result()  # wrong
+add.delay(1, 2).result("3")  # wrong
 
 
 async def main() -> None:
+    (await add.delay(1, 2)).upper()  # wrong
     await add.adelay("x", 1)  # wrong
     await add.options(retry=3).adelay("x", 1)  # wrong
 
