@@ -15,7 +15,18 @@ from typing import Any
 
 import pytest
 
-from delayed import ConfigError, NotEnqueueable, Queue, RetryLater, TaskControl, current, delayed
+from delayed import (
+    ConfigError,
+    NotEnqueueable,
+    NotKept,
+    Queue,
+    ResultGone,
+    RetryLater,
+    TaskControl,
+    TaskFailed,
+    current,
+    delayed,
+)
 from delayed.delay import delay
 from delayed.retry import Retry
 from delayed.testing import Tasks, capture
@@ -190,6 +201,26 @@ def test_inline_runs_at_once(tasks: Tasks) -> None:
     assert done == [("welcome", "ada", True)]
     with pytest.raises(OSError, match="no line"):
         flaky.options(retry=0).delay(1)
+
+
+def test_handles_get_their_answers(tasks: Tasks) -> None:
+    handle = welcome.options(keep="1h").delay("ada")
+    assert handle.status == "ready"
+    assert handle.result() == "hello ada", "waiting runs what is due"
+    assert handle.status == "done"
+    tasks.advance("61m")
+    with pytest.raises(ResultGone):
+        handle.result()
+
+    failing = flaky.options(keep="1h").delay(3)
+    with pytest.raises(ConfigError, match=r"is tried again later: call advance\(\) before"):
+        failing.result()
+    tasks.advance("10m", raising=False)
+    with pytest.raises(TaskFailed, match="no line"):
+        failing.result()
+    plain = welcome.delay("bob")
+    with pytest.raises(NotKept):
+        plain.result()
 
 
 def test_an_endless_chain_is_told(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,18 @@ import inspect
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
-from delayed import context
+from delayed import answers, context
 from delayed.brokers.memory import MemoryBroker
 from delayed.consumer import Consumer
 from delayed.durations import seconds_of
-from delayed.errors import ConfigError, TaskControl, TaskStopped
+from delayed.errors import ConfigError, NotSerializable, TaskControl, TaskStopped
 from delayed.functions import owner_of, path_of
-from delayed.message import Claim, Entry, Message, State
+from delayed.message import Answer, Claim, Entry, Message, State
 from delayed.producer import Producer
 from delayed.queue import Queue
 from delayed.task import Task
@@ -227,12 +228,27 @@ class Tasks:
         found = found._replace(wall=time.monotonic() - begun, cpu=time.process_time() - cpu)
         settlement = settle(claim, found)
         if settlement is not None:
+            if message is not None and message.keep is not None and settlement.action in ("done", "dead"):
+                settlement = settlement._replace(answer=self._answer(claim, message.keep, found, result, error))
             self.broker.settle(self._worker, [settlement])
         if task is None:
             task = Task(claim.id, func_path=message.func if message is not None else "?")
         task.attempt, task.queue, task.verdict = claim.attempt, claim.queue, found
         last = settlement is None or settlement.action in ("done", "dead")
         return Run(task, found, result, error, last)
+
+    def _answer(self, claim: Claim, keep: float, found: Verdict, result: Any, error: BaseException | None) -> Answer:
+        codec = self._queues[claim.queue].codec
+        body = b""
+        try:
+            if error is None:
+                body = codec.encode_result(claim.id, result)
+            elif isinstance(error, Exception) and not codec.plain:
+                body = codec.encode_result(claim.id, answers.Raised(error))
+        except NotSerializable as refused:
+            if error is None:
+                found = found._replace(type="delayed.errors.NotSerializable", text=str(refused))
+        return Answer(answers.pack(found, body), keep)
 
 
 _WAITING: tuple[State, ...] = ("ready", "scheduled")
@@ -284,8 +300,23 @@ def capture() -> Iterator[Tasks]:
         mock.patch.object(Queue, "broker", _Captured(lambda queue: tasks.broker)),
         mock.patch.object(Queue, "_producing", lambda queue: tasks._producer(queue)),
         mock.patch.object(Queue, "_consumer", consuming),
+        mock.patch.object(Queue, "postbox", property(lambda queue: _Postbox(tasks))),
     ):
         yield tasks
+
+
+class _Postbox:
+    """Where handles wait for answers: nothing happens here by itself, so what is due is run."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+
+    @contextmanager
+    def expecting(self, id: int, seen: bytes = b"") -> Iterator[Future[None]]:
+        self._tasks.run_all(raising=False)
+        future: Future[None] = Future()
+        future.set_exception(ConfigError(f"task {id} is not due, or is tried again later: call advance() before"))
+        yield future
 
 
 class _Captured(property):
