@@ -15,6 +15,7 @@ from delayed.sizes import size_of
 
 PRIORITY_MAX = 32767
 FLOAT_MAX = float_info.max
+LIMIT_END = 2**62  # what is larger a worker would take for a damaged header
 _OLD_NAMES = {"seconds": "timeout", "prior": "priority"}
 _ELSEWHERE = {
     "error_handler": "give it to the worker: ForkedWorker(queue, error_handler=...)",
@@ -117,11 +118,14 @@ def _max_deliveries(value: Any) -> int | None:
 
 
 def _memory(value: Any) -> int | None:
-    return None if value is None else size_of("memory", value)
+    size = None if value is None else size_of("memory", value)
+    if size is not None and size >= LIMIT_END:
+        raise ConfigError(f"memory={value!r} is more than any machine has: give bytes, or text such as 512M, or None")
+    return size
 
 
 def _cpu(value: Any) -> float | None:
-    if value is not None and not (_number(value) and 0 < value < inf):
+    if value is not None and not (_number(value) and 0 < value < LIMIT_END):
         raise ConfigError(f"cpu must be a number of seconds above 0, or None for no limit, not {value!r}")
     return value  # type: ignore[no-any-return]
 

@@ -276,6 +276,8 @@ def test_arguments_that_can_not_be_pickled_are_named(queue: Queue) -> None:
         ({"memory": 0}, ConfigError, "memory"),
         ({"memory": True}, ConfigError, "memory"),
         ({"cpu": 0}, ConfigError, "cpu must be a number of seconds above 0"),
+        ({"cpu": 2.0**62}, ConfigError, "cpu must be a number of seconds above 0"),
+        ({"memory": 2**62}, ConfigError, "more than any machine has"),
         ({"cpu": "30"}, ConfigError, "not '30'"),
         ({"kill_memory": "1G"}, UnknownOption, "it is the worker's; a task has memory=..."),
     ],
