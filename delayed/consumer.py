@@ -11,7 +11,7 @@ from delayed.brokers.base import LEASE, Broker
 from delayed.codec import Codec
 from delayed.errors import DecodeError, NotAllowed
 from delayed.logger import logger
-from delayed.message import Claim, Ref, Settlement
+from delayed.message import EXPIRES, Claim, Ref, Settlement
 from delayed.task import Task
 
 WAIT = 1.0  # seconds that a take waits for a task
@@ -64,6 +64,10 @@ class Consumer:
         except (DecodeError, NotAllowed) as error:
             logger.error("task %d of queue %s is dead: %s", claim.id, self._queue, error)
             self._broker.settle(self._worker, [Settlement(claim.ref, "dead", reason=str(error))])
+            return None
+        if EXPIRES in claim.header and claim.begin_by < self._broker.clock(self._queue):
+            logger.warning("task %d of queue %s expired: it is not handed out", claim.id, self._queue)
+            self._broker.settle(self._worker, [Settlement(claim.ref, "done")])
             return None
         lease = (FOREVER if message.timeout is None else min(message.timeout, FOREVER)) + self._slack
         if not self._broker.renew(self._worker, [self._queue], [claim.ref], lease).held:

@@ -273,6 +273,8 @@ def delayed(first: Any = None, /, **options: Any) -> Any:
             (powers of 1024). Beyond it Python raises :class:`MemoryError`. None (the default): no limit.
         cpu: seconds of CPU that one run may use, rounded up to whole ones; then it is stopped like a task whose time is
             up. None (the default): no limit.
+        expires: how long after its enqueue, by the store's clock, its first run has to begin, or it is not run at all:
+            as `delay`. None (the default): any time will do.
         keep: for how long after the end of a task its answer is kept, for :meth:`TaskHandle.result`: seconds, or text
             such as ``90s``, ``5m``, ``1h``, ``7d``. None (the default): none is kept.
 

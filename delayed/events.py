@@ -100,6 +100,9 @@ class Hooks:
     def given_back(self, task: Task, verdict: Verdict) -> None:
         """The task goes back to its queue, uncharged: it asked for it, or was stopped because its worker leaves."""
 
+    def expired(self, task: Task, verdict: Verdict) -> None:
+        """The task was not run: it had not begun within its `expires`. Of all hooks only `after` follows."""
+
     def after(self, task: Task, verdict: Verdict) -> None:
         """All is done for this run, however it ended, also if its claim was lost. Called last."""
 

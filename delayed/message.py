@@ -10,6 +10,7 @@ written), so that a script in any language can read it beside the payload; docs/
     v version · f function path · t timeout (s) · p priority · e enqueued_at (unix s) · d delay (s)
     r retry policy (plain data) · m max deliveries · k key · x trace context
     l limits of a run, {"memory": bytes, "cpu": s}, either of them or both · a how long its answer is kept (s)
+    u expires (s)
     and what later versions add
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import inf
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -36,6 +38,9 @@ KEEP_MIN = 0.001  # seconds that an answer is kept for at least
 
 State = Literal["scheduled", "ready", "running", "dead"]
 STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
+
+CLOCK_BITS = 11  # an id is the milliseconds of the store's clock, shifted by so many bits, and a number
+EXPIRES = b'"u"'  # in the header of whatever expires
 
 _NO_EXTRA: Mapping[str, Any] = MappingProxyType({})
 
@@ -57,6 +62,8 @@ class Message(NamedTuple):
         trace: the W3C trace context it was enqueued in, if any.
         limits: what one run may use: "memory" in bytes, "cpu" in seconds, each only if limited; None means no limits.
         keep: seconds that its answer is kept for after its end; None means that none is kept.
+        expires: seconds, counted by the store's clock from when its id was reserved, after which it is not begun any
+            more; None means that any time will do.
         extra: header fields of later versions: kept and handed on untouched.
     """
 
@@ -73,6 +80,7 @@ class Message(NamedTuple):
     trace: str | None = None
     limits: Mapping[str, Any] | None = None
     keep: float | None = None
+    expires: float | None = None
     extra: Mapping[str, Any] = _NO_EXTRA
 
     def header(self) -> bytes:
@@ -102,6 +110,8 @@ class Message(NamedTuple):
             data["l"] = self.limits
         if self.keep is not None:
             data["a"] = self.keep
+        if self.expires is not None:
+            data["u"] = self.expires
         if self.extra:
             data.update(self.extra)
         header = _dumps(data).encode("ascii")
@@ -208,6 +218,19 @@ class Claim(NamedTuple):
     @property
     def ref(self) -> Ref:
         return Ref(self.queue, self.id, self.delivery, self.nonce)
+
+    @property
+    def begin_by(self) -> float:
+        """Until when its first run has to begin, in seconds of the store's clock (:meth:`Broker.clock`); inf if it may
+        at any time, or has begun before. Ids are made of the store's clock, so they tell when it was enqueued.
+        """
+        if EXPIRES not in self.header or self.attempt != 1 or self.delivery >= LIFE:
+            return inf
+        try:
+            expires = self.message().expires
+        except DecodeError:
+            return inf
+        return inf if expires is None else (self.id >> CLOCK_BITS) / 1000 + expires
 
     def message(self) -> Message:
         """The parsed message.

@@ -41,6 +41,7 @@ class Options(NamedTuple):
         memory: bytes that one run may allocate, or text such as ``512M``; None: no limit.
         cpu: seconds of CPU that one run may use, rounded up to whole ones; None: no limit.
         keep: seconds that its answer is kept for after its end; None: none is kept.
+        expires: seconds from the enqueue after which it is not begun any more; None: any time will do.
     """
 
     timeout: float | None = None
@@ -52,6 +53,7 @@ class Options(NamedTuple):
     memory: int | None = None
     cpu: float | None = None
     keep: float | None = None
+    expires: float | None = None
 
     def updated(self, given: Mapping[str, Any]) -> Self:
         """These options, with those of `given` instead, which are as a user writes them.
@@ -134,6 +136,10 @@ def _keep(value: Any) -> float | None:
     return None if value is None else seconds_of("keep", value, least=KEEP_MIN)
 
 
+def _expires(value: Any) -> float | None:
+    return None if value is None else seconds_of("expires", value, least=0.001)
+
+
 _CHECKS = {
     "timeout": _timeout,
     "retry": Retry.of,
@@ -144,4 +150,5 @@ _CHECKS = {
     "memory": _memory,
     "cpu": _cpu,
     "keep": _keep,
+    "expires": _expires,
 }

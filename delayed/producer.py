@@ -51,14 +51,20 @@ class Producer:
         self._block = 1  # ids to reserve the next time: few for a producer that sends one task and is gone
         self._sessions: list[Session] = []  # those without an enqueue under way
 
-    def reserve_ids(self, n: int) -> Sequence[int]:
+    def reserve_ids(self, n: int, *, fresh: bool = False) -> Sequence[int]:
         """`n` ids that nobody else has.
+
+        Args:
+            fresh: whether they have to tell the time of now, and not of when a block of them was reserved.
 
         Raises:
             EnqueueRefused: When the store can't be reached.
         """
         with self._lock:
-            if self._next + n > self._end:
+            if fresh:
+                self._next = self._reserve(n)
+                self._end = self._next + n
+            elif self._next + n > self._end:
                 size = max(n, self._block)
                 self._next = self._reserve(size)
                 self._end = self._next + size
@@ -129,8 +135,8 @@ class JoinedProducer:
         self._joined = joined
         self._queue = queue
 
-    def reserve_ids(self, n: int) -> Sequence[int]:
-        """As :meth:`Producer.reserve_ids`."""
+    def reserve_ids(self, n: int, *, fresh: bool = False) -> Sequence[int]:
+        """As :meth:`Producer.reserve_ids`; they are always fresh."""
         first = self._joined.reserve_ids(self._queue, n)
         return range(first, first + n)
 

@@ -181,7 +181,7 @@ class Queue:
             EnqueueUncertain: When it may be stored or not.
         """
         producer = self._producing()
-        (id,) = producer.reserve_ids(1)
+        (id,) = producer.reserve_ids(1, fresh=task.expires is not None)
         producer.enqueue((task.to_message(self.codec, id, self.default_timeout),))
         task.id = id
         if events.listeners:
@@ -202,7 +202,7 @@ class Queue:
         stored: list[int] = []
         for start in range(0, len(tasks), CHUNK):
             chunk = tasks[start : start + CHUNK]
-            ids = producer.reserve_ids(len(chunk))
+            ids = producer.reserve_ids(len(chunk), fresh=any(task.expires is not None for task in chunk))
             producer.enqueue(
                 [task.to_message(self.codec, id, self.default_timeout) for task, id in zip(chunk, ids, strict=True)]
             )

@@ -41,6 +41,7 @@ class Task:
         memory: bytes that one run may allocate, or text such as ``512M``; None: no limit.
         cpu: seconds of CPU that one run may use; None: no limit.
         keep: seconds that its answer is kept for after its end, or text such as ``1h``; None: none is kept.
+        expires: seconds from its enqueue after which it is not begun any more; None: any time will do.
 
     Attributes:
         verdict: in an error handler: how the run ended.
@@ -49,8 +50,8 @@ class Task:
     """
 
     __slots__ = (
-        "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "func_path", "keep", "key",
-        "kwargs", "max_deliveries", "memory", "priority", "queue", "retry", "timeout", "verdict",
+        "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "expires", "func_path", "keep",
+        "key", "kwargs", "max_deliveries", "memory", "priority", "queue", "retry", "timeout", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +72,7 @@ class Task:
         memory: int | str | None = None,
         cpu: float | None = None,
         keep: float | str | None = None,
+        expires: float | None = None,
         func: Callable[..., Any] | None = None,
     ) -> None:
         self._id = id
@@ -86,6 +88,7 @@ class Task:
         self.memory = None if memory is None else size_of("memory", memory)
         self.cpu = cpu
         self.keep = None if keep is None else seconds_of("keep", keep, least=KEEP_MIN)
+        self.expires = expires
         self.verdict: Verdict | None = None
         self.attempt: int | None = None
         self.queue: str | None = None
@@ -216,6 +219,7 @@ class Task:
             key=self.key,
             limits=None if self.memory is self.cpu is None else self._limits(),
             keep=self.keep,
+            expires=self.expires,
         )
 
     def _check_allowed(self, codec: Codec) -> None:
@@ -254,6 +258,7 @@ class Task:
             key=message.key,
             max_deliveries=message.max_deliveries,
             keep=message.keep,
+            expires=message.expires,
             func=func if message.func.startswith(BY_VALUE) else None,  # else its path says what is called
         )
         task._plain = codec.is_plain(message.payload)

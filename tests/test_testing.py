@@ -280,3 +280,54 @@ def test_the_plugin_has_the_fixture(tmp_path: Path) -> None:
     assert "delayed/testing/tasks.py" not in done.stdout, "the traceback ends in the test"
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["pytest11"] == {"delayed": "delayed.testing.plugin"}
+
+
+# -- retries and time --------------------------------------------------------------------------------------------------
+
+
+def decide(error: BaseException, attempt: int) -> float | bool:
+    if isinstance(error, OSError) and attempt == 1:
+        raise ValueError("a policy that fails is not heard")
+    return 60.0 if attempt < 4 else False
+
+
+@delayed(queue, retry=Retry(1, delay=5, jitter=False, on=ValueError))
+def mind(kind: str) -> None:
+    raise {"value": ValueError, "os": OSError}[kind](kind)
+
+
+@delayed(queue, retry=Retry(1, delay=5, jitter=False, policy=decide))
+def ask(kind: str) -> None:
+    raise {"value": ValueError, "os": OSError}[kind](kind)
+
+
+def test_policies_mind_what_was_raised(tasks: Tasks) -> None:
+    mind.delay("value")
+    mind.delay("os")
+
+    runs = tasks.advance("1h", raising=False)
+
+    assert [(str(run.error), run.task.attempt, run.last) for run in runs] == [
+        ("value", 1, False), ("os", 1, True), ("value", 2, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "attempts"), [("value", 4), ("os", 4)])
+def test_policies_are_asked(tasks: Tasks, kind: str, attempts: int) -> None:
+    ask.delay(kind)
+
+    runs = tasks.advance("1h", raising=False)
+
+    assert [run.task.attempt for run in runs] == list(range(1, attempts + 1))
+
+
+def test_what_has_not_begun_in_time_is_not_run(tasks: Tasks) -> None:
+    welcome.options(delay=90, expires="1m").delay("late")
+    welcome.options(delay=30, expires="1m").delay("in time")
+
+    runs = tasks.advance("2m")
+
+    assert [(run.task.args, run.verdict.kind, run.last) for run in runs] == [
+        (("in time",), "returned", True), (("late",), "expired", True),
+    ]  # fmt: skip
+    assert done == [("welcome", "in time", True)]

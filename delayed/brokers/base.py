@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from delayed.errors import Unsupported
 from delayed.message import (
+    CLOCK_BITS,
     Answer,
     Bounds,
     Claim,
@@ -102,6 +103,12 @@ class Broker(ABC):
         The counter becomes ``max(counter, milliseconds of the store's clock << 11) + n``, so that ids never go
         backwards when a store loses its last second. Ids stay below 2**53.
         """
+
+    def clock(self, queue: str) -> float:
+        """The store's clock in unix seconds, to the millisecond, as ids have it: it never goes backwards, and is ahead
+        where more than 2,048 ids a millisecond were reserved.
+        """
+        return (self.reserve_ids(queue, 0) >> CLOCK_BITS) / 1000
 
     @abstractmethod
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:

@@ -181,6 +181,9 @@ class MemoryBroker(Broker):
             )
         return time.monotonic()
 
+    def _milliseconds(self) -> int:
+        return time.time_ns() // 1_000_000
+
     def _queue(self, name: str) -> _Queue:
         queue = self._store.queues.get(name)
         if queue is None:
@@ -193,7 +196,7 @@ class MemoryBroker(Broker):
         self._now()
         with self._store.changed:
             found = self._queue(queue)
-            last = max(found.last_id, time.time_ns() // 1_000_000 << 11)
+            last = max(found.last_id, self._milliseconds() << 11)
             found.last_id = last + n
             return last + 1
 

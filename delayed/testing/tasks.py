@@ -17,11 +17,13 @@ from delayed.consumer import Consumer
 from delayed.durations import seconds_of
 from delayed.errors import ConfigError, NotSerializable, TaskControl, TaskStopped
 from delayed.functions import owner_of, path_of
-from delayed.message import Answer, Claim, Entry, Message, State
+from delayed.logger import logger
+from delayed.message import Answer, Claim, Entry, Message, Settlement, State
 from delayed.producer import Producer
 from delayed.queue import Queue
 from delayed.task import Task
 from delayed.worker import outcome, verdict
+from delayed.worker.deciding import Decision
 from delayed.worker.fate import settle
 from delayed.worker.verdict import Verdict
 
@@ -209,6 +211,8 @@ class Tasks:
         task: Task | None = None
         result: Any = None
         error: BaseException | None = None
+        if claim.begin_by < self.broker.clock(claim.queue):
+            return self._expire(claim)
         outer, was_running = context.run, self._running
         begun, cpu = time.monotonic(), time.process_time()
         try:
@@ -225,6 +229,8 @@ class Tasks:
             context.run, self._running = outer, was_running
         code = verdict.RETURNED if error is None else outcome.outcome_of(error)
         found = Verdict(code) if error is None else outcome.describe(code, error, "")
+        if error is not None and message is not None:
+            found = self._decide(claim, message, error).on(found)
         found = found._replace(wall=time.monotonic() - begun, cpu=time.process_time() - cpu)
         settlement = settle(claim, found)
         if settlement is not None:
@@ -250,6 +256,24 @@ class Tasks:
                 found = found._replace(type="delayed.errors.NotSerializable", text=str(refused))
         return Answer(answers.pack(found, body), keep)
 
+    def _decide(self, claim: Claim, message: Message, error: BaseException) -> Decision:
+        """What its retry policy says of an error, as in a worker."""
+        decision = Decision(message, error, claim.attempt)
+        if decision.path is not None:
+            try:
+                decision.ask(self._queues[claim.queue].codec)
+            except (Exception, SystemExit):  # of no more use than in a worker, where the log has it
+                logger.exception("retry policy %s failed; the task's outcome stands", decision.path)
+        return decision
+
+    def _expire(self, claim: Claim) -> Run:
+        found, message = Verdict(verdict.EXPIRED), claim.message()
+        answer = Answer(answers.pack(found), message.keep) if message.keep is not None else None
+        self.broker.settle(self._worker, [Settlement(claim.ref, "done", answer=answer)])
+        task = self._task(claim.queue, message)
+        task.attempt, task.queue, task.verdict = claim.attempt, claim.queue, found
+        return Run(task, found, None, None, True)
+
 
 _WAITING: tuple[State, ...] = ("ready", "scheduled")
 
@@ -260,10 +284,14 @@ class _Broker(MemoryBroker):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.time = 1e6
+        self._begun = time.time() - self.time
 
     def _now(self) -> float:
         super()._now()
         return self.time
+
+    def _milliseconds(self) -> int:
+        return int((self._begun + self.time) * 1000)
 
 
 class _Producer(Producer):

@@ -15,12 +15,13 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from delayed.brokers.base import RENEW_INTERVAL, SWEEP_INTERVAL, WAIT_TIMEOUT, Broker
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
-from delayed.message import Action, Answer, Bounds, Claim, Settlement
+from delayed.message import EXPIRES, Action, Answer, Bounds, Claim, Settlement
 from delayed.worker.process import now
 
 FLUSH_SIZE = 64  # settlements that are sent without waiting for more
@@ -42,6 +43,7 @@ class Held:
 
     __slots__ = (
         "answer",
+        "begin_by",
         "cancel",
         "claim",
         "confirmed",
@@ -65,6 +67,7 @@ class Held:
         self.lost_at = 0.0
         self.cancel: tuple[str, ...] = ()  # the orders to cancel its task that have no reply yet
         self.answer = 0  # bytes of its answer in the spool
+        self.begin_by = inf  # after that its task is not begun any more
         self.in_doubt = False  # its child died in a transaction that may have ended it
 
 
@@ -370,14 +373,32 @@ class Courier(threading.Thread):
             self.notify()
 
     def _take(self, claims: Sequence[Claim], sent: float) -> None:
-        fresh = []
+        fresh: list[Held] = []
+        expiring: list[Held] = []
         for claim in claims:
             held = self._held[claim.queue, claim.id] = Held(claim, sent, self._queue_index[claim.queue])
             fresh.append(held)
+            if EXPIRES in claim.header:
+                expiring.append(held)
+        if expiring and not self._date(expiring):
+            fresh = [held for held in fresh if held not in expiring]
         self.inbox.extend(fresh)
         if fresh:
             self._announce_at = min(self._announce_at, sent + ANNOUNCE_INTERVAL)
             self.notify()
+
+    def _date(self, expiring: Sequence[Held]) -> bool:
+        """Note until when these tasks may begin. False if the store does not say what time it is: they go back."""
+        try:
+            clocks = {name: (now(), self.broker.clock(name)) for name in {held.claim.queue for held in expiring}}
+        except BrokerError as error:
+            logger.warning("%d tasks that may have expired go back to the queue: %s", len(expiring), error)
+            self.settle(*[(held, Settlement(held.claim.ref, "back")) for held in expiring])
+            return False
+        for held in expiring:
+            at, clock = clocks[held.claim.queue]
+            held.begin_by = at + held.claim.begin_by - clock
+        return True
 
     def _chores(self, at: float) -> None:
         at += self._slack  # what is due soon too: each end of a wait costs commands

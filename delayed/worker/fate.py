@@ -43,6 +43,7 @@ def settle(
     refused for its limits    retry after 5, 15 and 45 s, then dead: another worker may run it
     undecodable, not allowed  dead
     cancelled                 done: somebody wants it gone
+    expired                   done: it may not begin any more
     stopped by the worker     back, uncharged
     asked for a retry         retry after the delay that it asked for, if its policy has one left, else done: it failed
     put itself off            back, uncharged, for the delay that it asked for; dead after `max_deliveries`
@@ -54,7 +55,7 @@ def settle(
     code = found.code
     if code == verdict.LOST or transaction == context.COMMITTED:
         return None
-    if code in (verdict.RETURNED, verdict.KEPT, verdict.CANCELLED):
+    if code in (verdict.RETURNED, verdict.KEPT, verdict.CANCELLED, verdict.EXPIRED):
         return Settlement(claim.ref, "done")
     if code == verdict.BAD_ARGUMENTS:
         return _failed(claim, found, keep)

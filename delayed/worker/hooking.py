@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "start", "stop", "before", "success", "failure", "timeout", "retry", "exhausted", "dead", "given_back", "after",
-    "idle",
+    "expired", "idle",
 )  # fmt: skip
 
 
@@ -85,6 +85,8 @@ class Hooking:
         """What the monitor will make of a verdict: the hook's name for it, and the verdict with the delay until the
         next run, which the monitor would otherwise draw anew.
         """
+        if found.code == verdict.EXPIRED:
+            return "expired", found
         queue = self.child.config.queues[frame.queue]
         _, _, _, _, id, delivery, attempt, nonce, header, payload, _ = frame
         settlement = fate.settle(Claim(queue, id, delivery, nonce, attempt, header, payload), found, transaction)

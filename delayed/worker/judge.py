@@ -96,6 +96,9 @@ def crashed_thread(dump: str) -> int:
     return int(match[1], 16) if match else 0
 
 
+_ENDS = {verdict.CANCELLED: "cancelled", verdict.EXPIRED: "expired"}
+
+
 def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> None:
     """One log record for every run that did not return."""
     try:
@@ -112,12 +115,14 @@ def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> 
         "lost": "another worker has it",
         "committed": "its transaction had committed, so it is done",
         "cancelled": "it is not run again",
+        "expired": "it is not run",
     }
     if settlement is not None:
-        action: str = "cancelled" if found.code == verdict.CANCELLED else settlement.action
+        action: str = _ENDS.get(found.code, settlement.action)
     else:
         action = "lost" if found.code == verdict.LOST else "committed"
     quiet = {"back": logging.INFO, "cancelled": logging.INFO, "retry": logging.WARNING, "lost": logging.WARNING}
+    quiet["expired"] = logging.WARNING
     level = quiet.get(action, logging.ERROR)
     more = "".join(f"\n{part}" for part in found.places)
     shown = {"arguments": found.arguments} if found.arguments else {}

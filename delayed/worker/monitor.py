@@ -298,6 +298,9 @@ class Monitor:
                 inbox.popleft()
                 self.courier.forget(held)
                 continue
+            if held.begin_by < at:
+                self.expire(inbox.popleft())
+                continue
             if self.suspects and (held.claim.queue, held.claim.id) in self.suspects:
                 self.alone.append(inbox.popleft())
                 continue
@@ -357,6 +360,9 @@ class Monitor:
             together = min(self.together(each) for each in (held, *seat.tasks.values()))
             if len(seat.tasks) >= together or not seat.slots:
                 return
+            if held.begin_by < at:
+                self.expire(self.alone.popleft())
+                continue
             if held.confirmed < at - self.config.lease * TRUST:
                 self.courier.renew_now()
                 return
@@ -367,6 +373,10 @@ class Monitor:
             seat.retiring = True
             with contextlib.suppress(BlockingIOError, BrokenPipeError):
                 channel.send_task(seat.mine, channel.LEAVE_NOW)
+
+    def expire(self, held: Held) -> None:
+        """End a task that may not begin any more."""
+        self.judge(held, Verdict(verdict.EXPIRED), context.NO_TRANSACTION, handler=True)
 
     def together(self, held: Held) -> int:
         """How many suspects may be in one child with this one, itself included."""

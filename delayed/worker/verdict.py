@@ -36,7 +36,9 @@ from delayed.errors import DELAY_MAX
     NOT_ALLOWED,
     # ... and returned, with an answer that is to be kept (on the board only):
     KEPT,
-) = range(1, 20)
+    # ... and not run, because its time to begin was over:
+    EXPIRED,
+) = range(1, 21)
 
 # Whether a failed run is repeated, as far as its child could tell by what was raised: it could not; as often and as
 # soon as the policy says by numbers; after the delay that a function of the user's named; not at all.
@@ -64,9 +66,10 @@ KINDS = {
     CANCELLED: "cancelled",
     NOT_ALLOWED: "not allowed",
     KEPT: "returned",
+    EXPIRED: "expired",
 }
 # Not told of as a failure to handlers and hooks: nothing is wrong with the task, or somebody wanted its end.
-NO_FAILURES = frozenset({RETURNED, COMMITTED, STOPPED, LOST, POSTPONED, GIVEN_BACK, CANCELLED})
+NO_FAILURES = frozenset({RETURNED, COMMITTED, STOPPED, LOST, POSTPONED, GIVEN_BACK, CANCELLED, EXPIRED})
 
 
 class Verdict(NamedTuple):
@@ -133,6 +136,8 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         """The verdict in one sentence, without traceback and stack."""
+        if self.code == EXPIRED:  # it took no time
+            return _printable(self._what())
         return _printable(f"{self._what()} after {self.wall:.3g} s{self._used()}")
 
     def _what(self) -> str:
@@ -166,6 +171,8 @@ class Verdict(NamedTuple):
                 return "cancelled" + (f", and killed by signal {signal_name(self.signal)}" if self.signal else "")
             case 10:
                 return "lost: " + (_first_line(self.text) or "its claim went to another worker")
+            case 20:
+                return "expired: it had not begun in time"
         return self.kind
 
     def _used(self) -> str:

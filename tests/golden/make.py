@@ -78,6 +78,7 @@ HEADERS = {
         keep=3600.0,
         extra={"zz": {"of": ["a later version"]}},
     ),
+    "expires": Message(1, FUNC, b"", expires=30.0),
     "by value": Message(1, "cloudpickle:main.<locals>.<lambda>", b""),
 }
 

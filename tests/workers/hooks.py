@@ -59,6 +59,9 @@ class Everything(Hooks):
     def given_back(self, task: Task, verdict: Any) -> None:
         self.tell("given_back", task, verdict.kind)
 
+    def expired(self, task: Task, verdict: Any) -> None:
+        self.tell("expired", task, verdict.kind)
+
     def after(self, task: Task, verdict: Any) -> None:
         self.tell("after", task, verdict.kind)
 
