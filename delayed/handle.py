@@ -15,6 +15,8 @@ from delayed.message import Entry
 from delayed.worker import verdict
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from delayed.queue import Queue
     from delayed.worker.verdict import Verdict
 
@@ -192,6 +194,10 @@ class TaskHandle(_Place, Generic[R_co]):
         if done is None:
             raise ResultTimeout(f"task {self.id} was to be cancelled, and its worker has not done so in {timeout:g} s")
         return done
+
+    def reschedule(self, delay: float | timedelta | str) -> bool:
+        """Let the task, if it waits, become due after `delay` from now; see :meth:`Queue.reschedule`."""
+        return self._queue().reschedule(self.id, delay)
 
     async def astatus(self) -> Status:
         """:attr:`status` in a thread, so that the event loop goes on meanwhile."""

@@ -258,8 +258,8 @@ class Queue:
         cancelled.
 
         Returns:
-            False if it does not wait: it runs, it has ended, or there is none. What runs is left alone; ``delayed
-            cancel`` stops that too.
+            False if it does not wait: it runs, it has ended, or there is none. What runs is left alone;
+            :meth:`TaskHandle.cancel` stops that too.
 
         Raises:
             BrokerUnavailable: When the store can't be reached.

@@ -433,6 +433,17 @@ def test_a_task_that_waits_can_be_rescheduled_and_cancelled(queue: Queue) -> Non
     assert queue.broker.counts(queue.name) == (0, 0, 0, 0)
 
 
+def test_a_handle_reschedules(queue: Queue) -> None:
+    handle = queue.handle(queue.enqueue(task()))
+
+    assert handle.reschedule("1h")
+    assert handle.status == "scheduled"
+    assert handle.reschedule(0)
+    assert handle.status == "ready"
+    assert handle.cancel()
+    assert not handle.reschedule(0)
+
+
 def test_a_delay_that_makes_no_sense_reschedules_nothing(queue: Queue) -> None:
     id = queue.enqueue(task())
 

@@ -589,7 +589,8 @@ class Monitor:
         else:
             settlement = self.keeper.settled(held.claim, settlement, found, *place)
             if settlement.answer is not None:
-                held.answer = self.board.answer(held.seat, held.slot, held.serial)
+                if held.seat >= 0:  # else it expired before it was handed to anybody
+                    held.answer = self.board.answer(held.seat, held.slot, held.serial)
                 self.courier.keeps = True
             held.in_doubt = transaction == context.OPEN  # its commit may have been under way
             self.courier.settle((held, settlement))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from delayed import ConfigError, Queue, Retry, Task, delayed
+from delayed import ConfigError, Queue, Retry, Task, TaskFailed, delayed
 from delayed.retry import constant
 from tests.workers import hooks, retries, tasks
 from tests.workers.conftest import Bench, fork_server_of, wait_for
@@ -68,6 +68,18 @@ def test_a_task_that_expires_while_its_worker_is_busy_is_not_run(bench: Bench) -
     assert bench.ledger.find("late") == []
     assert "expired" in bench.log()
     worker.terminate()
+
+
+def test_whoever_waits_for_its_answer_hears_of_it(bench: Bench, mode: str) -> None:
+    id = bench.put(tasks.mark, "late", expires=0.05, keep="1m")
+    let_expire(bench, 0.05)
+
+    bench.burst(mode)
+
+    handle = bench.queue.handle(id)
+    with pytest.raises(TaskFailed, match="expired: it had not begun in time"):
+        handle.result(timeout=10)
+    assert handle.verdict is not None and handle.verdict.kind == "expired"
 
 
 def test_a_task_that_was_taken_by_hand_expires_too(queue: Queue) -> None:
