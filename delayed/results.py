@@ -79,7 +79,7 @@ class Postbox:
                 number = len(self._waiting)
                 if number:
                     left = time.monotonic() + LINGER
-                elif time.monotonic() > left:
+                elif time.monotonic() > left or self._listener is None:  # to listen again would open what was closed
                     self._thread = None
                     listener, self._listener = self._listener, None
                     break

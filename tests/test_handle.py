@@ -360,6 +360,35 @@ def test_one_thread_serves_all_who_wait_and_goes_when_nobody_does(
     assert not queue.postbox._waiting
 
 
+def test_a_store_that_was_closed_is_not_opened_again_when_nobody_waits(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from delayed.errors import BrokerUnavailable
+
+    monkeypatch.setattr(results, "LINGER", 100.0)
+    eventually(lambda: not listening())
+    opened = []
+    listen = queue.broker.listen
+
+    def count(name: str) -> Any:
+        opened.append(listen(name))
+        return opened[-1]
+
+    def closed(timeout: float) -> bool:
+        raise BrokerUnavailable("closed")
+
+    monkeypatch.setattr(queue.broker, "listen", count)
+    handle = put(queue)
+    thread = later(0.2, lambda: finish(queue))
+    assert handle.result(BOUND) == 42
+    thread.join()
+
+    opened[0].wait = closed
+
+    eventually(lambda: not listening())
+    assert len(opened) == 1
+
+
 def test_waiting_goes_on_through_an_outage(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     from delayed.errors import BrokerUnavailable
 

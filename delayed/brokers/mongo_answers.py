@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from delayed.brokers.base import Listener
-from delayed.brokers.mongo_client import MongoAccess
+from delayed.brokers.mongo_client import MongoAccess, translated
 from delayed.errors import BrokerUnavailable
 from delayed.message import Answer
 
@@ -96,7 +96,7 @@ class MongoListener(Listener):
             self._pause = min(self._pause * 2, POLL[1])
             return True
         end = time.monotonic() + timeout
-        with self._access.use():
+        with translated(self._access.name):  # and not opened again, should it have been closed
             while not self._closed and time.monotonic() < end:
                 if not self._stream.alive:
                     raise BrokerUnavailable(f"{self._access.name}: the change stream has ended", sent=False)

@@ -128,7 +128,7 @@ def test_large_results_come_back_and_take_no_memory_afterwards(bench: Bench, mod
 
 def test_what_was_killed_or_stopped_has_a_verdict(bench: Bench, mode: str) -> None:
     killed = put(bench, answering.kill_self)
-    late = put(bench, answering.give_later, 1, 30.0, timeout=0.3)
+    late = put(bench, answering.give_later, 1, 30.0, timeout=2.0)
     bench.burst(mode)
 
     with pytest.raises(TaskFailed, match="SIGKILL") as caught:
