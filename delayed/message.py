@@ -349,6 +349,7 @@ class Entry(NamedTuple):
         due: seconds until it is due (scheduled) or until its lease ends (running), by the store's clock; else 0.
         reason: why it is dead, else "".
         died: seconds since it died (dead), by the store's clock; else 0.
+        header: the stored header, not parsed.
     """
 
     message: Message
@@ -359,6 +360,7 @@ class Entry(NamedTuple):
     due: float
     reason: str
     died: float = 0.0
+    header: bytes = b""
 
 
 class WorkerInfo(NamedTuple):

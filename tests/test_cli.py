@@ -21,8 +21,8 @@ from delayed.brokers import broker_for
 from delayed.cli.common import Size, duration, plural
 
 COMMANDS = [
-    "worker", "sweeper", "schedule", "status", "workers", "pause", "resume", "stop", "cancel", "stack", "purge",
-    "migrate", "demo",
+    "worker", "sweeper", "schedule", "status", "workers", "pause", "resume", "stop", "cancel", "stack", "inspect",
+    "dead", "replay", "purge", "migrate", "demo",
 ]  # fmt: skip
 
 APP = """

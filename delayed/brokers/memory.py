@@ -55,7 +55,8 @@ class _Task:
         message = Message.glimpse(self.id, self.header, self.payload if payload else b"")
         due = max(0.0, self.at - now) if self.state in ("scheduled", "running") else 0.0
         died = now - self.at if self.state == "dead" else 0.0
-        return Entry(message, self.state, self.attempt, self.delivery % LIFE, self.worker, due, self.reason, died)
+        deliveries = self.delivery % LIFE
+        return Entry(message, self.state, self.attempt, deliveries, self.worker, due, self.reason, died, self.header)
 
 
 @dataclass(slots=True)

@@ -115,6 +115,7 @@ def _entry(row: Document, renewed: Mapping[Any, float]) -> Entry:
         due=due if state in ("running", "scheduled") else 0.0,
         reason=row.get("r", ""),
         died=-due if state == "dead" else 0.0,
+        header=bytes(row["h"]),
     )
 
 

@@ -132,4 +132,4 @@ def entry(row: tuple[Any, ...]) -> Entry:
     left = due if state in ("scheduled", "running") else 0.0
     died = -due if state == "dead" else 0.0
     message = Message.glimpse(id, header, payload)
-    return Entry(message, state, attempt, delivery % LIFE, worker, left, reason, died)
+    return Entry(message, state, attempt, delivery % LIFE, worker, left, reason, died, header)

@@ -520,7 +520,7 @@ def _entry(now: int, state: State, id: bytes, message: bytes, record: bytes, sco
     parsed = Message.glimpse(int(id), header, payload)
     due = max(float(score) - now, 0.0) / 1000 if state in ("scheduled", "running") else 0.0
     died = (now - float(score)) / 1000 if state == "dead" else 0.0
-    return Entry(parsed, state, int(attempt), int(delivery) % LIFE, worker, due, reason, died)
+    return Entry(parsed, state, int(attempt), int(delivery) % LIFE, worker, due, reason, died, header)
 
 
 def _fields(info: bytes) -> dict[str, str]:

@@ -95,4 +95,4 @@ def _entry(row: tuple[Any, ...], now: int) -> Entry:
         state = "ready"
     due = (at - now) / 1000 if state in ("scheduled", "running") else 0.0
     died = (now - at) / 1000 if state == "dead" else 0.0
-    return Entry(message, state, attempt, delivery % LIFE, worker, due, reason, died)
+    return Entry(message, state, attempt, delivery % LIFE, worker, due, reason, died, header)

@@ -18,8 +18,8 @@ OK, FAILED, USAGE = 0, 1, 2  # exit codes
 INTERRUPTED = 128 + signal.SIGINT
 
 _COMMANDS = (
-    "worker", "sweeper", "schedule", "status", "workers", "pause", "resume", "stop", "cancel", "stack", "purge",
-    "migrate", "demo",
+    "worker", "sweeper", "schedule", "status", "workers", "pause", "resume", "stop", "cancel", "stack", "inspect",
+    "dead", "replay", "purge", "migrate", "demo",
 )  # fmt: skip
 
 

@@ -98,6 +98,18 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def agreed(question: str, done: str) -> bool:
+    """Ask.
+
+    Args:
+        done: what is done to the tasks, such as ``removed``: nothing is, if there is nobody to answer.
+    """
+    try:
+        return click.confirm(question)
+    except click.Abort:  # there is nobody to answer, or he typed Ctrl-C
+        raise click.ClickException(f"nothing {done}; to do it without a question, add --yes") from None
+
+
 class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # newer clicks have it generic
     """A number of bytes, see :func:`delayed.sizes.size_of`: ``800000``, ``512M``, ``2G``."""
 

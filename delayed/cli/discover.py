@@ -73,6 +73,17 @@ def discover(
     return queues
 
 
+def load(module: str) -> list[Queue]:
+    """The queues of `module`, which is imported here: its code runs in this process.
+
+    Raises:
+        DiscoveryError: When it can't be imported, or has none.
+    """
+    if "" not in sys.path and os.getcwd() not in sys.path:  # as with `python -m`
+        sys.path.insert(0, os.getcwd())
+    return _found_in(_import(module), module)
+
+
 # -- in the process of its own ---------------------------------------------------------------------------------
 
 
@@ -141,7 +152,7 @@ def _raised(name: str, error: BaseException) -> DiscoveryError:
     )
 
 
-def _specs(module: ModuleType, name: str | None) -> list[dict[str, Any]]:
+def _found_in(module: ModuleType, name: str | None) -> list[Queue]:
     found: dict[int, Queue] = {}  # by identity, in the order of the module
     for queue in _queues(vars(module).values()):
         found.setdefault(id(queue), queue)
@@ -151,9 +162,13 @@ def _specs(module: ModuleType, name: str | None) -> list[dict[str, Any]]:
             "name a module that has, or serve a queue by name: delayed worker --queue default",
             usage=True,
         )
+    return list(found.values())
+
+
+def _specs(module: ModuleType, name: str | None) -> list[dict[str, Any]]:
     specs: list[dict[str, Any]] = []
     known: list[list[Any]] = []
-    for queue in found.values():
+    for queue in _found_in(module, name):
         try:
             spec = dict(queue.spec())
         except DelayedError as error:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from delayed.brokers import Broker
 from delayed.cli.common import duration, open_broker, plural, url_option
-from delayed.cli.tables import short, table, up
+from delayed.cli.tables import first_line, short, table, up
 from delayed.errors import BrokerUnavailable
 from delayed.message import WorkerInfo
 
@@ -84,7 +84,7 @@ def look(broker: Broker, queues: Sequence[str] = ()) -> dict[str, Any]:
         if counts.dead:
             dead += [
                 {"queue": name, "id": entry.message.id, "func": entry.message.func, "reason": entry.reason}
-                for entry in broker.peek(name, "dead", DEAD_SHOWN)
+                for entry in broker.peek(name, "dead", DEAD_SHOWN, payloads=False)
             ]
     return {"store": repr(broker), "queues": found, "workers": list(workers.values()), "dead": dead}
 
@@ -154,7 +154,7 @@ def _running(running: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
 def _dead(dead: Sequence[dict[str, Any]]) -> Table:
     shown = table("dead", "queue", "function", "reason")
     for letter in dead:
-        shown.add_row(str(letter["id"]), letter["queue"], letter["func"], letter["reason"])
+        shown.add_row(str(letter["id"]), letter["queue"], letter["func"], first_line(letter["reason"]))
     return shown
 
 

@@ -10,7 +10,10 @@ from rich.table import Table
 
 from delayed.cli.common import duration
 
-_NUMBERS = ("scheduled", "ready", "running", "dead", "workers", "processes", "pid", "for", "up", "in")
+_NUMBERS = (
+    "scheduled", "ready", "running", "dead", "workers", "processes", "pid", "for", "up", "in", "attempt", "deliveries",
+    "age",
+)  # fmt: skip
 
 
 def table(*columns: str) -> Table:
@@ -19,6 +22,12 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
     return made
+
+
+def first_line(reason: str) -> str:
+    """The verdict of a dead letter, without the traceback that may follow."""
+    line, _, more = reason.strip().partition("\n")
+    return f"{line} …" if more else line
 
 
 def short(worker: str) -> str:

@@ -74,6 +74,9 @@ Signals:
     "times. [default: any; with msgpack and json: those that are decorated]",
 )
 @click.option(
+    "--dead-letters", is_flag=True, help="Keep tasks of queues served by name that failed for good as dead letters."
+)
+@click.option(
     "--processes",
     type=click.IntRange(min=1),
     metavar="N",
@@ -154,6 +157,7 @@ def worker(
     mode: str,
     serializer: str | None,
     allow: tuple[str, ...],
+    dead_letters: bool,
     processes: int | None,
     threads: int | None,
     concurrency: int | None,
@@ -193,7 +197,7 @@ def worker(
     handlers = [path for path in (success_handler, error_handler) if path]
     if module and url:
         raise click.UsageError("--url goes with --queue; the queues of a module have their store already")
-    for option, value in (("--serializer", serializer), ("--allow", allow)):
+    for option, value in (("--serializer", serializer), ("--allow", allow), ("--dead-letters", dead_letters)):
         if module and value:
             raise click.UsageError(f"{option} goes with --queue; the queues of a module have theirs already")
     try:
@@ -203,7 +207,9 @@ def worker(
     if module:
         queues = _chosen(specs, module, names)
     else:
-        settings: dict[str, Any] = {"serializer": serializer or "pickle", "allow": allow or None}
+        settings: dict[str, Any] = {
+            "serializer": serializer or "pickle", "allow": allow or None, "dead_letters": dead_letters,
+        }  # fmt: skip
         queues = [Queue(name, url, **settings) for name in dict.fromkeys(names or ("default",))]
     broker = queues[0].broker
     if broker.spec() is None:

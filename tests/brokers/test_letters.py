@@ -57,6 +57,7 @@ def test_a_revived_letter_is_byte_for_byte_what_it_was(bench: Bench, header: byt
     entry = bench.broker.get(bench.queue, message.id)
     assert entry is not None
     assert (entry.state, entry.attempt, entry.delivery, entry.reason, entry.worker) == ("ready", 0, 0, "", "")
+    assert (entry.header, entry.message.payload) == (header, bytes(range(256)))
     (again,) = bench.claim()
     assert (again.id, again.header, again.payload) == (message.id, header, bytes(range(256)))
     assert (again.attempt, again.deliveries) == (1, 1)
@@ -256,6 +257,7 @@ def test_messages_are_listed_without_their_payloads(bench: Bench) -> None:
         assert [entry.message._replace(payload=b"large") for entry in bare] == [entry.message for entry in full]
         assert [entry.message.payload for entry in bare] == [b""] * n
         assert [entry.reason for entry in bare] == [entry.reason for entry in full]
+        assert [entry.header for entry in bare] == [entry.header for entry in full]
 
 
 def test_a_reason_may_be_long(bench: Bench) -> None:
