@@ -476,7 +476,8 @@ class Courier(threading.Thread):
         self._renew_at = 0.0  # after an outage, claims are verified before anything more is handed out
         with self._condition:
             self._condition.wait(self._pause * random.uniform(0.5, 1.0))
-        self._pause = min(self._pause * 2, BACKOFF[1])
+        # Far within a lease: one that ends because we wait would let what has finished run again.
+        self._pause = min(self._pause * 2, BACKOFF[1], self.lease / 10)
 
     def _say_goodbye(self) -> None:
         try:

@@ -84,6 +84,7 @@ class StandIn:
         renew_at = broker_at = 0.0
         answered = now()
         pause = PATIENCE[0]
+        failing = False
         while True:
             at = now()
             for seat in range(self.board.seats):
@@ -110,15 +111,17 @@ class StandIn:
                         self.renewed(renewal.lost)
                         renew_at = at + min(RENEW_INTERVAL, self.config.lease / 3)
                     pause = PATIENCE[0]
+                    failing = False
                     answered = at
             except BrokerError as error:
-                if pause == PATIENCE[0]:
+                if not failing:
                     logger.error("the stand-in of worker %s: %s; it goes on trying", self.config.worker, error)
                 if now() > answered + GIVE_UP:
                     logger.error("the stand-in of worker %s gives up: %s", self.config.worker, error)
                     break
+                failing = True
                 broker_at = now() + pause
-                pause = min(pause * 2, PATIENCE[1])
+                pause = min(pause * 2, PATIENCE[1], self.config.lease / 10)  # see Courier._fail
             if known and not (self.claims or self.settlements or self.answers or self.handlers_run()):
                 break
             for fd, event in self.poller.poll(TICK * 1000):
