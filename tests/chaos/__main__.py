@@ -1,4 +1,4 @@
-"""``python -m tests.chaos``, which is what ``make chaos`` runs. Ends with 1 if any column fails."""
+"""Random chaos, or one scenario, and the verdict; ends with 1 if any column fails. ``make chaos`` runs this."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.chaos.arena import Arena
 from tests.chaos.chaos import Chaos, Plan
+from tests.chaos.checker import Verdict
 from tests.chaos.house import KINDS
+from tests.chaos.proxy import Proxy
+from tests.chaos.scenarios import SCENARIOS, Scene, play
 from tests.chaos.stores import STORES, open_store
 from tests.chaos.table import table
 
 
-def arguments() -> Plan:
+def arguments() -> tuple[Plan, str]:
+    """The plan, and the name of the scenario that is wanted instead of chaos, or ""."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     default = Plan()
     parser.add_argument("--store", choices=STORES, default=default.store)
@@ -26,23 +32,44 @@ def arguments() -> Plan:
     parser.add_argument("--tasks", type=int, default=default.tasks)
     parser.add_argument("--kills", type=int, default=default.kills, help="how much harm is done, about")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
-    return Plan(**vars(parser.parse_args()))
+    parser.add_argument("--lease", type=float, default=default.lease)
+    parser.add_argument("--scenario", choices=SCENARIOS, default="", help="play this instead; needs redis or postgres")
+    chosen = vars(parser.parse_args())
+    scenario = chosen.pop("scenario")
+    if scenario and chosen["store"] not in ("redis", "postgres"):
+        parser.error("a scenario happens on the way to a server: give --store redis or --store postgres")
+    return Plan(**chosen), scenario
 
 
 def main() -> int:
-    plan = arguments()
-    print(f"python -m tests.chaos {plan}", flush=True)
+    plan, scenario = arguments()
+    print(f"python -m tests.chaos {plan}{f' --scenario {scenario}' if scenario else ''}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="delayed-chaos-"))
-    with open_store(plan.store) as store:
-        chaos = Chaos(plan, folder, store)
-        verdict = chaos.run()
-    print(table(verdict, chaos.nemesis.done))
+    verdict, harm = _scenario(plan, scenario, folder) if scenario else _chaos(plan, folder)
+    print(table(verdict, harm))
     if verdict.passed:
         shutil.rmtree(folder)
         return 0
-    (folder / "verdict.json").write_text(json.dumps({"plan": asdict(plan), **asdict(verdict)}, indent=1))
+    (folder / "verdict.json").write_text(json.dumps({"plan": asdict(plan), **vars(verdict)}, indent=1))
     print(f"FAILED: {', '.join(verdict.failed)}; the logs are in {folder}")
     return 1
+
+
+def _chaos(plan: Plan, folder: Path) -> tuple[Verdict, Mapping[str, int]]:
+    with open_store(plan.store) as store:
+        chaos = Chaos(plan, folder, store)
+        return chaos.run(), chaos.nemesis.done
+
+
+def _scenario(plan: Plan, name: str, folder: Path) -> tuple[Verdict, Mapping[str, int]]:
+    with (
+        open_store(plan.store) as store,
+        Proxy(store.url, folder, plan.seed) as proxy,
+        Arena(folder, proxy.url, plan.worker, direct=store.url, lease=plan.lease) as arena,
+    ):
+        play(Scene(arena, proxy, plan.tasks), SCENARIOS[name])
+        harm = [f"{hit['what']} of {hit['op'] or 'anything'}" for hit in proxy.hits()]
+        return arena.judge(), {kind: harm.count(kind) for kind in sorted(set(harm))}
 
 
 if __name__ == "__main__":

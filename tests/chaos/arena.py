@@ -30,7 +30,7 @@ LOOK = 0.03  # seconds between two looks at who lives
 LATE = 0.25  # seconds by which a look may be late; beyond that the machine stood still, and nobody else is to blame
 QUIET = 1.0  # seconds for which the queue has to be empty
 LEAVE_PATIENCE = 15.0  # seconds that a process gets to leave after SIGTERM
-LEFT_PATIENCE = 1.0  # ... and what it leaves behind to vanish
+LEFT_PATIENCE = 5.0  # ... and what it leaves behind to vanish
 DESCRIPTORS = 2  # that a guardian may have more of at the end
 
 
@@ -87,6 +87,7 @@ class Arena:
         self.queue = Queue(self.name, url)
         self._judge = Queue(self.name, self.direct)
         self.houses: list[House] = []
+        self.ready: set[int] = set()  # fork servers that have forked
         self._numbers = iter(range(1, 1 << 40))
         self._born: dict[int, int] = {}  # fork server -> monitor
         self._full_size: dict[int, int] = {}  # guardian -> its descriptors when it was warm
@@ -159,6 +160,9 @@ class Arena:
                 if self._born.get(server) != monitor:
                     self._born[server] = monitor
                     self.note("born", role="forkserver", pid=server, parent=monitor)
+                if server not in self.ready and children_of(server):
+                    self.ready.add(server)
+                    self.note("ready", pid=server)
             at = now()
             if at - last > LOOK + LATE:
                 self.note("late", since=last)
@@ -253,10 +257,15 @@ class Arena:
         for entry in self._judge.broker.peek(self.name, "dead", 1000):
             self.note("dead", id=entry.message.id, reason=entry.reason[:200])
 
-    def judge(self, bounds: Bounds | None = None) -> Verdict:
-        """The verdict, on what the logs say."""
+    def judge(self, slack: float = 5.0) -> Verdict:
+        """The verdict, on what the logs say.
+
+        Args:
+            slack: how slow the machine may be, seconds: the bounds of `recovery` and `dead_air` grow with it.
+        """
         lease = self.lease
-        return judge(*self.logs(), bounds or Bounds(lease, worker=lease + 5.0, dead_air=2 * lease + 5.0))
+        bounds = Bounds(lease, child=slack, worker=lease + 2 * slack, dead_air=2 * lease + 2 * slack)
+        return judge(*self.logs(), bounds)
 
 
 def enqueue(

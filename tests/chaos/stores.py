@@ -20,6 +20,7 @@ from tests.servers.redis import RedisServer
 
 _CREATE = f"CREATE TABLE {EFFECTS} (intent bigint, run text)"  # no unique key: what is there twice shall show
 _SELECT = f"SELECT intent, run FROM {EFFECTS}"
+_COUNT = "SELECT count(*) FROM delayed_task"
 
 
 class Store(ABC):
@@ -43,6 +44,10 @@ class Store(ABC):
     def effects(self) -> list[tuple[int, str]]:
         """(intent, run) of every effect that is there."""
 
+    @abstractmethod
+    def leftovers(self, queue: str) -> list[str]:
+        """What there is of tasks, in words, although the queue is empty."""
+
 
 class SQLiteStore(Store):
     def __init__(self, folder: Path) -> None:
@@ -54,6 +59,10 @@ class SQLiteStore(Store):
 
     def effects(self) -> list[tuple[int, str]]:
         return self._run(_SELECT)
+
+    def leftovers(self, queue: str) -> list[str]:
+        ((count,),) = self._run(_COUNT)
+        return [f"{count} rows of tasks"] if count else []
 
     def _run(self, sql: str) -> list[Any]:
         import sqlite3
@@ -76,6 +85,13 @@ class RedisStore(Store):
     def effects(self) -> list[tuple[int, str]]:
         return []
 
+    def leftovers(self, queue: str) -> list[str]:
+        import redis
+
+        of_tasks = [queue, *[f"{queue}_{part}" for part in ("prior", "enqueued", "dequeued", "msg", "claim", "held")]]
+        with redis.Redis.from_url(self.url) as client:
+            return [f"the key {key}" for key in of_tasks if client.exists(key)]
+
 
 class PostgresStore(Store):
     def __init__(self, folder: Path) -> None:
@@ -94,6 +110,13 @@ class PostgresStore(Store):
 
         with psycopg.connect(self.url) as conn:
             return conn.execute(_SELECT).fetchall()
+
+    def leftovers(self, queue: str) -> list[str]:
+        import psycopg
+
+        with psycopg.connect(self.url) as conn:
+            ((count,),) = conn.execute(_COUNT.replace("delayed_task", "delayed.delayed_task").encode()).fetchall()
+        return [f"{count} rows of tasks"] if count else []
 
 
 class MongoStore(Store):
@@ -116,6 +139,9 @@ class MongoStore(Store):
         with pymongo.MongoClient(self.url) as client:
             rows: list[Any] = client.get_default_database()[EFFECTS].find().to_list()
             return [(row["intent"], row["run"]) for row in rows]
+
+    def leftovers(self, queue: str) -> list[str]:
+        return []  # a document is a task, which the queue's counts have
 
 
 STORES: dict[str, Callable[[Path], Store]] = {

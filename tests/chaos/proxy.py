@@ -1,0 +1,246 @@
+"""A way to the store on which things go wrong: ``python -m tests.chaos.proxy '{"port": 6379, ...}'``.
+
+It says its port on the standard output, takes orders as lines of JSON on the standard input, and leaves at its end. An
+order is ``{"rules": [...]}``, see :class:`Rule`, or a ``state``: ``open``; ``refuse``, which resets every connection,
+also new ones; ``swallow``, which lets them stand, but nothing comes through, as behind a cable that was pulled.
+``reset`` ends those that there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from tests.chaos.records import Record, note, read
+from tests.chaos.wire import WIRES, Request
+
+LOG = "proxy"  # the name of its log
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What goes wrong.
+
+    Attributes:
+        op: for which operation (see :mod:`tests.chaos.wire`); "" for any request.
+        toxic: ``drop_request``: it never arrives; ``drop_reply``: it takes effect, nobody hears of it; ``hold_reply``:
+            its reply comes `seconds` later; ``delay``: it arrives `seconds` later. The first two end the connection.
+        chance: how often, 0 to 1.
+        most: how often at most; 0 for any number.
+        seconds: see `toxic`.
+    """
+
+    op: str
+    toxic: str
+    chance: float = 1.0
+    most: int = 0
+    seconds: float = 0.0
+
+
+# -- the process ---------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Accepts connections and passes on what goes over them."""
+
+    def __init__(self, scheme: str, port: int, log: str, seed: int) -> None:
+        self.wire = WIRES[scheme]
+        self.port = port
+        self.log = log
+        self.dice = random.Random(seed)
+        self.rules: list[Rule] = []
+        self.hits: dict[Rule, int] = {}
+        self.state = "open"
+        self.lines: set[Line] = set()
+
+    def obey(self, order: dict[str, Any]) -> None:
+        self.rules = [Rule(**rule) for rule in order.get("rules", [asdict(rule) for rule in self.rules])]
+        state = order.get("state", self.state)
+        # What was swallowed is missing: such a connection is of no use any more.
+        if state == "refuse" or (self.state == "swallow" and state == "open") or "reset" in order:
+            for line in list(self.lines):
+                line.abort()
+        self.state = state
+
+    def pick(self, request: Request) -> Rule | None:
+        """What goes wrong with this request; None for nothing."""
+        for rule in self.rules:
+            hits = self.hits.get(rule, 0)
+            if (rule.op and rule.op not in request.ops) or (rule.most and hits >= rule.most):
+                continue
+            if self.dice.random() < rule.chance:
+                self.hits[rule] = hits + 1
+                note(self.log, rule.toxic, op=rule.op)
+                return rule
+        return None
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = Line(self, reader, writer)
+        self.lines.add(line)
+        try:
+            await line.serve()
+        finally:
+            self.lines.discard(line)
+            line.abort()
+
+
+class Line:
+    """One connection."""
+
+    def __init__(self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.server = server
+        self.wire = server.wire()
+        self.reader, self.writer = reader, writer
+        self.far_writer: asyncio.StreamWriter | None = None
+        self.due = 0  # replies that are still to come
+        self.drop = False  # whether the last of them is to be lost
+        self.hold = 0.0  # seconds by which the next is late
+
+    async def serve(self) -> None:
+        if self.server.state == "refuse":
+            return
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            far_reader, self.far_writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+            ways = [asyncio.ensure_future(self.there(self.far_writer)), asyncio.ensure_future(self.back(far_reader))]
+            _, left = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in left:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    async def there(self, far: asyncio.StreamWriter) -> None:
+        while data := await self.reader.read(CHUNK):
+            if self.server.state == "swallow":
+                continue
+            for request in self.wire.requests(data):
+                rule = self.server.pick(request)
+                toxic = rule.toxic if rule else ""
+                if toxic == "drop_request":
+                    return
+                if rule and toxic == "delay":
+                    await asyncio.sleep(rule.seconds)
+                self.due += request.replies
+                self.drop = self.drop or toxic == "drop_reply"
+                self.hold = rule.seconds if rule and toxic == "hold_reply" else self.hold
+                far.write(request.data)
+                await far.drain()
+
+    async def back(self, far: asyncio.StreamReader) -> None:
+        while data := await far.read(CHUNK):
+            if self.server.state == "swallow":
+                continue
+            self.due -= self.wire.replies(data)
+            if self.drop:
+                if self.due <= 0:
+                    return
+                continue
+            if self.hold:
+                seconds, self.hold = self.hold, 0.0
+                await asyncio.sleep(seconds)
+            self.writer.write(data)
+            await self.writer.drain()
+
+    def abort(self) -> None:
+        """End both halves with a reset, as a machine does that knows nothing of the connection."""
+        for writer in (self.writer, self.far_writer):
+            if writer is not None:
+                with contextlib.suppress(OSError):
+                    sock = writer.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+
+
+async def main(scheme: str, port: int, log: str, seed: int) -> None:
+    server = Server(scheme, port, log, seed)
+    listening = await asyncio.start_server(server.accept, "127.0.0.1", 0, backlog=512)
+    print(listening.sockets[0].getsockname()[1], flush=True)
+    orders = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    while order := await orders.readline():
+        server.obey(json.loads(order))
+        print("done", flush=True)
+
+
+# -- who starts it -------------------------------------------------------------------------------------------------
+
+
+class Proxy:
+    """A proxy in a process of its own. A context.
+
+    Args:
+        url: of the store, ``redis://`` or ``postgresql://``, on this host.
+        folder: where its log is.
+        seed: decides what goes wrong where chance does.
+    """
+
+    def __init__(self, url: str, folder: Path, seed: int = 0) -> None:
+        parts = urlsplit(url)
+        assert parts.port
+        self.log = folder / LOG
+        order = {"scheme": parts.scheme, "port": parts.port, "log": str(self.log), "seed": seed}
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.proxy", json.dumps(order)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parent.parent.parent,
+        )
+        place = f"{parts.username}@" if parts.username else ""
+        plain = ["sslmode=disable", "gssencmode=disable"] if parts.scheme == "postgresql" else []
+        query = "&".join([*filter(None, [parts.query]), *plain])
+        self.url = urlunsplit((parts.scheme, f"{place}127.0.0.1:{int(self._answer())}", parts.path, query, ""))
+
+    def set(self, *rules: Rule) -> None:
+        """From now on these rules hold, and no others."""
+        self._order({"rules": [asdict(rule) for rule in rules]})
+
+    def state(self, state: str) -> None:
+        """open, refuse or swallow."""
+        self._order({"state": state})
+
+    def reset(self) -> None:
+        """End every connection that there is."""
+        self._order({"reset": True})
+
+    def hits(self) -> Sequence[Record]:
+        """What has gone wrong so far."""
+        return read(self.log)
+
+    def _order(self, order: dict[str, Any]) -> None:
+        with self._lock:
+            _pipe(self._process.stdin).write(json.dumps(order).encode() + b"\n")
+            _pipe(self._process.stdin).flush()
+            self._answer()
+
+    def _answer(self) -> bytes:
+        answer = _pipe(self._process.stdout).readline()
+        assert answer, "the proxy has ended"
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe
+
+
+if __name__ == "__main__":
+    asyncio.run(main(**json.loads(sys.argv[1])))

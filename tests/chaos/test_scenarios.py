@@ -1,0 +1,56 @@
+"""Replies, requests and connections are lost between workers and servers: no task is lost, none runs twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import tasks
+from tests.chaos.arena import Arena
+from tests.chaos.proxy import Proxy, Rule
+from tests.chaos.scenarios import SCENARIOS, Scene, play
+
+LEASE = 4.0  # seconds: many requests may be lost, one after the other, before one ends, on a busy machine too
+LEASES = {"late_claim_replies": 1.5, "cut_off": 1.5}  # those that wait for its end
+ON_POSTGRES = {name for name in SCENARIOS if name.endswith("_replies")} | {"cut_off"}  # all are played on Redis
+
+
+pytestmark = pytest.mark.timeout(150)
+
+
+@pytest.fixture
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    name = request.getfixturevalue("name")
+    direct = request.getfixturevalue(request.param)
+    lease = LEASES.get(name, LEASE)
+    with Proxy(direct, tmp_path) as proxy, Arena(tmp_path, proxy.url, direct=direct, lease=lease) as arena:
+        yield Scene(arena, proxy)
+
+
+@pytest.mark.parametrize(
+    ("scene", "name"),
+    [("redis_url", name) for name in SCENARIOS] + [("postgres_schema", name) for name in sorted(ON_POSTGRES)],
+    indirect=["scene"],
+)
+def test_a_scenario_is_passed(scene: Scene, name: str) -> None:
+    play(scene, SCENARIOS[name])
+
+    verdict = scene.arena.judge(slack=8.0)
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize(("scene", "name"), [("redis_url", "")], indirect=["scene"])
+def test_a_stand_in_sends_again_far_within_a_lease(scene: Scene, name: str) -> None:
+    worker = scene.arena.start()
+    scene.arena.put(tasks.nap, 1.0)
+    scene.wait_for(scene.begun)
+    scene.arena.kill(worker.pid, "monitor")
+    scene.proxy.set(Rule("settle", "drop_request", most=9))
+    scene.wait_for(lambda: len(scene.proxy.hits()) == 9)
+
+    gaps = [after["at"] - before["at"] for before, after in pairwise(scene.proxy.hits())]
+    assert max(gaps) < 1.5, gaps
+    assert scene.arena.drain()

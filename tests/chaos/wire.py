@@ -1,0 +1,203 @@
+"""What goes over the wire to a store, read far enough to say which operation of a broker a request is.
+
+enqueue, claim, settle, renew, sweep; a request may be several (a worker's turn settles and claims), or none of these.
+Redis's scripts are told apart by the keys that they are called with, PostgreSQL's functions by their names.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+
+class Request(NamedTuple):
+    """One request, whole.
+
+    Attributes:
+        ops: what it is.
+        data: its bytes.
+        replies: how many replies end it.
+    """
+
+    ops: frozenset[str]
+    data: bytes
+    replies: int
+
+
+class Wire(ABC):
+    """One connection, both its directions."""
+
+    def __init__(self) -> None:
+        self._sent = b""
+        self._answered = b""
+
+    def requests(self, data: bytes) -> list[Request]:
+        """The requests that are complete with these bytes of the client's."""
+        self._sent += data
+        found = []
+        while request := self._next_request():
+            self._sent = self._sent[len(request.data) :]
+            found.append(request)
+        return found
+
+    def replies(self, data: bytes) -> int:
+        """How many replies are complete with these bytes of the server's."""
+        self._answered += data
+        count = 0
+        while (end := self._end_of_reply(0)) is not None:
+            count += self._counts(self._answered[:1])
+            self._answered = self._answered[end:]
+        return count
+
+    @abstractmethod
+    def _next_request(self) -> Request | None:
+        """The first request that is not read yet; None if it is not complete."""
+
+    @abstractmethod
+    def _end_of_reply(self, start: int) -> int | None:
+        """Where the answer that begins at `start` ends; None if it is not complete."""
+
+    def _counts(self, kind: bytes) -> bool:
+        return True
+
+
+class RedisWire(Wire):
+    """RESP 2, which our clients speak. A command is a list of texts."""
+
+    def _next_request(self) -> Request | None:
+        found = self._command(self._sent)
+        if found is None:
+            return None
+        words, end = found
+        if words[0].upper() == b"BLPOP":  # a script may follow it at once, as one request
+            behind = self._command(self._sent[end:])
+            if behind is not None:
+                return Request(_redis_ops(behind[0]), self._sent[: end + behind[1]], 2)
+        return Request(_redis_ops(words), self._sent[:end], 1)
+
+    @staticmethod
+    def _command(data: bytes) -> tuple[list[bytes], int] | None:
+        line, end, _ = data.partition(b"\r\n")
+        if not end:
+            return None
+        words, at = [], len(line) + 2
+        for _ in range(int(line[1:])):
+            stop = data.find(b"\r\n", at)
+            if stop < 0:
+                return None
+            size = int(data[at + 1 : stop])
+            at = stop + 2 + size + 2
+            if at > len(data):
+                return None
+            words.append(data[at - 2 - size : at - 2])
+        return words, at
+
+    def _end_of_reply(self, start: int) -> int | None:
+        data = self._answered
+        stop = data.find(b"\r\n", start)
+        if stop < 0:
+            return None
+        kind, at = data[start : start + 1], stop + 2
+        if kind == b"$":
+            size = int(data[start + 1 : stop])
+            at += size + 2 if size >= 0 else 0  # -1 is none
+            return at if at <= len(data) else None
+        if kind == b"*":
+            end: int | None = at
+            for _ in range(int(data[start + 1 : stop])):
+                if end is None:
+                    return None
+                end = self._end_of_reply(end)
+            return end
+        return at
+
+
+def _redis_ops(words: list[bytes]) -> frozenset[str]:
+    if words[0].upper() not in (b"EVAL", b"EVALSHA"):
+        return frozenset()
+    count = int(words[2])
+    # Suffixes of a queue's name, which has none of these characters itself here.
+    keys = {word.rpartition(b"_")[2] for word in words[3 : 3 + count]}
+    values = words[3 + count :]
+    if {b"prodt", b"workers"} <= keys:
+        return frozenset({"sweep"})
+    if b"prodt" in keys:
+        return frozenset({"enqueue"})
+    if b"last" in keys:
+        return _work(claims=values[3] != b"0", settles=len(values) > 7)
+    if {b"held", b"claim", b"msg"} <= keys:
+        return frozenset({"renew"})
+    return frozenset()
+
+
+class PostgresWire(Wire):
+    """The protocol of PostgreSQL, version 3, without encryption. A request ends with Sync, or is one Query."""
+
+    _greeted = False
+
+    def _next_request(self) -> Request | None:
+        data = self._sent
+        if not self._greeted:  # the first message has no letter
+            if len(data) < 4 or len(data) < (size := int.from_bytes(data[:4], "big")):
+                return None
+            self._greeted = True
+            return Request(frozenset(), data[:size], 1)
+        at, ops = 0, frozenset[str]()
+        while len(data) >= at + 5:
+            kind, size = data[at : at + 1], 1 + int.from_bytes(data[at + 1 : at + 5], "big")
+            if len(data) < at + size:
+                return None
+            body, at = data[at + 5 : at + size], at + size
+            if kind in b"PQ":
+                ops |= _postgres_ops(body)
+            elif kind == b"B" and "work" in ops:
+                ops = ops - {"work"} | _work_of_bind(body)
+            if kind in b"SQXp":
+                return Request(ops, data[:at], kind in b"SQp")
+        return None
+
+    def _end_of_reply(self, start: int) -> int | None:
+        data = self._answered
+        if len(data) < start + 5:
+            return None
+        end = start + 1 + int.from_bytes(data[start + 1 : start + 5], "big")
+        return end if end <= len(data) else None
+
+    def _counts(self, kind: bytes) -> bool:
+        return kind == b"Z"  # ready for the next one
+
+
+_FUNCTION = re.compile(rb"delayed_(enqueue|work|renew|sweep)(?:_answered)?\(")
+
+
+def _postgres_ops(statement: bytes) -> frozenset[str]:
+    return frozenset(name.decode() for name in _FUNCTION.findall(statement))
+
+
+def _work_of_bind(body: bytes) -> frozenset[str]:
+    """Whether delayed_work() is called to claim, to settle, or both: by its parameters `room`, `ids_0`, `ids_1`."""
+    at = body.index(b"\0", body.index(b"\0") + 1) + 1
+    (count,) = struct.unpack_from(">H", body, at)
+    formats = struct.unpack_from(f">{count}H", body, at + 2)
+    at += 2 + 2 * count
+    (count,) = struct.unpack_from(">H", body, at)
+    at += 2
+    values = []
+    for _ in range(count):
+        (size,) = struct.unpack_from(">i", body, at)
+        values.append(body[at + 4 : at + 4 + max(size, 0)])
+        at += 4 + max(size, 0)
+    room = values[15]
+    claims = int.from_bytes(room, "big") > 0 if formats[15 % len(formats)] else room != b"0"
+    # Ids of what is done, and of what ends otherwise: arrays, whose first number is 0 if they are empty.
+    settles = any(ids[:4] != b"\0\0\0\0" for ids in (values[2], values[6]))
+    return _work(claims=claims, settles=settles)
+
+
+def _work(claims: bool, settles: bool) -> frozenset[str]:
+    return frozenset(name for name, is_it in (("claim", claims), ("settle", settles)) if is_it)
+
+
+WIRES: dict[str, type[Wire]] = {"redis": RedisWire, "postgresql": PostgresWire}
