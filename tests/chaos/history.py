@@ -11,10 +11,11 @@ The enqueue log, by producers::
 
 The nemesis log, by whoever does the harm, and looks after it::
 
-    born (role, pid, parent) · kill (role, pid, sent: just before) · stop, cont (role, pid, worker) · leave (pid)
-    cut, healed (worker): from the store · down (lossy), up: the store · late (since): the machine itself stood still
-    slots (slots): tasks that run at once · drained (drained, words): whether the queue became empty
-    effect (intent, run): a row of the store · dead (id, reason) · leak (words)
+    born (role, pid, parent) · ready (pid): it forks · kill (role, pid, sent: just before) · leave (pid)
+    stop, cont (role, pid, worker) · cut, healed (worker): from the store · down (lossy), up: the store
+    late (since): the machine itself stood still · slots (slots): tasks that run at once
+    drained (drained, words): whether the queue became empty · dead (id, reason) · leak (words)
+    effect (intent, run): a row of the store
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from typing import Any
 
 from tests.chaos.records import Record
 
+DYING = 0.25  # seconds from SIGKILL until a process is gone, on a busy machine; so long its children run what they have
 _HARM = ("kill", "stop", "cont", "leave", "down", "up", "cut", "healed")
-RESPAWN = 2.0  # seconds that a worker may need for another fork server; until then its monitor is its only guardian
 
 
 @dataclass
@@ -127,14 +128,17 @@ class History:
     def worker_dead(self, run: Run) -> float | None:
         """When the last guardian of the run was killed; None if one was left that could stand in."""
         worker = self.worker_of(run)
-        if worker is None or (monitor := self.killed(worker, run.begun, self.end)) is None:
+        if worker is None or (monitor := self.killed(worker, run.begun - DYING, self.end)) is None:
             return None
         servers = [record["pid"] for record in self.having("born") if record["parent"] == worker]
-        deaths = [sent for pid in servers for sent, _ in self._kills.get(pid, ())]
-        if servers and self._kills.get(servers[-1]):
-            return max(monitor, *deaths) if max(deaths) >= monitor - RESPAWN else None
-        # The last one lives; but one that is just being started can't stand in yet.
-        return monitor if any(monitor - RESPAWN <= at <= monitor for at in deaths) else None
+        deaths = self._kills.get(servers[-1]) if servers else None
+        if deaths:
+            return max(monitor, deaths[0][0])
+        # The last one lives; but one that was just being started could not stand in yet.
+        return None if servers and servers[-1] in self._ready_before(monitor) else monitor
+
+    def _ready_before(self, at: float) -> set[int]:
+        return {record["pid"] for record in self.having("ready") if record["at"] < at}
 
     def frozen(self, run: Run, until: float) -> Iterable[Window]:
         """The times before `until` in which the run's worker was stopped or cut off."""

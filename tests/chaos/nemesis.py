@@ -7,10 +7,11 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from tests.chaos.arena import Arena
+from tests.chaos.history import Run
 from tests.chaos.processes import children_of, send, state_of
 from tests.chaos.stores import Store
 from tests.servers import Server
@@ -26,15 +27,16 @@ class Nemesis:
         arena: whom to harm.
         store: what to restart.
         dice: decides everything.
+        without: faults that are left out.
     """
 
-    def __init__(self, arena: Arena, store: Store, dice: random.Random) -> None:
+    def __init__(self, arena: Arena, store: Store, dice: random.Random, without: Collection[str] = ()) -> None:
         self.arena = arena
         self.store = store
         self.dice = dice
         self.done: dict[str, int] = {}  # how often, by the name of the fault
         self._later: list[threading.Thread] = []
-        self._stopped: set[int] = set()  # the first process of each that is stopped now
+        self._stops: dict[int, float] = {}  # worker -> until when it is not stopped again, monotonic
         self._lock = threading.Lock()
         self.faults: dict[str, tuple[int, Fault]] = {
             "kill child": (8, self.kill_child),
@@ -52,6 +54,8 @@ class Nemesis:
         }
         if store.server is not None:
             self.faults["restart store"] = (1, self.restart_store)
+        for name in without:
+            del self.faults[name]
 
     def strike(self) -> str:
         """Do one fault, of those that can be done now; returns its name."""
@@ -72,20 +76,19 @@ class Nemesis:
 
     def kill_child(self) -> bool:
         """Rather one that runs something."""
-        running = [run.pid for run in self.arena.history().runs.values() if run.ended is None and state_of(run.pid)]
-        pid = self._one(running or self._children())
+        pid = self._one([run.pid for run in self._running()] or self._children())
         return pid is not None and self.arena.kill(pid, "child")
 
     def kill_monitor(self) -> bool:
-        pair = self._one(self.arena.guardians())
+        pair = self._pair()
         return pair is not None and self.arena.kill(pair[0], "monitor")
 
     def kill_fork_server(self) -> bool:
-        pair = self._one(self.arena.guardians())
+        pair = self._pair()
         return pair is not None and self.arena.kill(pair[1], "forkserver")
 
     def kill_both(self) -> bool:
-        pair = self._one(self.arena.guardians())
+        pair = self._pair()
         if pair is None:
             return False
         first, second = self.dice.sample([(pair[0], "monitor"), (pair[1], "forkserver")], 2)
@@ -101,23 +104,31 @@ class Nemesis:
         return self._stop(self._one(self._children()), "child", 0)
 
     def stop_monitor(self) -> bool:
-        pair = self._one(self.arena.guardians())
+        pair = self._spared()
         return pair is not None and self._stop(pair[0], "monitor", pair[0])
 
     def stop_fork_server(self) -> bool:
-        pair = self._one(self.arena.guardians())
+        pair = self._spared()
         return pair is not None and self._stop(pair[1], "forkserver", pair[0])
 
+    def _spared(self) -> tuple[int, int] | None:
+        """The guardians of a worker none of which has been stopped for a lease, so that stops do not add up to one."""
+        now = time.monotonic()
+        return self._pair([pair for pair in self.arena.guardians() if self._stops.get(pair[0], 0.0) < now])
+
     def _stop(self, pid: int | None, role: str, worker: int) -> bool:
+        seconds = self._short()
         if pid is None or not send(pid, signal.SIGSTOP):
             return False
         self.arena.note("stop", role=role, pid=pid, worker=worker)
-        self._in_a_while(self._short(), lambda: self._go_on(pid, role, worker))
-        return True
+        self._stops[worker] = time.monotonic() + seconds + self.arena.lease
 
-    def _go_on(self, pid: int, role: str, worker: int) -> None:
-        send(pid, signal.SIGCONT)
-        self.arena.note("cont", role=role, pid=pid, worker=worker)
+        def go_on() -> None:
+            send(pid, signal.SIGCONT)
+            self.arena.note("cont", role=role, pid=pid, worker=worker)
+
+        self._in_a_while(seconds, go_on)
+        return True
 
     def stop_worker(self) -> bool:
         return self._freeze(self._short())
@@ -126,18 +137,13 @@ class Nemesis:
         return self._freeze(self.arena.lease * self.dice.uniform(1.5, 2.5))
 
     def _freeze(self, seconds: float) -> bool:
-        pair = self._one([pair for pair in self.arena.guardians() if pair[0] not in self._stopped])
+        pair = self._spared()
         if pair is None:
             return False
         monitor = pair[0]
-        self._stopped.add(monitor)
+        self._stops[monitor] = time.monotonic() + seconds + self.arena.lease
         pids = self.arena.freeze(monitor)
-
-        def thaw() -> None:
-            self.arena.thaw(monitor, pids)
-            self._stopped.discard(monitor)
-
-        self._in_a_while(seconds, thaw)
+        self._in_a_while(seconds, lambda: self.arena.thaw(monitor, pids))
         return True
 
     def _short(self) -> float:
@@ -166,6 +172,15 @@ class Nemesis:
 
     def _one(self, some: Sequence[T]) -> T | None:
         return self.dice.choice(some) if some else None
+
+    def _running(self) -> list[Run]:
+        return [run for run in self.arena.history().runs.values() if run.ended is None and state_of(run.pid)]
+
+    def _pair(self, some: Sequence[tuple[int, int]] | None = None) -> tuple[int, int] | None:
+        """The guardians of one worker, mostly of one that runs something; of any, if `some` is None."""
+        pairs = self.arena.guardians() if some is None else some
+        parents = {run.ppid for run in self._running()} if self.dice.random() < 0.75 else set()
+        return self._one([pair for pair in pairs if pair[1] in parents] or pairs)
 
     def _children(self) -> list[int]:
         return [pid for _, server in self.arena.guardians() for pid in children_of(server)]

@@ -24,6 +24,7 @@ class Story:
         self.nemesis: list[Record] = []
         self.harm(0.0, "slots", slots=2)
         self.harm(0.0, "born", role="forkserver", pid=SERVER, parent=MONITOR)
+        self.harm(0.1, "ready", pid=SERVER)
         self.harm(0.0, "drained", drained=True, words="")
 
     def task(self, at: float, number: int = 1, answer: str = "ok", **facts: Any) -> Self:
@@ -96,6 +97,10 @@ FAULTS = {
     "a fork server that dies alone explains nothing": (
         "rerun",
         broke_off().kill(1.6, SERVER).begin(2.0, "b", token=2).then(2.1, "E", "b"),
+    ),
+    "guardians that were gone long before it began were not its own": (
+        "rerun",
+        ran_once().kill(0.5, MONITOR, SERVER).begin(5.0, "b", token=2).then(5.1, "E", "b"),
     ),
     "an outcome that was there long before both died had to be stored": (
         "rerun",
@@ -182,6 +187,10 @@ INNOCENT = {
         "its worker was killed",
         broke_off().kill(1.6, SERVER).kill(1.7, MONITOR).begin(5.0, "b", token=2),
     ),
+    "both were just dying when it began": (
+        "its worker was killed",
+        ran_once().kill(1.0, SERVER, MONITOR).begin(5.0, "b", token=2),
+    ),
     "both were killed just after it returned": (
         "its worker was killed",
         ran_once().kill(2.1, SERVER, MONITOR).begin(5.0, "b", token=2),
@@ -224,11 +233,14 @@ def test_a_rerun_that_had_to_be_is_counted_and_no_finding(name: str) -> None:
     assert verdict.explained == {why: 1}
 
 
-def test_a_new_fork_server_that_cannot_stand_in_yet_is_no_guardian() -> None:
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_new_fork_server_is_a_guardian_once_it_can_stand_in(ready: bool) -> None:
     story = broke_off().kill(1.6, SERVER).harm(1.7, "born", role="forkserver", pid=OTHER, parent=MONITOR)
+    if ready:
+        story.harm(1.75, "ready", pid=OTHER)
     story.kill(1.8, MONITOR).begin(5.0, "b", token=2).then(5.1, "E", "b")
 
-    assert story.judge().passed
+    assert story.judge().failed == (["rerun"] if ready else [])
 
 
 def test_a_task_whose_retries_are_used_up_is_not_lost() -> None:

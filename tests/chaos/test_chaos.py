@@ -1,0 +1,26 @@
+"""The short form of ``make chaos``: half a minute of harm to each of two kinds of workers, on two kinds of stores."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.chaos import Chaos, Plan
+from tests.chaos.stores import open_store
+from tests.chaos.table import table
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(("store", "worker"), [("sqlite", "preforked"), ("redis", "forked")])
+def test_whatever_dies_each_task_runs_to_its_end_and_only_once(store: str, worker: str, tmp_path: Path) -> None:
+    # Beside other tests a process may have to wait for seconds until it is its turn: hence the long lease, nobody who
+    # is frozen for longer than that, and bounds that only what hangs exceeds.
+    without = ("freeze worker",)
+    plan = Plan(store, worker, 20.0, 150, 20, random.randrange(1 << 32), lease=8.0, without=without, slack=8.0)
+    with open_store(store) as opened:
+        chaos = Chaos(plan, tmp_path, opened)
+        verdict = chaos.run(say=False)
+
+    assert verdict.passed, f"{plan}; the logs are in {tmp_path}\n{table(verdict, chaos.nemesis.done)}"
