@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -144,6 +145,15 @@ def test_a_revived_poison_may_be_delivered_as_often_as_before(bench: Bench) -> N
         assert entry.reason == "poison: delivered 2 times, and its worker was lost again"
         assert bench.claim() == []
         assert bench.broker.revive(bench.queue, [id]) == [id]
+
+
+def test_a_revived_letter_does_not_expire(bench: Bench) -> None:
+    (id,) = bury(bench, expires=0.01)
+
+    bench.broker.revive(bench.queue, [id])
+
+    (claim,) = bench.claim()
+    assert (claim.message().expires, claim.begin_by) == (0.01, math.inf)
 
 
 def test_the_answer_of_a_revived_letter_is_forgotten(bench: Bench) -> None:
