@@ -60,6 +60,7 @@ _PROGRESS = Struct("<QdH")
 PROGRESS_MAX = TEXT_MAX - _PROGRESS.size
 _TRANSACTION = Struct("<H")
 _TRANSACTION_AT = 6
+CHECKING = 61.03125  # seconds, and the mark of a task whose seal is being looked at: its own timeout does not count yet
 _BEGUN = Struct("<dd")  # timeout, begun
 _BEGUN_AT = 32
 _TIMES = Struct("<dd")  # begun, ended

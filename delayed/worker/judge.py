@@ -34,6 +34,16 @@ def verdict_told(slot: Slot, detail: bytes) -> Verdict:
     return Verdict(slot.code, text=slot.text, delay=slot.delay, decision=slot.decision)
 
 
+def checked(slot: Slot, found: Verdict) -> Verdict:
+    """The verdict on a run whose child died in it, if that was not before the seal was found to be right: then nobody
+    vouches for the retry policy in its header.
+    """
+    if slot.timeout != boards.CHECKING or found.code not in (verdict.KILLED, verdict.TIMED_OUT, verdict.EXITED):
+        return found
+    text = f"its process ended while it looked at the message: {found._what()}"
+    return found._replace(code=verdict.UNDECODABLE, text=text, timeout=None)
+
+
 def verdict_of_death(
     status: int | None, by_us: bool, out_of_memory: bool, stack: str, wall: float, cpu: float, rss: int
 ) -> Verdict:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from delayed import context
-from delayed.codec import BY_VALUE
-from delayed.errors import DecodeError, RetireChild, StopWorkers, TaskControl, TaskStopped, TaskTimeout
+from delayed.codec import BY_VALUE, Opened
+from delayed.errors import DecodeError, NotAllowed, RetireChild, StopWorkers, TaskControl, TaskStopped, TaskTimeout
 from delayed.functions import resolve, stand_for_main
 from delayed.message import Message, Ref
 from delayed.task import Task, finished
@@ -51,10 +51,19 @@ class Call(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What is known of a task when it begins: its message, or the error in its header; the time, and the lane's CPU."""
+    """What is known of a task when it begins.
 
-    message: Message | None
-    error: DecodeError | None
+    Attributes:
+        message: its message, which somebody vouches for as far as its queue asks for that; None if not.
+        seen: the same as it came, for people; None if its header can't be read.
+        error: why there is no message.
+        begun: when it began.
+        cpu: seconds of CPU that the lane had used then.
+    """
+
+    message: Opened | None
+    seen: Message | None
+    error: Exception | None
     begun: float
     cpu: float
 
@@ -150,7 +159,7 @@ class Lane:
             self.serial = 0
             error = raised
         if error is not None and hooks is not None:
-            task = task or self.known_of(frame, start.message)
+            task = task or self.known_of(frame, start.message, start.seen)
             call = self.failing(frame, start, task, error)
             if call is not None:
                 error = self.call_handler(call, frame.serial, error)
@@ -165,19 +174,26 @@ class Lane:
             self.rest()
 
     def begin(self, frame: TaskFrame) -> Start:
-        """Note that a task begins."""
-        message: Message | None = None
-        error: DecodeError | None = None
-        try:
-            message = Message.parse(frame.id, frame.header, frame.payload)
-        except DecodeError as raised:
-            error = raised
+        """Note that a task begins, and look at its seal: before that is right, nothing that its header says counts."""
+        message: Opened | None = None
+        seen: Message | None = None
+        error: Exception | None = None
+        codec = self.child.codecs[frame.queue]
         self.early = None
         self.expected = frame.serial
         begun = process.now()
-        timeout = (message.timeout or 0.0) if message is not None else 0.0
+        if codec.seals is not None:
+            self.board.begin(self.seat, self.number, frame.slot, frame.serial, boards.CHECKING, begun)
+        try:
+            seen = Message.parse(frame.id, frame.header, frame.payload)
+            message = codec.open(seen, frame.header)
+        except (DecodeError, NotAllowed) as raised:
+            error = raised
+        except Exception as raised:  # no memory for it, for example
+            error = DecodeError(f"the message can't be opened: {type(raised).__name__}: {raised}")
+        timeout = (message.timeout or 0.0) if message is not None else boards.CHECKING
         self.board.begin(self.seat, self.number, frame.slot, frame.serial, timeout, begun)
-        return Start(message, error, begun, self.cpu)
+        return Start(message, seen, error, begun, self.cpu)
 
     def load(self, frame: TaskFrame, start: Start) -> Task:
         """The task itself.
@@ -193,11 +209,9 @@ class Lane:
             raise start.error or DecodeError("the header can't be read")
         if message.limits is not None:
             self.limits = self.hold(message.limits)
-        codec = self.child.codecs[frame.queue]
-        opened = codec.open(message, frame.header)
         if not message.func.startswith(BY_VALUE):
-            self.stand_for_main(opened)
-        return Task.from_message(opened, codec)
+            self.stand_for_main(message)
+        return Task.from_message(message, self.child.codecs[frame.queue])
 
     def stand_for_main(self, message: Message) -> None:
         """Let the payload of a message find what was defined in the program's ``__main__``.
@@ -304,7 +318,7 @@ class Lane:
             if self.config.success_handler:
                 calls.append(Call.of_handler(self.config.success_handler, task))
             if child.hooks is not None:
-                task = task or self.known_of(frame, start.message)
+                task = task or self.known_of(frame, start.message, start.seen)
                 if isinstance(error, TaskControl):
                     result = error
                 told = verdict.RETURNED if code == verdict.KEPT else code
@@ -330,7 +344,7 @@ class Lane:
         if self.config.log_arguments and task is not None:
             found = found._replace(arguments=task.arguments())
         if task is None:
-            task = self.known_of(frame, start.message)
+            task = self.known_of(frame, start.message, start.seen)
         if outcome.no_more_files(error):
             child.limited = True  # what leaked stays open, and the next task would fail for it
         name = ""
@@ -405,10 +419,13 @@ class Lane:
         """The calls for a task whose child was killed."""
         found = Verdict.load(frame.detail)
         self.board.handler(self.seat, self.number, frame.serial, process.now())
-        message: Message | None = None
-        with contextlib.suppress(DecodeError):
-            message = Message.parse(frame.id, frame.header, frame.payload)
-        task = self.known_of(frame, message)
+        seen: Message | None = None
+        message: Opened | None = None
+        with contextlib.suppress(Exception):
+            seen = Message.parse(frame.id, frame.header, frame.payload)
+            if found.code != verdict.UNDECODABLE:  # what a child has died of is not tried again
+                message = self.child.codecs[frame.queue].open(seen, frame.header)
+        task = self.known_of(frame, message, seen)
         task.verdict = found
         if self.config.log_arguments:
             with contextlib.suppress(Exception):  # loads the function, so that it is known what it hides
@@ -433,14 +450,14 @@ class Lane:
         self.board.idle(self.seat, self.number)
         self.child.report(channel.HANDLED, frame.slot, frame.serial)
 
-    def known_of(self, frame: TaskFrame, message: Message | None) -> Task:
+    def known_of(self, frame: TaskFrame, message: Opened | None, seen: Message | None) -> Task:
         """As much of a task as can be had, for an error handler."""
-        if message is None:
+        if message is not None:
+            with contextlib.suppress(Exception):
+                return Task.from_message(message, self.child.codecs[frame.queue])
+        if seen is None:
             return Task(id=frame.id, func_path="?")
-        with contextlib.suppress(Exception):
-            codec = self.child.codecs[frame.queue]
-            return Task.from_message(codec.open(message, frame.header), codec)
-        return Task(id=message.id, func_path=message.func, timeout=message.timeout)
+        return Task(id=seen.id, func_path=seen.func, timeout=seen.timeout)
 
     def call_handler(self, call: Call, serial: int, error: BaseException | None = None) -> BaseException | None:
         """Call a handler or a hook; nothing that it does harms the task's outcome.

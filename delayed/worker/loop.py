@@ -228,7 +228,7 @@ class CoroutineLane(ThreadLane):
         if error is not None:
             call = asks = None
             if self.child.hooks is not None:
-                task = task or self.known_of(frame, start.message)
+                task = task or self.known_of(frame, start.message, start.seen)
                 call = self.failing(frame, start, task, error)
             if call is None:
                 asks = self.deciding(frame, start, error)

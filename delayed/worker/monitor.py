@@ -678,7 +678,7 @@ class Monitor:
                 found = found._replace(code=verdict.STOPPED)
             elif by_us:
                 found = found._replace(by_us=True, limit="it held up the event loop when the time of others was up")
-            found = self.watch.explain(seat.index, found, held.serial, held.claim)
+            found = judge.checked(slot, self.watch.explain(seat.index, found, held.serial, held.claim))
             self.judge(held, found, slot.transaction, handler=True)
 
     def suspect(self, held: Held, together: int) -> None:

@@ -289,7 +289,7 @@ class StandIn:
             if reason == boards.STOP_TIMEOUT:
                 found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
             claim = self.claims.get((slot.queue, slot.id, slot.delivery))
-            found = self.watch.explain(seat, found, slot.serial, claim)
+            found = judge.checked(slot, self.watch.explain(seat, found, slot.serial, claim))
             self.deaths[slot.serial] = found
         self.watch.forget(seat)
         self.board.vacate(seat)

@@ -178,3 +178,79 @@ def test_a_serializer_of_ones_own_is_loaded_by_children_and_no_guardian(place: P
     assert len(imported) == len(set(imported))
     monitor = log.split("pid ", 1)[1].split()[0].rstrip(",")
     assert monitor.isdigit() and monitor not in imported
+
+
+# -- nothing counts before the seal is right -----------------------------------------------------------------------
+
+EVIL = """
+from pathlib import Path
+Path("mark").touch()
+def run(*args): Path("mark").touch()
+run.adelay = 1
+"""
+
+FORGER = """
+import os, sys
+from delayed import Queue
+from delayed.message import Message
+
+name, here = sys.argv[1], os.getcwd()
+forged = Queue(name, serializer="pickle" if name == "sealed" else "json", secret=[], allow=["*"])
+plain = Queue("plain", serializer="json", secret=[], allow=["*"])
+broker = forged.broker
+payload = forged.codec.encode(("__main__", "x" * 10_000), {})
+retry = {"max": -1, "delay": 0.01, "policy": f"{here}/evil/evil.py:run"}
+bad = [
+    {"func": f"{here}/evil/evil.py:run"},
+    {"func": f"{here}/evil/evil.py:run", "payload": payload[:2] + b"\\1\\0" + payload[4:]},
+    {"func": f"{here}/evil/evil.py:run", "payload": payload[:3] + b"\\2" + payload[4:]},
+    {"func": "app:note", "retry": retry},
+    {"func": "app:note", "retry": retry, "limits": {"memory": 1}},
+    {"func": "app:note", "retry": retry, "timeout": 1e-9},
+    {"func": "app:note", "limits": {"cpu": 1}},
+]
+first = broker.reserve_ids(name, len(bad))
+messages = [Message(**{"id": first + number, "payload": payload, **each}) for number, each in enumerate(bad)]
+broker.enqueue(name, messages, os.urandom(16).hex(), 1)
+"""
+
+
+@pytest.mark.parametrize("queue", ["sealed", "named"])
+def test_nothing_that_a_forged_header_says_is_done(place: Place, mode: str, queue: str) -> None:
+    (place.folder / "evil").mkdir()
+    (place.folder / "evil" / "evil.py").write_text(EVIL)
+    (place.folder / "forger.py").write_text(FORGER)
+    place.python("forger.py", queue)
+    place.python("-c", "import app; app.second.delay('well'); app.keep.delay((0, 1))")
+
+    place.work(mode)
+
+    assert sorted(place.ledger) == ["keep (0, 1)", "second well"]
+    assert not (place.folder / "mark").exists(), "evil.py was imported, or its function called"
+    reasons = place.dead(queue)
+    assert len(reasons) == 7 and place.broker.counts(queue) == (0, 0, 0, 7), reasons
+
+
+def test_uploaded_scripts_are_not_imported_for_plain_data(place: Place, mode: str) -> None:
+    (place.folder / "evil").mkdir()
+    (place.folder / "evil" / "evil.py").write_text(EVIL)
+    (place.folder / "app.py").write_text(
+        APP.replace('secret="a secret of its own, in the code", allow=["app.*"]', "secret=[]")
+    )
+    (place.folder / "forger.py").write_text(FORGER.replace('else "json"', 'else "msgpack"'))
+    place.python("forger.py", "named")
+
+    place.work(mode)
+
+    assert not (place.folder / "mark").exists()
+
+
+def test_a_child_that_dies_of_looking_at_a_message_is_not_sent_it_again(place: Place) -> None:
+    (place.folder / "forger.py").write_text(
+        FORGER.replace('"x" * 10_000', '"x" * 50_000_000').replace("bad = [", "bad = [][:0] + [")
+    )
+    place.python("forger.py", "named")
+
+    log = place.work("preforked", "--processes", "1", "--kill-memory", "60M")
+
+    assert place.broker.counts("named") == (0, 0, 0, 7), log
