@@ -6,6 +6,7 @@ import fnmatch
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,16 +17,19 @@ from delayed.functions import home_of, is_loaded
 def check_place(path: str) -> None:
     """Refuse a path whose import could run what is no part of the program: a file that somebody has uploaded.
 
-    That is the rule where nobody has said what may be run and anybody may have written the message: scripts are in
-    the working folder, and modules in packages proper. What is imported already is imported already.
+    That is the rule where nobody has said what may be run and anybody may have written the message: scripts are where
+    modules are imported from, or in the working folder, and modules in packages proper. What is imported already is
+    imported already.
 
     Raises:
         NotAllowed: When the path leads elsewhere.
     """
     place = path.rpartition(":")[0] or path.rpartition(".")[0]
+    if place.rpartition(".")[2] == "__main__":
+        raise NotAllowed(f"{path} is in a program, which runs when it is imported; {_ADVICE}")
     if place.endswith(".py"):
-        if os.path.dirname(place) != os.getcwd():
-            raise NotAllowed(f"{path} is in a script outside of the worker's folder; {_advice(place + ':*')}")
+        if os.path.dirname(place) not in (os.getcwd(), *sys.path):
+            raise NotAllowed(f"{path} is in a script outside of the folders that modules are imported from; {_ADVICE}")
         return
     if is_loaded(place):
         return
@@ -37,11 +41,14 @@ def check_place(path: str) -> None:
         except Exception:  # the import that follows says what is wrong with it
             return
         if spec is not None and spec.submodule_search_locations is not None and not spec.has_location:
-            raise NotAllowed(f"{path} is in {package}, a folder without __init__.py; {_advice(place + '.*')}")
+            raise NotAllowed(f"{path} is in {package}, a folder without __init__.py; {_ADVICE}")
 
 
-def _advice(pattern: str) -> str:
-    return f"if it may be run, give the queue a list: allow=[{pattern!r}]"
+_ADVICE = "if it is yours, put it on the queue's list of what may be run: allow=[...]"
+
+
+def _matching(patterns: Sequence[str]) -> Callable[[str], object]:
+    return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)").match
 
 
 class AllowList:
@@ -58,7 +65,13 @@ class AllowList:
         if isinstance(patterns, str) or not all(isinstance(each, str) and each for each in patterns):
             raise ConfigError(f"allow is a list of patterns such as ['app.tasks.*'], not {patterns!r}")
         self.patterns = tuple(patterns)
-        self._match = re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)").match
+        dotted = [pattern.replace(":", ".", 1) for pattern in patterns]
+        self._match = _matching(dotted)
+        self._match_script = _matching([each for each in dotted if each == "*" or each.startswith("/")])
+
+    def _has(self, path: str) -> bool:
+        match = self._match_script if path.startswith("/") else self._match  # a star is any text, a folder too
+        return match(path) is not None
 
     def check_path(self, path: str) -> None:
         """Refuse the path of a function that may not be run. Nothing is imported.
@@ -66,7 +79,7 @@ class AllowList:
         Raises:
             NotAllowed: When it is not on the list.
         """
-        if self._match(path.replace(":", ".", 1)) is None:
+        if not self._has(path.replace(":", ".", 1)):
             raise NotAllowed(f"{path} is not on this queue's list of what may be run: {', '.join(self.patterns)}")
 
     def check(self, path: str, func: Callable[..., Any]) -> None:
@@ -76,7 +89,7 @@ class AllowList:
             NotAllowed: When it comes from elsewhere.
         """
         home = home_of(func, path) or ""
-        if self._match(home) is None:
+        if not self._has(home):
             raise NotAllowed(
                 f"{path} leads to {home or repr(func)}, which is not on this queue's list of what may be run: "
                 + ", ".join(self.patterns)

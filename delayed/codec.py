@@ -13,10 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, Any, NewType, TypeVar
 
 from delayed.compressors import COMPRESSORS, Compressor, TooLarge
-from delayed.errors import ConfigError, DecodeError, MissingDependency, NotAllowed, NotEnqueueable, NotSerializable
+from delayed.errors import (
+    ConfigError,
+    DecodeError,
+    MissingDependency,
+    NotAllowed,
+    NotEnqueueable,
+    NotReadable,
+    NotSerializable,
+)
 from delayed.functions import is_decorated, resolve
 from delayed.message import Message
 from delayed.seals import OVERHEAD, RESULT, TASK, Seals, about, secrets_of
@@ -31,6 +39,7 @@ COMPRESS_ABOVE = 1024  # bytes
 BY_VALUE = "cloudpickle:"  # how the "path" of a function begins that travels in the payload
 
 Call = tuple[tuple[Any, ...], dict[str, Any], "Callable[..., Any] | None"]
+P = TypeVar("P", Serializer, Compressor)
 Opened = NewType("Opened", Message)  # a message whose seal is off, and whose function may be run
 
 _known: dict[str, list[bytes]] = {}  # the secrets of the queues that this process was told of, by their names
@@ -76,6 +85,9 @@ class Codec:
             raise ConfigError(f"max_size is a number of bytes above 0, not {max_size!r}")
         if not isinstance(compress_above, int) or isinstance(compress_above, bool) or compress_above < 0:
             raise ConfigError(f"compress_above is a number of bytes from 0, not {compress_above!r}")
+        for name, flag in (("encrypt", encrypt), ("accept_unsigned", accept_unsigned)):
+            if not isinstance(flag, bool):
+                raise ConfigError(f"{name} is True or False, not {flag!r}")
         if isinstance(accept, (str, type)):
             raise ConfigError(f"accept is a list such as ['pickle'], not {accept!r}")
         self.max_size = max_size
@@ -123,9 +135,7 @@ class Codec:
     @cached_property
     def readers(self) -> dict[int, Serializer]:
         """What decodes, by tag."""
-        return {self.serializer.tag: self.serializer} | {
-            each.tag: each for each in (SERIALIZERS.make(kind) for kind in self._further(SERIALIZERS))
-        }
+        return _by_tag([self.serializer, *(SERIALIZERS.make(kind) for kind in self._further(SERIALIZERS))])
 
     @cached_property
     def _inflaters(self) -> dict[int, Compressor]:
@@ -133,7 +143,7 @@ class Codec:
         own = [COMPRESSORS.make(kind) for kind in self._further(COMPRESSORS)]
         if self.compressor is not None:
             own.append(self.compressor)
-        return {each.tag: each for each in own}
+        return _by_tag(own)
 
     def _further(self, plugs: Any) -> list[str | type[Any]]:
         """Those of `accept` that are of one sort."""
@@ -152,6 +162,11 @@ class Codec:
     def _wary(self) -> bool:
         """Whether nothing else says where the functions may come from, and plain data suggests that it matters."""
         return self.allow is None and self.plain and (self.seals is None or self.accept_unsigned)
+
+    @cached_property
+    def _trusted(self) -> frozenset[int]:
+        """The tags of serializers that run code anyway."""
+        return frozenset(tag for tag, each in self.readers.items() if not each.plain)
 
     @cached_property
     def _prefix(self) -> bytes:
@@ -208,7 +223,7 @@ class Codec:
                 message = message._replace(payload=self._unseal(place, payload))
         if self.allow is not None:
             self.allow.check_path(message.func)
-        elif self._wary:
+        elif self._wary and (len(message.payload) < 2 or message.payload[1] not in self._trusted):
             from delayed.allow import check_place
 
             check_place(message.func)
@@ -247,9 +262,8 @@ class Codec:
             self.allow.check(path, func)
         elif plain and not is_decorated(func):
             raise NotAllowed(
-                f"{path} is not decorated with @delayed, and no other functions are run for payloads of plain data; "
-                f"decorate it, or give the queue a list: Queue({self.queue!r}, ..., "
-                f"allow=[{path.rpartition(':')[0] + '.*'!r}])"
+                f"{path} is not decorated with @delayed, and no other functions are run for payloads of plain data; if "
+                f"it is yours, decorate it, or put it on the queue's list: Queue({self.queue!r}, ..., allow=[...])"
             )
 
     # -- results ---------------------------------------------------------------------------------------------------
@@ -302,6 +316,8 @@ class Codec:
     def _load(self, payload: bytes) -> tuple[Serializer, Any]:
         """The value of a payload that is not sealed, and what serialized it."""
         self._check_size(payload)
+        if not self.is_ours:
+            self._load_plugs()
         serializer = self.serializer
         if payload.startswith(self._prefix):
             body = payload[4:]
@@ -323,12 +339,24 @@ class Codec:
         except Exception as error:
             raise _undecodable(serializer, error) from error
 
+    def _load_plugs(self) -> None:
+        """Make the plugs that were given by a path.
+
+        Raises:
+            NotReadable: When one can't be.
+        """
+        try:
+            self.readers  # noqa: B018
+            self._inflaters  # noqa: B018
+        except Exception as error:
+            raise NotReadable(f"a serializer or compressor of queue {self.queue!r} can't be loaded: {error}") from error
+
     def _unseal(self, place: bytes, payload: bytes) -> bytes:
         assert self.seals is not None
         try:
             return self.seals.open(place, payload)
         except MissingDependency as error:
-            raise DecodeError(f"the payload is encrypted, and can't be read here: {error}") from error
+            raise NotReadable(f"the payload is encrypted, and can't be read here: {error}") from error
 
     def _inflate(self, tag: int, data: bytes) -> bytes:
         inflater = self._inflaters.get(tag)
@@ -339,7 +367,7 @@ class Codec:
             try:
                 inflater = self._inflaters[tag] = kind()
             except MissingDependency as error:
-                raise DecodeError(f"the payload is compressed, and can't be read here: {error}") from error
+                raise NotReadable(f"the payload is compressed, and can't be read here: {error}") from error
         try:
             return inflater.decompress(data, self.max_size)
         except TooLarge as error:
@@ -409,8 +437,30 @@ class Codec:
         """
         return cls(**settings_of(spec))
 
+    @property
+    def trust(self) -> str:
+        """What it takes from whom, in a few words."""
+        if self.seals is None:
+            return "unsigned" if self.allow is None else "unsigned, with an allow-list"
+        how = "encrypted" if self._encrypt else "signed"
+        return f"{how}, or unsigned for now" if self.accept_unsigned else how
+
     def __repr__(self) -> str:
         return f"<Codec {self._serializer} of queue {self.queue!r}>"  # and no secrets
+
+
+def _by_tag(plugs: Sequence[P]) -> dict[int, P]:
+    """Plugs by their tags.
+
+    Raises:
+        ConfigError: When two that are not of one kind have the same.
+    """
+    found: dict[int, P] = {}
+    for plug in plugs:
+        other = found.setdefault(plug.tag, plug)
+        if not isinstance(plug, type(other)) and not isinstance(other, type(plug)):
+            raise ConfigError(f"{plug.name!r} has the tag {plug.tag} of {other.name!r}; give it another one")
+    return found
 
 
 def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import threading
 
 from delayed.brokers.base import LEASE, Broker
 from delayed.codec import Codec
-from delayed.errors import DecodeError, NotAllowed
+from delayed.errors import DecodeError, NotAllowed, NotReadable
 from delayed.logger import logger
 from delayed.message import EXPIRES, Claim, Ref, Settlement
 from delayed.task import Task
@@ -61,7 +61,7 @@ class Consumer:
         try:
             message = claim.message()
             task = Task.from_message(self._codec.open(message, claim.header), self._codec)
-        except (DecodeError, NotAllowed) as error:
+        except (DecodeError, NotAllowed, NotReadable) as error:
             logger.error("task %d of queue %s is dead: %s", claim.id, self._queue, error)
             self._broker.settle(self._worker, [Settlement(claim.ref, "dead", reason=str(error))])
             return None

@@ -10,6 +10,7 @@ DelayedError
 │   ├── NotSerializable (TypeError)      a value can't be turned into bytes
 │   ├── DecodeError (ValueError)         a message can't be decoded
 │   │   └── NotAuthentic                 ... because it is unsigned, was altered, or was made with another secret
+│   ├── NotReadable                      this worker lacks a package or class that it takes to read a message
 │   ├── NotAllowed (PermissionError)     the queue does not allow this function
 │   ├── FunctionNotFound (ImportError)   the function's path leads nowhere
 │   ├── SignatureMismatch (TypeError)    the arguments don't fit the function
@@ -96,6 +97,12 @@ class NotSerializable(TaskError, TypeError):
 
 class DecodeError(TaskError, ValueError):
     """Raised when the bytes of a message can't be decoded."""
+
+
+class NotReadable(TaskError):
+    """Raised when a worker lacks what it takes to read a message: a package, or a class of the queue's own. Another
+    worker may have it.
+    """
 
 
 class NotAuthentic(DecodeError):

@@ -148,8 +148,9 @@ def secrets_of(value: str | bytes | Sequence[str | bytes] | None) -> list[bytes]
         ConfigError: When one is too short to be any.
     """
     if value is None:
-        value = [part.strip() for part in os.environ.get("DELAYED_SECRET", "").split(",") if part.strip()]
         name = "DELAYED_SECRET"
+        given = os.environ.get(name)
+        value = [] if given is None else [part.strip() for part in given.split(",")]
     else:
         name = "secret"
         value = [value] if isinstance(value, (str, bytes)) else value

@@ -29,6 +29,7 @@ from delayed import (
 )
 from delayed.codec import Codec
 from delayed.compressors import COMPRESSORS, TooLarge
+from delayed.errors import NotReadable
 from delayed.message import Message
 from delayed.plugs import Plugs
 from tests import functions, plugs
@@ -180,6 +181,7 @@ def test_a_bomb_is_stopped_while_it_inflates(name: str) -> None:
     code = f"""
 import resource
 from delayed.compressors import COMPRESSORS, TooLarge
+from delayed.errors import NotReadable
 kind = COMPRESSORS.make({name!r})
 import io
 bomb = open("/dev/stdin", "rb").read()
@@ -237,9 +239,9 @@ def test_a_payload_that_needs_a_missing_package_is_told_so(monkeypatch: pytest.M
     for name in ("lz4", "cryptography.exceptions"):
         monkeypatch.setitem(sys.modules, name, None)
 
-    with pytest.raises(DecodeError, match=r"can't be read here: .*pip install 'delayed\[lz4\]'"):
+    with pytest.raises(NotReadable, match=r"can't be read here: .*pip install 'delayed\[lz4\]'"):
         received(codec_of(), packed)
-    with pytest.raises(DecodeError, match=r"can't be read here: .*pip install 'delayed\[encrypt\]'"):
+    with pytest.raises(NotReadable, match=r"can't be read here: .*pip install 'delayed\[encrypt\]'"):
         received(codec_of(secret=SECRET), sealed)
 
 
@@ -327,6 +329,10 @@ def test_a_registered_plug_is_known_by_its_name() -> None:
         ({"secret": "short"}, "secret number 1 has 5 bytes, and needs 16 at least; make one with: python -c"),
         ({"secret": [SECRET, 5]}, "text or bytes, or a list of such, not a int"),
         ({"encrypt": True, "secret": []}, "encrypt=True needs a secret"),
+        ({"encrypt": "false", "secret": SECRET}, "encrypt is True or False, not 'false'"),
+        ({"accept_unsigned": 1}, "accept_unsigned is True or False, not 1"),
+        ({"secret": ""}, "secret number 1 has 0 bytes"),
+        ({"serializer": plugs.Base64, "accept": [plugs.Twin]}, "'twin' has the tag 200 of 'base64'"),
         ({"allow": "app.*"}, r"allow is a list of patterns such as \['app.tasks.\*'\]"),
     ],
 )
@@ -435,6 +441,14 @@ def test_the_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert received(queue.codec, sent(codec_of(secret=f"{SECRET}-older"), 1)).args == (1,)
 
 
+@pytest.mark.parametrize("value", ["", " ", f"{SECRET},"])
+def test_an_empty_secret_in_the_environment_is_told(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DELAYED_SECRET", value)  # of a file that was not there
+
+    with pytest.raises(ConfigError, match=r"DELAYED_SECRET number \d has 0 bytes"):
+        Queue("q", "memory://")
+
+
 def test_secrets_are_shown_to_nobody(tmp_path: Path) -> None:
     queue = Queue("whispers", f"sqlite:///{tmp_path}/a.db", secret=SECRET)
 
@@ -510,7 +524,9 @@ def test_decorated_functions_are_run_for_plain_data(func: Any, result: Any) -> N
 
 
 def test_an_undecorated_function_is_refused_by_the_sender_too() -> None:
-    with pytest.raises(NotEnqueueable, match=r"no worker would run it: .*allow=\['tests.functions.\*'\]"):
+    with pytest.raises(
+        NotEnqueueable, match=r"no worker would run it: .* decorate it, or put it on the queue's list: Queue\('q'"
+    ):
         QUEUE.enqueue(Task.create(functions.add, (1, 2)))
     assert QUEUE.len() == 0
 
@@ -537,6 +553,27 @@ def test_an_allow_list_is_not_walked_around(monkeypatch: pytest.MonkeyPatch) -> 
 
     with pytest.raises(NotAllowed, match=r"leads to posix.system, which is not on"):
         received(codec, message).run()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "allowed"),
+    [
+        ("app.tasks:send", "app.tasks:send", True),
+        ("/srv/s.py:*", "/srv/s.py:run", True),
+        ("*.tasks.*", "/uploads/x.tasks.py:run", False),
+        ("*", "/uploads/x.py:run", True),
+        ("app.*", "app.tasks.send", True),
+    ],
+)
+def test_patterns_of_an_allow_list(pattern: str, path: str, allowed: bool) -> None:
+    codec = codec_of(allow=[pattern])
+    message = Message(id=1, func=path, payload=codec.encode((), {}))
+
+    if allowed:
+        codec.open(message, message.header())
+    else:
+        with pytest.raises(NotAllowed):
+            codec.open(message, message.header())
 
 
 def test_an_empty_allow_list_admits_nothing() -> None:
@@ -578,9 +615,9 @@ def test_results_are_sealed_and_limited_as_tasks_are(settings: dict[str, Any], t
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("{name}.evil:run", "is in {name}, a folder without __init__.py; .*allow="),
+        ("{name}.evil:run", "is in {name}, a folder without __init__.py; if it is yours, .*allow="),
         ("proper_{name}.{name}.evil:run", "is in proper_{name}.{name}, a folder without __init__.py"),
-        ("{folder}/{name}/evil.py:run", "in a script outside of the worker's folder"),
+        ("{folder}/{name}/evil.py:run", "in a script outside of the folders that modules are imported from"),
         ("{name}.evil.run", "a folder without __init__.py"),
     ],
 )
@@ -605,6 +642,32 @@ def test_uploaded_files_are_not_imported_for_plain_data(
     for trusting in (codec_of("json", allow=["*"]), codec_of("json", allow=None, secret=SECRET)):
         received(trusting, trusting.seal(message)).run()
     assert (tmp_path / "mark").exists()
+
+
+def test_a_program_is_not_imported_for_plain_data() -> None:
+    codec = codec_of("json", allow=None)
+    for path in ("unittest.__main__:main", "__main__:main"):
+        with pytest.raises(NotAllowed, match="in a program, which runs when it is imported"):
+            received(codec, Message(id=1, func=path, payload=codec.encode((), {})))
+
+
+def test_pickles_of_a_change_over_are_not_held_to_the_rules_of_plain_data() -> None:
+    codec, old = codec_of("json", allow=None, accept=["pickle"]), codec_of()
+    message = Message(id=1, func="/elsewhere/script.py:run", payload=old.encode((), {}))
+
+    codec.open(message, message.header())
+
+
+class Fails(plugs.Base64):
+    def __init__(self) -> None:
+        raise ImportError("no such module")
+
+
+def test_a_plug_that_can_not_be_made_here_leaves_the_task_to_another_worker() -> None:
+    codec = codec_of("tests.test_codec:Fails")
+
+    with pytest.raises(NotReadable, match="of queue 'q' can't be loaded: no such module"):
+        codec.decode(b"\1\xc8\0\0x")
 
 
 def test_scripts_of_the_workers_folder_are_run_for_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import click
 from delayed.brokers import DEFAULT_URL
 from delayed.cli.common import Size, log_options, reach, start_log, url_option
 from delayed.cli.discover import DiscoveryError, discover
+from delayed.codec import MAX_SIZE
 from delayed.errors import ConfigError
 from delayed.logger import logger
 from delayed.queue import Queue
@@ -65,6 +66,20 @@ Signals:
     metavar="NAME",
     help="What the tasks of queues served by name were enqueued with: pickle, cloudpickle, msgpack, json, or the path "
     "of a class of your own. [default: pickle]",
+)
+@click.option(
+    "--accept",
+    metavar="NAME",
+    multiple=True,
+    help="Another serializer that the tasks of queues served by name may come with, while it is being changed.",
+)
+@click.option(
+    "--accept-unsigned",
+    is_flag=True,
+    help="Run unsigned tasks of queues served by name in spite of DELAYED_SECRET, while signing is being introduced.",
+)
+@click.option(
+    "--max-size", type=Size(), metavar="SIZE", help="How large the arguments of a task may be. [default: 64M]"
 )
 @click.option(
     "--allow",
@@ -156,6 +171,9 @@ def worker(
     url: str | None,
     mode: str,
     serializer: str | None,
+    accept: tuple[str, ...],
+    accept_unsigned: bool,
+    max_size: int | None,
     allow: tuple[str, ...],
     dead_letters: bool,
     processes: int | None,
@@ -197,7 +215,9 @@ def worker(
     handlers = [path for path in (success_handler, error_handler) if path]
     if module and url:
         raise click.UsageError("--url goes with --queue; the queues of a module have their store already")
-    for option, value in (("--serializer", serializer), ("--allow", allow), ("--dead-letters", dead_letters)):
+    given: dict[str, Any] = {"--serializer": serializer, "--accept": accept, "--accept-unsigned": accept_unsigned}
+    given |= {"--max-size": max_size, "--allow": allow, "--dead-letters": dead_letters}
+    for option, value in given.items():
         if module and value:
             raise click.UsageError(f"{option} goes with --queue; the queues of a module have theirs already")
     try:
@@ -208,7 +228,8 @@ def worker(
         queues = _chosen(specs, module, names)
     else:
         settings: dict[str, Any] = {
-            "serializer": serializer or "pickle", "allow": allow or None, "dead_letters": dead_letters,
+            "serializer": serializer or "pickle", "accept": accept, "accept_unsigned": accept_unsigned,
+            "max_size": max_size or MAX_SIZE, "allow": allow or None, "dead_letters": dead_letters,
         }  # fmt: skip
         queues = [Queue(name, url, **settings) for name in dict.fromkeys(names or ("default",))]
     broker = queues[0].broker

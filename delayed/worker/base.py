@@ -276,7 +276,7 @@ class Worker:
             monitor.ask_stop()
 
     def _describe(self) -> str:
-        names = ", ".join(queue.name for queue in self.queues)
+        names = ", ".join(f"{queue.name} ({queue.codec.trust})" for queue in self.queues)
         each = f" ({self.lanes} {self.lanes_are} in each of {self.processes} processes)" if self.lanes_are else ""
         return f"{self.mode}, {self.processes * self.lanes} at once{each}, queues {names} on {self.broker!r}"
 

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from delayed import context
 from delayed.codec import BY_VALUE, Opened
-from delayed.errors import DecodeError, NotAllowed, RetireChild, StopWorkers, TaskControl, TaskStopped, TaskTimeout
+from delayed.errors import (
+    DecodeError,
+    NotAllowed,
+    NotReadable,
+    RetireChild,
+    StopWorkers,
+    TaskControl,
+    TaskStopped,
+    TaskTimeout,
+)
 from delayed.functions import resolve, stand_for_main
 from delayed.message import Message, Ref
 from delayed.task import Task, finished
@@ -187,7 +196,7 @@ class Lane:
         try:
             seen = Message.parse(frame.id, frame.header, frame.payload)
             message = codec.open(seen, frame.header)
-        except (DecodeError, NotAllowed) as raised:
+        except (DecodeError, NotAllowed, NotReadable) as raised:
             error = raised
         except Exception as raised:  # no memory for it, for example
             error = DecodeError(f"the message can't be opened: {type(raised).__name__}: {raised}")

@@ -13,6 +13,7 @@ from delayed.errors import (
     GiveBack,
     LimitsRefused,
     NotAllowed,
+    NotReadable,
     Reject,
     RetryLater,
     SignatureMismatch,
@@ -50,7 +51,7 @@ def outcome_of(error: BaseException) -> int:
         return verdict.UNDECODABLE
     if isinstance(error, NotAllowed):
         return verdict.NOT_ALLOWED
-    if isinstance(error, LimitsRefused):
+    if isinstance(error, (LimitsRefused, NotReadable)):
         return verdict.REFUSED
     if isinstance(error, FunctionNotFound):
         return verdict.UNKNOWN_FUNCTION
