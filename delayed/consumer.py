@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 
 from delayed.brokers.base import LEASE, Broker
 from delayed.codec import Codec
@@ -40,6 +41,7 @@ class Consumer:
 
     def take(self) -> Task | None:
         """The next task, or None if none comes within a second. What can't be decoded becomes a dead letter."""
+        deadline = time.monotonic() + WAIT
         waited = False
         while True:
             with self._lock:
@@ -51,9 +53,11 @@ class Consumer:
                 if task is not None:
                     return task
             if not claims:
-                if waited:
+                # A claim that found only what is no task is empty too, though there may be more: no wait is long then.
+                left = deadline - time.monotonic()
+                if waited and left <= 0:
                     return None
-                self._broker.wait([self._queue], WAIT)
+                self._broker.wait([self._queue], max(left, 0.0))
                 waited = True
 
     def _opened(self, claim: Claim) -> Task | None:

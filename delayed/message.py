@@ -34,6 +34,10 @@ DEFAULT_MAX_DELIVERIES = 11  # one run and ten deaths of its watchers, then a me
 LIFE = 1_000_000
 LIVES_END = 2_000_000_000
 
+ID_MAX = (1 << 53) - 1  # what every tool can read as a number
+COUNT_MAX = (1 << 31) - 1  # deliveries, or attempts, that every store has room for
+NONCE_MAX = (1 << 64) - 1
+
 KEEP_MIN = 0.001  # seconds that an answer is kept for at least
 
 State = Literal["scheduled", "ready", "running", "dead"]
@@ -244,6 +248,19 @@ class Claim(NamedTuple):
     def deliveries(self) -> int:
         """How often it was claimed since it was enqueued, or revived: what `max_deliveries` is compared with."""
         return self.delivery % LIFE
+
+
+def is_task(claim: Claim) -> bool:
+    """Whether a claim has what guardians count with and children are sent: others can write to a store too."""
+    _, id, delivery, nonce, attempt, header, payload = claim
+    return (
+        type(id) is type(delivery) is type(nonce) is type(attempt) is int
+        and type(header) is type(payload) is bytes
+        and 0 < id <= ID_MAX
+        and 0 < delivery <= COUNT_MAX
+        and 0 <= attempt <= COUNT_MAX
+        and 0 <= nonce <= NONCE_MAX
+    )
 
 
 Action = Literal["done", "retry", "back", "dead"]

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from delayed.brokers.base import DEAD_LETTERS, LEASE, PRODUCER_AGE, Broker, Listener
 from delayed.brokers.masked import masked
+from delayed.brokers.odd import tasks_among
 from delayed.errors import BrokerError, ConfigError
 from delayed.message import (
     LIFE,
@@ -229,6 +230,9 @@ class MemoryBroker(Broker):
     # -- working ---------------------------------------------------------------------------------------------------
 
     def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
+        return tasks_among(self, worker, self._claim(queues, worker, seq, nonce, limit, lease))
+
+    def _claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
         now = self._now()
         with self._store.changed:
             if self._store.claims.get(worker, (0, 0.0))[0] >= seq:
@@ -293,12 +297,14 @@ class MemoryBroker(Broker):
                     task.at = now + lease
                     held.append(ref)
             known = set(refs)
-            return Renewal(held, lost, [claim for claim in self._held(worker, queues) if claim.ref not in known])
+            unknown = [claim for claim in self._held(worker, queues) if claim.ref not in known]
+        return Renewal(held, lost, tasks_among(self, worker, unknown))
 
     def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
         self._now()
         with self._store.changed:
-            return self._held(worker, queues)
+            found = self._held(worker, queues)
+        return tasks_among(self, worker, found)
 
     def _held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
         names = dict.fromkeys(queues)

@@ -106,17 +106,27 @@ def _entry(row: Document, renewed: Mapping[Any, float]) -> Entry:
         state = "ready"
     if state == "running":
         due = max(due, renewed.get(ref_of(row), due))
+    header = _bytes(row.get("h"))
     return Entry(
-        message=Message.glimpse(int(row["id"]), bytes(row["h"]), bytes(row.get("b", b""))),
+        message=Message.glimpse(_number(row.get("id")), header, _bytes(row.get("b"))),
         state=state,
-        attempt=row["a"],
-        delivery=row["d"] % LIFE,
+        attempt=_number(row.get("a")),
+        delivery=_number(row.get("d")) % LIFE,
         worker=row.get("w", ""),
         due=due if state in ("running", "scheduled") else 0.0,
         reason=row.get("r", ""),
         died=-due if state == "dead" else 0.0,
-        header=bytes(row["h"]),
+        header=header,
     )
+
+
+def _number(value: Any) -> int:
+    """A number of a document, 0 if it is none: what is odd can be looked at too, until a claim finds it."""
+    return int(value) if isinstance(value, int) else 0
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else b""
 
 
 def is_id(id: int) -> bool:

@@ -10,14 +10,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bson.binary import Binary
 from bson.int64 import Int64
+from bson.timestamp import Timestamp
 from pymongo import DeleteOne, UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
 from delayed.brokers import mongo_answers as answers
+from delayed.brokers import odd
 from delayed.brokers.mongo_enqueue import DUPLICATE, milliseconds
-from delayed.message import Claim, Ref, Settlement
+from delayed.message import Claim, Ref, Settlement, is_task
 
 Document = dict[str, Any]
 Tasks = Collection[Document]
@@ -101,15 +104,28 @@ class Claiming:
         return True
 
     def _candidates(self, queue: str, skip: int) -> list[Document]:
+        while True:
+            rows, strange = self._look(queue, skip)
+            for row in strange:  # before it is taken: the server refuses to count with what is no number
+                put_away(self._tasks, queue, row)
+            if rows or not strange:
+                return rows
+
+    def _look(self, queue: str, skip: int) -> tuple[list[Document], list[Document]]:
+        """What is ready: tasks, and what is none."""
         rows: list[Document] = []
+        strange: list[Document] = []
         found = self._tasks.find({"s": "r/" + queue}).sort([("p", -1), ("o", 1)]).skip(skip).limit(self._left)
         with found:
             for row in found:
+                if not _is_sound(row, queue):
+                    strange.append(row)
+                    continue
                 rows.append(row)
                 self._room -= len(row["h"]) + len(row["b"])
                 if self._room < 0:
                     break
-        return rows
+        return rows, strange
 
     def _take(self, queue: str, rows: Sequence[Document]) -> bool:
         # `d` rises with every claim: with it in the condition, what was read is what is taken.
@@ -197,7 +213,12 @@ def held(tasks: Tasks, queues: Iterable[str], worker: str, nonce: int | None = N
     which: Document = {"w": worker, "s": {"$in": ["h/" + queue for queue in names]}}
     if nonce is not None:
         which["n"] = signed(nonce)
-    rows = list(tasks.find(which))
+    rows = []
+    for row in tasks.find(which):
+        if _is_sound(row, queue := str(row["s"])[2:]):
+            rows.append(row)
+        else:
+            put_away(tasks, queue, row)
     rows.sort(key=lambda row: (names.index(row["q"]), -row["p"], row["o"].as_datetime(), row["o"].inc))
     return [claim_of(row) for row in rows]
 
@@ -209,11 +230,51 @@ def held_refs(tasks: Tasks, queues: Iterable[str], worker: str) -> set[Ref]:
 
 
 def claim_of(row: Mapping[str, Any]) -> Claim:
-    return Claim(row["q"], int(row["id"]), row["d"], unsigned(row["n"]), row["a"], bytes(row["h"]), bytes(row["b"]))
+    return Claim(*ref_of(row), _plain(row.get("a")), _plain(row.get("h")), _plain(row.get("b")))
 
 
 def ref_of(row: Mapping[str, Any]) -> Ref:
-    return Ref(row["q"], int(row["id"]), row["d"], unsigned(row["n"]))
+    nonce = _plain(row.get("n", 0))
+    return Ref(row["q"], _plain(row.get("id")), _plain(row.get("d")), unsigned(nonce) if type(nonce) is int else nonce)
+
+
+def _plain(value: Any) -> Any:
+    """A number or bytes of the driver's as ours; anything else as it is."""
+    return int(value) if type(value) is Int64 else bytes(value) if type(value) is Binary else value
+
+
+# -- what is no task -------------------------------------------------------------------------------------------
+
+
+def _is_sound(row: Mapping[str, Any], queue: str) -> bool:
+    """Whether a document that is ready or held is a task that can be claimed, or was."""
+    return (
+        row.get("q") == queue
+        and is_task(_as_claimed(row))
+        and type(row.get("o")) is Timestamp
+        and all(isinstance(row.get(name), int) for name in "pml")
+    )
+
+
+def _as_claimed(row: Mapping[str, Any]) -> Claim:
+    """The claim of a document; one that is ready counts its next delivery."""
+    claim = claim_of(row)
+    if "w" in row or type(claim.delivery) is not int or type(claim.attempt) is not int:
+        return claim
+    return claim._replace(delivery=claim.delivery + 1, attempt=claim.attempt + 1)
+
+
+def put_away(tasks: Tasks, queue: str, row: Mapping[str, Any]) -> None:
+    """Make a dead letter of a document that is no task, or remove it where nobody could name the letter."""
+    which = {"_id": row["_id"], "s": row["s"]}
+    claim = _as_claimed({"q": queue, **row})
+    if row.get("q") == queue and type(claim.id) is int and type(claim.delivery) is int:
+        reason = f"no task: {odd.fault(claim)}"
+        dead = {"$set": {"s": "d/" + queue, "r": reason}, "$unset": LET_GO, "$currentDate": {"at": True, **AT_END}}
+        tasks.update_one(which, dead)
+        odd.log(queue, claim.id, reason, dead=True)
+    elif tasks.delete_one(which).deleted_count:
+        odd.log(queue, claim.id, f"no task: {odd.fault(claim)}", dead=False)
 
 
 def name_of(ref: Ref) -> str:

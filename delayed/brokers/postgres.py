@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from delayed.brokers import postgres_look as look
 from delayed.brokers.base import DEAD_LETTERS, LEASE, PRODUCER_AGE, Broker, Listener
+from delayed.brokers.odd import tasks_among
 from delayed.brokers.postgres_join import PostgresJoined, joinable, task_transaction
 from delayed.brokers.postgres_link import Link
 from delayed.brokers.postgres_listen import PostgresListener
@@ -198,7 +199,7 @@ class PostgresBroker(Broker):
         claims = _claims([row for row in rows if row[1] is not None], queues, nonce)
         if limit > 0:
             self._waiter.note_claim(len(claims))
-        return answers, claims
+        return answers, tasks_among(self, worker, claims)
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
         values = {"worker": worker, "queues": list(queues), "lease": lease, **_tokens(refs, "_0")}
@@ -214,10 +215,11 @@ class PostgresBroker(Broker):
 
     def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
         rows = self._link.run(self._sql(_HELD), (worker, list(queues)))
-        return [
+        found = [
             Claim(queue, id, delivery, _unsigned(nonce), attempt, header, payload)
             for queue, id, delivery, nonce, attempt, header, payload in rows
         ]
+        return tasks_among(self, worker, found)
 
     def wait(self, queues: Sequence[str], timeout: float) -> None:
         self._waiter.sleep(queues, timeout)

@@ -25,6 +25,7 @@ from delayed.brokers.base import (
     Broker,
     Listener,
 )
+from delayed.brokers.odd import log as log_odd
 from delayed.errors import BrokerError, ConfigError
 from delayed.message import (
     DEFAULT_MAX_DELIVERIES,
@@ -243,6 +244,8 @@ class RedisBroker(Broker):
         claims = []
         at = 0
         messages: bytes = answer[6]
+        if len(answer) > 7:
+            _log_odd(queue, answer[7])
         for id, delivery, attempt, size in zip(
             map(int, answer[2].split()),
             map(int, answer[3].split()),
@@ -252,6 +255,8 @@ class RedisBroker(Broker):
         ):
             start, end = at + 4, at + size
             middle = start + int.from_bytes(messages[at:start], "big")
+            if middle > end:  # what it says of itself is wrong: it has no payload
+                middle = end
             claims.append(Claim(queue, id, delivery, nonce, attempt, messages[start:middle], messages[middle:end]))
             at = end
         return claims
@@ -266,7 +271,8 @@ class RedisBroker(Broker):
             for ref in part:
                 args.append(ref.id)
                 args.append(b"%d|%d|" % (ref.delivery, ref.nonce))
-            verdicts, ids, deliveries, nonces, attempts, *messages = self._run("renew", queue, *args)
+            verdicts, ids, deliveries, nonces, attempts, odd, *messages = self._run("renew", queue, *args)
+            _log_odd(queue, odd)
             for ref, verdict in zip(part, verdicts, strict=True):
                 (renewal.held if verdict == 49 else renewal.lost).append(ref)
             for id, delivery, nonce, attempt, message in zip(
@@ -502,6 +508,12 @@ class RedisBroker(Broker):
         return f"{type(self).__name__}({self._client.shown!r})"
 
 
+def _log_odd(queue: str, told: Sequence[bytes]) -> None:
+    for line in told:
+        end, why, id = line.decode("utf-8", "replace").split("|", 2)
+        log_odd(queue, id, f"no task: {why}", dead=end == "dead")
+
+
 def _split(message: bytes) -> tuple[bytes, bytes]:
     end = 4 + int.from_bytes(message[:4], "big")
     return message[4:end], message[end:]
@@ -517,7 +529,7 @@ def _entry(now: int, state: State, id: bytes, message: bytes, record: bytes, sco
         delivery, _, attempt, _, _, owner = record.split(b"|", 5)
         worker = owner.decode("utf-8", "replace")
     header, payload = _split(message)
-    parsed = Message.glimpse(int(id), header, payload)
+    parsed = Message.glimpse(int(id) if id.isdigit() else 0, header, payload)
     due = max(float(score) - now, 0.0) / 1000 if state in ("scheduled", "running") else 0.0
     died = (now - float(score)) / 1000 if state == "dead" else 0.0
     return Entry(parsed, state, int(attempt), int(delivery) % LIFE, worker, due, reason, died, header)

@@ -18,6 +18,7 @@ from delayed.brokers import sqlite_people as people
 from delayed.brokers import sqlite_tasks as tasks
 from delayed.brokers.base import LEASE, Broker, Listener
 from delayed.brokers.masked import masked
+from delayed.brokers.odd import tasks_among
 from delayed.brokers.sqlite_file import RESERVE, SQLiteFile
 from delayed.brokers.sqlite_join import SQLiteJoined, TaskConnection, join
 from delayed.brokers.sqlite_open import path_of
@@ -156,28 +157,40 @@ class SQLiteBroker(Broker):
             self._file.bell.ring(number)
         for number in answered:
             answers.ring(self._file.wakes, number)
-        return accepted, claims
+        return accepted, self._tasks(worker, claims)
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
         numbered = self._numbered(dict.fromkeys([*queues, *[ref.queue for ref in refs]]))
         if not refs:
             with self._file.read() as file:
-                return Renewal([], [], tasks.held(file.db, numbered, worker))
+                unknown = tasks.held(file.db, numbered, worker)
+            return Renewal([], [], self._tasks(worker, unknown))
         with self._file.write() as file:
             there = tasks.held_refs(file.db, numbered, worker)
             known = set(refs)
             held = [ref for ref in refs if ref in there]
             lost = [ref for ref in refs if ref not in there]
-            unknown: list[Claim] = []
+            unknown = []
             if not there <= known:
                 unknown = [claim for claim in tasks.held(file.db, numbered, worker) if claim.ref not in known]
             tasks.renew(file.db, file.numbers, held, file.now() + round(lease * 1000))
-        return Renewal(held, lost, unknown)
+        return Renewal(held, lost, self._tasks(worker, unknown))
 
     def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:
         numbered = self._numbered(queues)
         with self._file.read() as file:
-            return tasks.held(file.db, numbered, worker)
+            found = tasks.held(file.db, numbered, worker)
+        return self._tasks(worker, found)
+
+    def _tasks(self, worker: str, claims: list[Claim]) -> list[Claim]:
+        """Those of the claims that are tasks; see :func:`tasks_among`."""
+
+        def remove(claim: Claim) -> None:
+            ((_, number),) = self._numbered([claim.queue])
+            with self._file.write() as file:
+                tasks.remove_odd(file.db, number, worker)
+
+        return tasks_among(self, worker, claims, remove)
 
     def wait(self, queues: Sequence[str], timeout: float) -> None:
         deadline = time.monotonic() + timeout

@@ -16,6 +16,12 @@ from delayed.message import LIFE, Bounds, Claim, Message, Ref, Settlement, next_
 PROMOTE_MAX = 1000  # scheduled tasks that one claim makes ready at most, of each queue
 SWEEP_MAX = 10_000  # lost tasks that one sweep returns at most
 
+# A column takes what it is given. What is not of its kind is read as NULL: text, for instance, may be none that can be
+# decoded, and then no row of the answer could be read.
+_ID = "CASE typeof(id) WHEN 'integer' THEN id END"
+_HEADER = "CASE typeof(header) WHEN 'blob' THEN header END"
+_PAYLOAD = "CASE typeof(payload) WHEN 'blob' THEN payload END"
+
 Executor = sqlite3.Connection | sqlite3.Cursor
 
 # The partial indexes of the schema are used only where a statement says the state as a number.
@@ -38,17 +44,18 @@ _INSERT = """
 """
 _DUE = "SELECT seat FROM delayed_task WHERE queue = ? AND state = 0 AND at <= ? ORDER BY at, seat LIMIT ?"
 _PROMOTE = "UPDATE delayed_task SET state = 1, place = ? WHERE seat = ?"
-_TAKE = """
+_TAKE = f"""
     UPDATE delayed_task
     SET state = 2, worker = ?, nonce = ?, at = ?, delivery = delivery + 1, attempt = attempt + 1
     WHERE seat IN (SELECT seat FROM delayed_task WHERE queue = ? AND state = 1 ORDER BY priority DESC, place LIMIT ?)
-    RETURNING -priority, place, id, delivery, attempt, header, payload
+    RETURNING -priority, place + 0, seat, {_ID}, delivery, attempt, {_HEADER}, {_PAYLOAD}
 """
 _RESCHEDULE = "UPDATE delayed_task SET state = ?, at = ?, place = ? WHERE queue = ? AND id = ? AND state IN (0, 1)"
-_HELD = """
-    SELECT id, delivery, nonce, attempt, header, payload FROM delayed_task
+_HELD = f"""
+    SELECT {_ID}, delivery, nonce, attempt, {_HEADER}, {_PAYLOAD} FROM delayed_task
     WHERE queue = ? AND state = 2 AND worker = ? ORDER BY priority DESC, place
 """
+_REMOVE_ODD = "DELETE FROM delayed_task WHERE queue = ? AND state = 2 AND worker = ? AND typeof(id) <> 'integer'"
 _HELD_TOKENS = "SELECT id, delivery, nonce FROM delayed_task WHERE queue = ? AND state = 2 AND worker = ?"
 
 _SEEN = "SELECT seq FROM delayed_claimer WHERE worker = ?"
@@ -171,10 +178,10 @@ def take(
             places = range(_places(db, number, len(due)), 1 << 63)
             db.executemany(_PROMOTE, [(place, seat) for place, (seat,) in zip(places, due, strict=False)])
         rows = db.execute(_TAKE, (worker, _signed(nonce), end, number, limit - len(claims))).fetchall()
-        rows.sort()  # by priority, then place, which no two share
+        rows.sort()  # by priority, then place, then seat, which no two share
         claims += [
             Claim(name, id, delivery, nonce, attempt, header, payload)
-            for _, _, id, delivery, attempt, header, payload in rows
+            for _, _, _, id, delivery, attempt, header, payload in rows
         ]
     return claims
 
@@ -199,6 +206,11 @@ def held_refs(db: sqlite3.Connection, queues: Sequence[tuple[str, int]], worker:
         for name, number in queues
         for id, delivery, nonce in db.execute(_HELD_TOKENS, (number, worker)).fetchall()
     }
+
+
+def remove_odd(db: sqlite3.Connection, number: int, worker: str) -> None:
+    """Remove what `worker` holds in the queue and no claim can name, for its id is no number."""
+    db.execute(_REMOVE_ODD, (number, worker))
 
 
 def renew(db: sqlite3.Connection, numbers: Mapping[str, int], refs: Sequence[Ref], end: int) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from delayed.brokers.base import RENEW_INTERVAL, SWEEP_INTERVAL, WAIT_TIMEOUT, Broker
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
-from delayed.message import EXPIRES, Action, Answer, Bounds, Claim, Settlement
+from delayed.message import EXPIRES, Action, Answer, Bounds, Claim, Settlement, is_task
 from delayed.worker.process import now
 
 FLUSH_SIZE = 64  # settlements that are sent without waiting for more
@@ -376,6 +376,9 @@ class Courier(threading.Thread):
         fresh: list[Held] = []
         expiring: list[Held] = []
         for claim in claims:
+            if not is_task(claim):  # the last defence: the monitor trusts what it is given
+                logger.error("%r handed out what is no task, and it is not run: %.200r", self.broker, claim.ref)
+                continue
             held = self._held[claim.queue, claim.id] = Held(claim, sent, self._queue_index[claim.queue])
             fresh.append(held)
             if EXPIRES in claim.header:
@@ -456,7 +459,7 @@ class Courier(threading.Thread):
         with self._condition:
             known = {(held.claim.queue, held.claim.id) for held in self._held.values()}
             for claim in renewal.unknown:
-                if (claim.queue, claim.id) not in known:
+                if (claim.queue, claim.id) not in known and is_task(claim):
                     logger.info("task %d was claimed but the answer was lost: it goes back", claim.id)
                     self._outbox.append((None, Settlement(claim.ref, "back")))
         self.notify()

@@ -80,6 +80,14 @@ local function parts(record)
   return tonumber(delivery), nonce, tonumber(attempt), priority, worker, tonumber(losses)
 end
 
+-- Why what has this id and record is no task that anybody can hold; nil if it is one. An id is a number from 1 to
+-- 2^53 - 1, as nobody writes it in two ways, and how often a task was claimed fits into 32 bits everywhere.
+local function fault(id, delivery, attempt)
+  if not string.find(id, '^[1-9]%d*$') then return 'its id is no number' end
+  if tonumber(id) >= 9007199254740992 then return 'its id is larger than 2^53 - 1' end
+  if delivery >= 2147483647 or attempt >= 2147483647 then return 'its number of deliveries or attempts is too large' end
+end
+
 -- The member of PRIOR for a task. Its place among equals is its id, so that the oldest comes first; `at` (ms) instead
 -- puts it behind all that exist by then, because ids are reserved from the clock.
 local function member(id, at)
@@ -167,6 +175,17 @@ end
 local function bury(id, message, delivery, attempt, reason, at)
   redis.call('ZADD', DEAD, at, id)
   redis.call('HSET', DEADMSG, id, delivery .. '|' .. attempt .. '|' .. #reason .. '|' .. reason .. message)
+end
+
+-- Takes what is no task out of the way: it becomes a dead letter if its id is a number, else it is removed. Returns what
+-- is told of it: 'dead' or 'gone'|why|id.
+local function put_away(id, message, why, at)
+  redis.call('ZREM', CLAIMED, id)
+  redis.call('HDEL', CLAIM, id)
+  redis.call('HDEL', MSG, id)
+  local named = string.find(id, '^[1-9]%d*$')
+  if named then bury(id, message, 0, 0, 'no task: ' .. why, at) end
+  return (named and 'dead|' or 'gone|') .. why .. '|' .. string.sub(id, 1, 50)
 end
 
 -- Notes that a worker or a sweeper has called. A gap between two calls is an outage or a clock that jumped, and then

@@ -58,16 +58,21 @@ else
   prior('(0', '+inf')
 end
 
+-- Where the header of the message ends that begins at `at` of `text`.
+local function header_end(text, at)
+  return #text < at + 3 and #text or at + 3 + struct.unpack('>I4', text, at)
+end
+
 local messages = state == 'dead' and {} or fetch(MSG, ids)
 local records = fetch(state == 'dead' and DEADMSG or CLAIM, ids)
 if ARGV[4] == '0' then
   for i in ipairs(ids) do
     if messages[i] then
-      messages[i] = string.sub(messages[i], 1, 4 + struct.unpack('>I4', messages[i]))
+      messages[i] = string.sub(messages[i], 1, header_end(messages[i], 1))
     elseif state == 'dead' and records[i] then
       local at, reason = select(2, string.find(records[i], '^%d+|%d+|(%d+)|'))
       at = at + reason
-      records[i] = string.sub(records[i], 1, at + 4 + struct.unpack('>I4', records[i], at + 1))
+      records[i] = string.sub(records[i], 1, header_end(records[i], at + 1))
     end
   end
 end

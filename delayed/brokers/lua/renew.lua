@@ -6,12 +6,15 @@
 -- KEYS[3] -> MSG
 -- KEYS[4] -> HELD
 -- KEYS[5] -> META
+-- KEYS[6] -> DEAD
+-- KEYS[7] -> DEADMSG
 -- ARGV[1] -> worker
 -- ARGV[2] -> lease, ms; 0 renews nothing and only looks
 -- ARGV[3] -> how many unknown claims to return at most, fewer if they are large
 -- ARGV[4 ...] -> of each claim: id, 'delivery|nonce|'
 -- Returns {'1' (renewed) or '0' (lost) for each, in one string; and of the unknown claims: ids, deliveries, nonces,
---          attempts, each in one string; then their messages}.
+--          attempts, each in one string; then a list of what put_away() tells of those that are no tasks; then the
+--          messages}.
 
 redis.call('ZREM', CLAIMED, '')
 local worker, lease, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -38,7 +41,7 @@ end
 if lease > 0 then send('ZADD', CLAIMED, leases) end
 
 -- Only when the number of its claims is not the number that it named, all claims are looked through.
-local ids, deliveries, nonces, attempts, messages = {}, {}, {}, {}, {}
+local ids, deliveries, nonces, attempts, messages, odd = {}, {}, {}, {}, {}, {}
 if tonumber(redis.call('HGET', HELD, worker) or 0) ~= own then
   local claimed = redis.call('ZRANGE', CLAIMED, 0, -1)
   local held, bytes = 0, 0
@@ -47,6 +50,12 @@ if tonumber(redis.call('HGET', HELD, worker) or 0) ~= own then
     if holder == worker then
       held = held + 1
       local id = claimed[i]
+      local why = not known[id] and (fault(id, delivery, attempt) or not tonumber(nonce) and 'its nonce is no number')
+      if why then
+        held = held - 1
+        odd[#odd + 1] = put_away(id, redis.call('HGET', MSG, id) or '', why, now)
+        known[id] = true
+      end
       local message = not known[id] and #ids < most and bytes < ROOM and redis.call('HGET', MSG, id)
       if message then
         ids[#ids + 1], deliveries[#ids + 1], nonces[#ids + 1] = id, delivery, nonce
@@ -60,5 +69,5 @@ end
 return {
   table.concat(verdicts),
   table.concat(ids, ' '), table.concat(deliveries, ' '), table.concat(nonces, ' '), table.concat(attempts, ' '),
-  unpack(messages)
+  odd, unpack(messages)
 }

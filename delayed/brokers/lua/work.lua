@@ -28,7 +28,8 @@
 --                Of each other: 'delivery|nonce|', 'r' .. delay (retry) or 'b' .. delay (back), delays in ms, or
 --                'x' .. reason (dead); and its id
 -- Returns {'1' or '0' for each settlement in that order, in one string; ms until the next scheduled task or -1; and of
---          the claims: ids, deliveries, attempts, lengths of the messages, the messages, each in one string}.
+--          the claims: ids, deliveries, attempts, lengths of the messages, the messages, each in one string; and if
+--          something was there that is no task, what put_away() tells of each}.
 
 redis.call('ZREM', CLAIMED, '')
 local worker, seq, nonce = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -136,6 +137,7 @@ if #arrived > 0 then
 end
 
 local ids, deliveries, attempts, messages = {}, {}, {}, {}
+local odd
 if limit > 0 then
   local last_seq, last_nonce, last_ids
   local last = redis.call('HGET', LAST, worker)
@@ -189,7 +191,11 @@ if limit > 0 then
         if message and not seen[id] then -- else its message was removed by hand
           local delivery, _, attempt, priority, holder, losses = 0, '', 0, '0', '', 0
           if record then delivery, _, attempt, priority, holder, losses = parts(record) end
-          if holder == '' then -- else it stands in the queue and is held: whoever holds it settles it
+          local why = fault(id, delivery, attempt)
+          if why then
+            odd = odd or {}
+            odd[#odd + 1] = put_away(id, message, why, now)
+          elseif holder == '' then -- else it stands in the queue and is held: whoever holds it settles it
             n = n + 1
             bytes = bytes + #message
             seen[id] = true
@@ -224,4 +230,5 @@ local reply = {
 }
 for i, message in ipairs(messages) do messages[i] = #message end
 reply[6] = table.concat(messages, ' ')
+reply[8] = odd
 return reply
