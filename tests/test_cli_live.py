@@ -52,7 +52,7 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
         yield server
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["redis"])  # the other commands are tested on a file, and the orders themselves on both
 def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Terminal]:
     opened = Terminal(tmp_path)
     opened.write("app.py", APP)

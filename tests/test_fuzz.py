@@ -18,7 +18,7 @@ from tests import fuzzed
 
 GOOD = fuzzed.good()
 few = settings(
-    max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=30, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 anything = st.recursive(

@@ -394,7 +394,7 @@ def terminate_all(admin: Any) -> int:
 def test_sessions_that_are_ended_at_any_moment_lose_and_repeat_nothing(
     open_broker: Callable[..., PostgresBroker], postgres_url: str, store: str
 ) -> None:
-    total = 2000
+    total = 600
     open_broker().check()  # makes the tables, which takes longer than a session lives here
     over = threading.Event()
     killed = [0]
@@ -427,7 +427,7 @@ def test_sessions_that_are_ended_at_any_moment_lose_and_repeat_nothing(
     over.set()
     killer.join(BOUND)
 
-    assert killed[0] > 20
+    assert killed[0] > 10
     assert len(done) == len(set(done)) == total
     assert insist(lambda: worker.counts(QUEUE)) == (0, 0, 0, 0)
 

@@ -109,8 +109,8 @@ class Bench:
 
 # What a worker does hardly depends on the store: on SQLite everything is run, on the servers what depends on them, with
 # those kinds of workers that differ in how they talk to them.
-BY_STORE = {"test_running", "test_deaths_of_guardians", "test_outages", "test_results", "test_transactions"}
-BY_STORE_ONCE = {"test_orders", "test_control", "test_supervisor"}
+BY_STORE = {"test_running", "test_deaths_of_guardians", "test_outages", "test_transactions"}
+BY_STORE_ONCE = {"test_orders", "test_control", "test_results", "test_supervisor"}
 URLS = {"redis": "redis_url", "postgres": "postgres_schema", "mongodb": "mongo_database"}
 
 
