@@ -47,8 +47,10 @@ class Order:
             self._ask_at = now + AGAIN
         for worker in self.broker.workers(self.queue):
             if worker.worker == self.worker:
-                reply: Mapping[str, Any] | None = worker.info.get("replies", {}).get(self.what["id"])
-                return reply
+                # Anybody who can write to the store may have written it.
+                replies = worker.info.get("replies") if isinstance(worker.info, Mapping) else None
+                reply = replies.get(self.what["id"]) if isinstance(replies, Mapping) else None
+                return reply if isinstance(reply, Mapping) and {"done", "text"} <= reply.keys() else None
         return None
 
 

@@ -43,7 +43,7 @@ def demo(url: str | None, processes: int) -> int:
 
     Starts a worker and a sweeper, on a queue of its own in the store, or on a file in a temporary folder.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     url = url or os.environ.get("DELAYED_URL")
     if url:
         reach(broker_for(url))  # complain about the store here, not in the worker's log
@@ -109,9 +109,9 @@ def _words(progress: Progress) -> str:
 
 def _print_ends(console: Console, ends: dict[str, tuple[str, str]]) -> None:
     for kind, (verdict, stack) in ends.items():
-        console.print(f"{kind}: {verdict}", style="bold", markup=False, soft_wrap=True)
+        console.print(f"{kind}: {verdict}", style="bold", soft_wrap=True)
         for line in stack.rstrip().splitlines()[-STACK_LINES:]:
-            console.print(f"    {line}", markup=False, soft_wrap=True)
+            console.print(f"    {line}", soft_wrap=True)
     console.print()
 
 

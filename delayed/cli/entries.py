@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from delayed.cli.common import duration
 from delayed.cli.discover import DiscoveryError, load
-from delayed.cli.tables import first_line, table
+from delayed.cli.tables import console, first_line, table
 from delayed.compressors import COMPRESSORS
 from delayed.errors import ConfigError, DecodeError, NotAllowed
 from delayed.message import Entry
@@ -75,7 +74,7 @@ def print_list(found: Sequence[tuple[str, Entry]], *, as_json: bool) -> None:
         cells += [str(entry.attempt), str(entry.delivery), _age(entry), _when(entry)]
         cells += [first_line(entry.reason) if dead else None]
         shown.add_row(*(Text(cell) for cell in cells if cell is not None))
-    Console().print(shown)
+    console().print(shown)
 
 
 def print_one(queue: str, entry: Entry, module: str | None, *, as_json: bool) -> None:

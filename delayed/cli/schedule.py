@@ -10,11 +10,10 @@ import time
 from typing import Any
 
 import click
-from rich.console import Console
 
 from delayed.cli.common import duration
 from delayed.cli.discover import DiscoveryError, discover
-from delayed.cli.tables import table
+from delayed.cli.tables import console, table
 from delayed.errors import ConfigError
 from delayed.schedule import Schedule
 
@@ -59,4 +58,4 @@ def schedule(module: str, as_json: bool) -> None:
             moment.strftime("%a %d %b %H:%M:%S %Z"), duration(each["next"] - now), each["rule"], each["function"],
             each["queue"],
         )  # fmt: skip
-    Console().print(shown)
+    console().print(shown)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from delayed.brokers import Broker
-from delayed.cli.common import duration, open_broker, plural, url_option
-from delayed.cli.tables import first_line, short, table, up
+from delayed.cli.common import open_broker, plural, url_option
+from delayed.cli.tables import console, first_line, is_number, lasting, running, short, table, up
 from delayed.errors import BrokerUnavailable
 from delayed.message import WorkerInfo
 
@@ -43,21 +43,21 @@ def status(queues: tuple[str, ...], watch: bool, as_json: bool, url: str | None)
     if as_json:
         _print_json(broker, queues, watch)
         return
-    console = Console()
+    screen = console()
     if not watch:
-        console.print(_render(look(broker, queues), url))
+        screen.print(_render(look(broker, queues), url))
         return
-    live = Live(console=console, screen=console.is_terminal, auto_refresh=False)
+    live = Live(console=screen, screen=screen.is_terminal, auto_refresh=False)
     with contextlib.suppress(KeyboardInterrupt), live:  # Ctrl-C is how this ends
         while True:
             try:
                 picture = _render(look(broker, queues), url)
             except BrokerUnavailable as error:  # it may come back; so long, say that it is gone
                 picture = Text(f"{broker!r} does not answer: {error}", style="red")
-            if console.is_terminal:
+            if screen.is_terminal:
                 live.update(picture, refresh=True)
             else:
-                console.print(picture)
+                screen.print(picture)
             time.sleep(WATCH_INTERVAL)
 
 
@@ -91,7 +91,8 @@ def look(broker: Broker, queues: Sequence[str] = ()) -> dict[str, Any]:
 
 def about(worker: WorkerInfo) -> dict[str, Any]:
     """What a worker said of itself, without its replies to who asked it for something."""
-    return {"worker": worker.worker, **{name: it for name, it in worker.info.items() if name != "replies"}}
+    info = worker.info if isinstance(worker.info, Mapping) else {}  # anybody may have written it
+    return {**{name: it for name, it in info.items() if name != "replies"}, "worker": worker.worker}
 
 
 def _print_json(broker: Broker, queues: Sequence[str], watch: bool) -> None:
@@ -109,9 +110,9 @@ def _render(seen: dict[str, Any], url: str | None) -> RenderableType:
     tables = [_queues(seen["queues"])]
     if seen["workers"]:
         tables.append(_workers(seen["workers"]))
-    running = [(worker, task) for worker in seen["workers"] for task in worker.get("running", ())]
-    if running:
-        tables.append(_running(running))
+    busy = [(worker, task) for worker in seen["workers"] for task in running(worker)]
+    if busy:
+        tables.append(_running(busy))
     if seen["dead"]:
         tables.append(_dead(seen["dead"]))
     hints = [Text(f"\n{hint}", style="yellow") for hint in _hints(seen, url)]
@@ -138,17 +139,22 @@ def _workers(workers: Sequence[dict[str, Any]]) -> Table:
     return shown
 
 
-def _running(running: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
+def _running(busy: Sequence[tuple[dict[str, Any], Mapping[str, Any]]]) -> Table:
     shown = table("running now", "queue", "function", "for", "worker")
-    for worker, task in sorted(running, key=lambda pair: -pair[1].get("for", 0.0)):
+    for worker, task in sorted(busy, key=lambda pair: -_age(pair[1])):
         shown.add_row(
-            str(task["id"]),
+            str(task.get("id", "?")),
             str(task.get("queue", "?")),
             str(task.get("func", "?")),
-            duration(task.get("for", 0.0)),
+            lasting(task.get("for", 0.0)),
             short(worker["worker"]),
         )
     return shown
+
+
+def _age(task: Mapping[str, Any]) -> float:
+    seconds = task.get("for")
+    return seconds if is_number(seconds) else 0.0
 
 
 def _dead(dead: Sequence[dict[str, Any]]) -> Table:

@@ -6,9 +6,9 @@ import contextlib
 import time
 
 import click
-from rich.console import Console
 
 from delayed.cli.common import check_name, open_broker, plural, url_option
+from delayed.cli.tables import console
 from delayed.orders import LOOK, Order
 
 
@@ -48,8 +48,8 @@ def stop(queue: str, no_wait: bool, timeout: float, url: str | None) -> None:
     if no_wait:
         return
     deadline = time.monotonic() + timeout
-    console = Console(stderr=True)
-    watch = console.status("") if console.is_terminal else contextlib.nullcontext()
+    screen = console(stderr=True)
+    watch = screen.status("") if screen.is_terminal else contextlib.nullcontext()
     with watch as status:
         while left := [worker.worker for worker in broker.workers(queue) if worker.worker in asked]:
             if status is not None:

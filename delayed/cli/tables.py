@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
+from rich.console import Console
 from rich.table import Table
 
 from delayed.cli.common import duration
@@ -14,6 +15,11 @@ _NUMBERS = (
     "scheduled", "ready", "running", "dead", "workers", "processes", "pid", "for", "up", "in", "attempt", "deliveries",
     "age",
 )  # fmt: skip
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where to print. What comes from a store or a task is text for it and nothing else: no markup, no emoji."""
+    return Console(stderr=stderr, markup=False, emoji=False)
 
 
 def table(*columns: str) -> Table:
@@ -37,4 +43,21 @@ def short(worker: str) -> str:
 
 def up(info: Mapping[str, Any]) -> str:
     """Since when a worker works."""
-    return duration(time.time() - info["started"]) if "started" in info else "?"
+    started = info.get("started")
+    return lasting(time.time() - started) if is_number(started) else "?"
+
+
+def running(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The tasks that a worker says it runs."""
+    found = info.get("running")
+    return [task for task in found if isinstance(task, Mapping)] if isinstance(found, (list, tuple)) else []
+
+
+def lasting(seconds: object) -> str:
+    """A duration that somebody else says; "?" if it is none."""
+    return duration(seconds) if is_number(seconds) else "?"
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number of seconds that can be counted with, since 1970 or of a duration."""
+    return isinstance(value, (int, float)) and -1e15 < value < 1e15

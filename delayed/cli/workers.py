@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.console import Console
 
-from delayed.cli.common import check_name, duration, open_broker, url_option
+from delayed.cli.common import check_name, open_broker, url_option
 from delayed.cli.status import look
-from delayed.cli.tables import short, table, up
+from delayed.cli.tables import console, lasting, running, short, table, up
 
 
 @click.command(
@@ -40,12 +39,13 @@ def workers(queue: str | None, as_json: bool, url: str | None) -> None:
     shown = table("worker", "host", "pid", "mode", "queues", "up", "running now")
     for worker in found:
         cells = [str(worker.get(name, "?")) for name in ("host", "pid", "mode")]
-        queues = ", ".join(worker.get("queues", ()))
-        running = "\n".join(_line(task) for task in worker.get("running", ()))
+        names = worker.get("queues", [])
+        queues = ", ".join(map(str, names)) if isinstance(names, (list, tuple)) else "?"
+        tasks = "\n".join(_line(task) for task in running(worker))
         leaving = "stopping" if worker.get("stopping") else ""
-        shown.add_row(short(worker["worker"]), *cells, queues, up(worker), running or leaving or "nothing")
-    Console().print(shown)
+        shown.add_row(short(worker["worker"]), *cells, queues, up(worker), tasks or leaving or "nothing")
+    console().print(shown)
 
 
 def _line(task: Mapping[str, Any]) -> str:
-    return f"{task.get('id', '?')} {task.get('func', '?')} for {duration(task.get('for', 0.0))}"
+    return f"{task.get('id', '?')} {task.get('func', '?')} for {lasting(task.get('for', 0.0))}"
