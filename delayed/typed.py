@@ -14,7 +14,7 @@ from delayed.functions import function_in
 from delayed.hidden import hides
 from delayed.notes import hints_in
 from delayed.plain import RECORD, arrives, asks_for, plain_of
-from delayed.shown import masked, shown, type_shown
+from delayed.shown import MASK, masked, shown, type_shown
 
 _PROBLEMS_MAX = 3  # problems that a message tells of
 
@@ -124,6 +124,9 @@ class Parameter:
         try:
             return self._builder()(value)
         except Misfit as error:
+            if hides(self._hint):  # what a class says of a value that it does not take may have that value
+                words = f"it is not what is annotated, got {MASK}"
+                raise SignatureMismatch(f"{path}: {self._name}{error.place}: {words}") from None
             raise SignatureMismatch(f"{path}: {self._name}{error.place}: {error.text(tell)}") from error
         except RecursionError as error:
             raise SignatureMismatch(f"{path}: {self._name}: it is nested too deeply, got {tell(value)}") from error

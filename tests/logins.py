@@ -102,3 +102,17 @@ class Shop:
     def static(user: str, password: Hidden[str]) -> None: ...
 
     def of_object(self, password: Hidden[str]) -> None: ...
+
+
+@dataclass
+class Chatty:
+    """One whose own words have what is hidden."""
+
+    pin: Hidden[str]
+
+    def __post_init__(self) -> None:
+        if not self.pin.isdigit():
+            raise ValueError(f"{self.pin} is no number")
+
+
+def of_chatty(chatty: Chatty) -> None: ...

@@ -219,7 +219,8 @@ def test_a_worker_says_first_what_it_is(terminal: Terminal) -> None:
 
     lines = [line for line in done.stderr.splitlines() if "INFO" in line]
     assert re.search(r"delayed \d+\.\d+\S* on Python 3\S+, pid \d+$", lines[0])
-    assert re.search(r"starts: preforked, queues letters \(unsigned\), parcels \(unsigned\) on .*tasks\.db", lines[1])
+    queues = r"queues letters \(unsigned\), parcels \(unsigned\)"
+    assert re.search(rf"starts: preforked, 3 at once, {queues} on .*tasks\.db", lines[1])
 
 
 def test_a_worker_chooses_among_the_queues_of_a_module(terminal: Terminal) -> None:

@@ -260,6 +260,13 @@ def test_errors_do_not_show_what_is_hidden(codec: Codec, func: Callable[..., Any
 
 
 @pytest.mark.usefixtures("pydantic")
+def test_what_a_class_says_of_a_hidden_value_is_not_told(codec: Codec) -> None:
+    with pytest.raises(SignatureMismatch, match=r"chatty.*: it is not what is annotated, got \*\*\*") as caught:
+        by_hand(codec, logins.of_chatty, {"pin": S}).run()
+    assert S not in told(caught.value)
+
+
+@pytest.mark.usefixtures("pydantic")
 @pytest.mark.parametrize(
     "order",
     [
