@@ -111,6 +111,16 @@ class Bench:
 # those kinds of workers that differ in how they talk to them.
 BY_STORE = {"test_running", "test_deaths_of_guardians", "test_outages", "test_transactions"}
 BY_STORE_ONCE = {"test_orders", "test_control", "test_results", "test_supervisor"}
+# ... and what is much the same in all kinds of children runs in one that takes one task at a time, and in one that is
+# shared.
+TWO_MODES = {
+    "test_retries": "async",
+    "test_expiry": "async",
+    "test_letters": "async",
+    "test_log_arguments": "threaded",
+    "test_odd_rows": "async",
+    "test_trust": "threaded",
+}
 URLS = {"redis": "redis_url", "postgres": "postgres_schema", "mongodb": "mongo_database"}
 
 
@@ -127,7 +137,7 @@ def _left_out(item: pytest.Item) -> bool:
     store = callspec.params.get("bench") or callspec.params.get("server")
     mode = callspec.params.get("mode", "preforked")
     if store not in URLS:
-        return False
+        return item.path.stem in TWO_MODES and mode not in ("preforked", TWO_MODES[item.path.stem])
     modules = BY_STORE | BY_STORE_ONCE if store == "redis" else BY_STORE
     modes = ("forked", "preforked") if store == "redis" and item.path.stem in BY_STORE else ("preforked",)
     return mode not in modes or item.path.stem not in modules
