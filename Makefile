@@ -1,7 +1,8 @@
 # Everything runs in an environment of its own: .venv for python3, .venv-3.12 for PYTHON=python3.12.
 #
 #   make demo                       see it work; DELAYED_URL=redis://localhost:6379 make demo: on that store
-#   make test [PYTHON=python3.12]   lint, types and tests; PYTEST_ARGS="tests/test_cli.py -x" chooses
+#   make test [PYTHON=python3.12]   lint, types and tests; PYTEST_ARGS="tests/test_cli.py -x" chooses;
+#                                   DELAYED_ALL=1 make test: in every kind of worker on every store
 #   make soak                       200 rounds of every way to die in every kind of worker: about an hour
 #   make chaos                      kill whatever there is, at random, and judge; CHAOS_ARGS="--store redis --seconds 600"
 #   make fuzz                       every decoder, 200,000 runs each (RUNS=...), guided by coverage; TARGETS=header chooses
@@ -23,7 +24,7 @@ DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 .PHONY: test lint types fuzz soak chaos demo bench clean
 
 test: lint types
-	$(VENV)/bin/python -m pytest -n 4 $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n 6 $(PYTEST_ARGS)
 
 soak: $(VENV)/installed-test
 	DELAYED_SOAK=1 $(VENV)/bin/python -m pytest -n 2 tests/workers/test_soak.py

@@ -114,11 +114,16 @@ BY_STORE_ONCE = {"test_orders", "test_control", "test_results", "test_supervisor
 # ... and what is much the same in all kinds of children runs in one that takes one task at a time, and in one that is
 # shared.
 TWO_MODES = {
-    "test_retries": "async",
+    "test_control": "async",
     "test_expiry": "async",
+    "test_hooks": "async",
     "test_letters": "async",
     "test_log_arguments": "threaded",
     "test_odd_rows": "async",
+    "test_orders": "threaded",
+    "test_results": "async",
+    "test_retries": "async",
+    "test_transactions": "async",
     "test_trust": "threaded",
 }
 URLS = {"redis": "redis_url", "postgres": "postgres_schema", "mongodb": "mongo_database"}
@@ -131,6 +136,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _left_out(item: pytest.Item) -> bool:
+    if os.environ.get("DELAYED_ALL"):
+        return False
     callspec = getattr(item, "callspec", None)
     if callspec is None or Path(__file__).parent not in item.path.parents:
         return False
