@@ -24,7 +24,7 @@ DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 .PHONY: test lint types fuzz soak chaos demo bench clean
 
 test: lint types
-	$(VENV)/bin/python -m pytest -n 6 $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n 5 $(PYTEST_ARGS)
 
 soak: $(VENV)/installed-test
 	DELAYED_SOAK=1 $(VENV)/bin/python -m pytest -n 2 tests/workers/test_soak.py

@@ -134,7 +134,9 @@ def test_neighbours_given_back_are_not_charged(bench: Bench, mode: str) -> None:
     wait_for(lambda: bench.ledger.find("begin"))
     bench.put(lanes.stuck_in_c, timeout=0.3)
     wait_for(lambda: len(bench.ledger.find("begin neighbour")) == 2)
+    server = fork_server_of(worker)
     worker.kill()
+    os.kill(server, signal.SIGKILL)  # or it would stand in for an hour
     (entry,) = bench.queue.broker.peek(bench.queue.name, "running")
     assert entry.attempt == 1
 
