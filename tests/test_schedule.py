@@ -250,7 +250,7 @@ def look_schedule(store: Queue) -> Any:
 def test_a_schedule_travels_with_its_queue_and_not_with_a_pickle() -> None:
     import pickle
 
-    sealed = Queue("sealed", "sqlite:///nowhere.db", secret="a secret that is long enough", serializer="json")
+    sealed = Queue("sealed-schedules", "sqlite:///nowhere.db", secret="a secret that is long enough", serializer="json")
     delayed(sealed).every("1h")(hourly)
 
     spec = json.loads(json.dumps(sealed.spec()))
