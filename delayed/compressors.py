@@ -11,6 +11,7 @@ One with another level is a subclass, whose output every worker reads without be
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from delayed.plugs import Plugs, missing
@@ -46,13 +47,14 @@ class Compressor(Protocol):
         """
 
 
-class _Streaming:
+class _Streaming(ABC):
     """For modules whose decompressor objects take a maximal length, and tell of their end."""
 
     name: str
 
+    @abstractmethod
     def decompressor(self) -> Any:
-        raise NotImplementedError
+        """A fresh object for one piece of data."""
 
     def decompress(self, data: bytes, limit: int) -> bytes:
         stream = self.decompressor()
