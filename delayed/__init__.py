@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from delayed.events import Hooks
+    from delayed.group import Group
     from delayed.handle import Progress, TaskHandle
     from delayed.hidden import Hidden
     from delayed.queue import Queue
@@ -70,6 +71,7 @@ __all__ = [
     "ForkedWorker",
     "FunctionNotFound",
     "GiveBack",
+    "Group",
     "Hidden",
     "Hooks",
     "LimitsRefused",
@@ -115,6 +117,7 @@ _PLACES = {
     "context": ("current",),
     "delay": ("Delayed", "DelayedFunction", "delayed"),
     "events": ("Hooks",),
+    "group": ("Group",),
     "handle": ("Progress", "TaskHandle"),
     "hidden": ("Hidden",),
     "queue": ("Queue",),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from delayed.durations import seconds_of, unix_time
@@ -28,6 +28,7 @@ from delayed.task import Task
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
+    from delayed.group import Group
     from delayed.signature import Signature
 
 P = ParamSpec("P")
@@ -35,7 +36,16 @@ R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
 _Rule = tuple[dict[str, Any], float]  # when a function is called by itself, and how late a call is made up for
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+A = TypeVar("A")
+A_contra = TypeVar("A_contra", contravariant=True)  # the only argument of a function
 Awaited = Coroutine[Any, Any, T]  # what a function returns whose result is to be awaited
+
+
+class _Enqueues(Protocol[A_contra, T_co]):
+    """What can enqueue a call with one argument."""
+
+    def delay(self, item: A_contra, /) -> TaskHandle[T_co]: ...
 
 
 class Call(Generic[P, R_co]):
@@ -86,6 +96,26 @@ class Call(Generic[P, R_co]):
 
         return await asyncio.to_thread(self.delay, *args, **kwargs)
 
+    def map(self: _Enqueues[A, T], /, items: Iterable[A]) -> Group[T]:
+        """Enqueue ``function(item)`` for each item, much faster than one by one.
+
+        Returns:
+            The handles, in the order of the items.
+
+        Raises:
+            NotEnqueueable, SignatureMismatch, EnqueueRefused, EnqueueUncertain: As :meth:`delay`. A thousand at a time
+                are stored, all or none.
+        """
+        return cast("Call[..., T]", self)._enqueue_all((item,) for item in items)
+
+    @overload
+    def starmap(self: Call[P, Awaited[T]], /, items: Iterable[Iterable[Any]]) -> Group[T]: ...
+    @overload
+    def starmap(self, /, items: Iterable[Iterable[Any]]) -> Group[R_co]: ...
+    def starmap(self, /, items: Iterable[Iterable[Any]]) -> Group[Any]:
+        """Enqueue ``function(*item)`` for each item; as :meth:`map`."""
+        return self._enqueue_all(map(tuple, items))
+
     def options(self, **options: Any) -> Call[P, R_co]:
         """The same function with other options."""
         due = None if "delay" in options else self._due
@@ -134,6 +164,22 @@ class Call(Generic[P, R_co]):
     def __reduce__(self) -> tuple[Any, ...]:
         return Call, (self._func, self._queue, self._options, self._due)
 
+    def _enqueue_all(self, calls: Iterable[tuple[Any, ...]]) -> Group[Any]:
+        from delayed.group import Group
+
+        queue = self._queue or self._bind()
+        template = self._template or self._prepare(queue)
+        tasks = []
+        for args in calls:
+            if self._signature is not None:
+                self._signature.check(args, {})
+            tasks.append(template.with_args(args, {}))
+        if self._due is not None:
+            delay = max(0.0, self._due - time.time())
+            for task in tasks:
+                task.delay = delay
+        return Group(queue, queue.enqueue_many(tasks), kept=template.keep is not None)
+
     def _bind(self) -> Queue:
         self._queue = default_queue()
         return self._queue
@@ -174,6 +220,15 @@ class DelayedFunction(Protocol[P, R_co]):
     @overload
     def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Awaited[TaskHandle[R_co]]:
         """Enqueue the call without blocking the event loop."""
+
+    def map(self: _Enqueues[A, T], items: Iterable[A]) -> Group[T]:
+        """Enqueue a call for each item, which is its only argument: ``f.map([1, 2, 3])``; see :meth:`Call.map`."""
+
+    @overload
+    def starmap(self: DelayedFunction[P, Awaited[T]], items: Iterable[Iterable[Any]]) -> Group[T]: ...
+    @overload
+    def starmap(self, items: Iterable[Iterable[Any]]) -> Group[R_co]:
+        """Enqueue a call for each item, which has its arguments: ``f.starmap([(1, 2), (3, 4)])``."""
 
     def options(self, **options: Any) -> Call[P, R_co]:
         """Other options for a call: ``f.options(timeout=5, delay=60).delay(...)``."""
@@ -340,9 +395,11 @@ def _decorate(func: Any, queue: Queue | None, options: Options, rule: _Rule | No
             f"to enqueue its calls elsewhere too: delay(queue)({target.__name__})"
         )
     call: Call[..., Any] = Call(cast("Callable[..., Any]", target), queue, options)
-    parts = (
+    parts: tuple[Any, ...] = (
         call.delay,
         call.adelay,
+        call.map,
+        call.starmap,
         call.options,
         call.after,
         call.at,

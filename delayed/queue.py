@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from delayed.consumer import Consumer
+    from delayed.group import Group
     from delayed.handle import TaskHandle
     from delayed.letters import DeadLetters
     from delayed.message import Bounds
@@ -160,6 +161,12 @@ class Queue:
         from delayed.handle import TaskHandle
 
         return TaskHandle(id, self.name, self)
+
+    def group(self, ids: Iterable[int]) -> Group[Any]:
+        """The handles of the tasks with these ids together, whether or not there are such tasks; see :class:`Group`."""
+        from delayed.group import Group
+
+        return Group(self, ids)
 
     # -- enqueueing ------------------------------------------------------------------------------------------------
 

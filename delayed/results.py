@@ -16,7 +16,7 @@ from delayed.logger import logger
 FLOOR = 2.0  # seconds between looks, should something have been missed
 LINGER = 1.0  # seconds that the listener stays when nobody waits any more
 SLICE = 0.5  # seconds that one wait lasts at most
-LOOKS = 20  # tasks of which one look finds out whether they are there still
+LOOKS = 20  # tasks of which one look finds out whether they are there still; of more than 400, a twentieth
 BACKOFF = (0.1, 2.0)  # seconds: first and longest pause while the store can't be reached
 TOGETHER = 1e-5  # seconds that a look is put off for each one who waits, so that one serves several answers
 
@@ -127,8 +127,9 @@ class Postbox:
         with self._lock:
             ids = list(self._waiting)
         self._turn %= max(len(ids), 1)
-        some = (ids + ids)[self._turn : self._turn + min(LOOKS, len(ids))]
-        self._turn += LOOKS
+        number = max(LOOKS, len(ids) // 20)
+        some = (ids + ids)[self._turn : self._turn + min(number, len(ids))]
+        self._turn += number
         for id in some:
             entry = self._broker.get(self._queue, id)
             if (entry is None or entry.state == "dead") and not self._broker.get_results(self._queue, [id]):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "delayed"
 
 # Each layer may import those above it in this list, and itself. A module belongs to the longest name that fits.
 LAYERS = [
-    ["delayed.errors", "delayed.durations"],
+    ["delayed.errors", "delayed.durations", "delayed.bar"],
     [
         "delayed.logger",
         "delayed.message",
@@ -40,7 +40,7 @@ LAYERS = [
     ["delayed.task", "delayed.producer", "delayed.transactions"],
     ["delayed.schedule"],
     ["delayed.consumer", "delayed.context", "delayed.letters", "delayed.orders", "delayed.results"],
-    ["delayed.handle", "delayed.queue"],
+    ["delayed.handle", "delayed.group", "delayed.queue"],
     ["delayed.delay", "delayed.sweeper", "delayed.scheduler"],
     ["delayed.worker"],
     ["delayed.testing"],
@@ -51,7 +51,7 @@ LAYERS = [
     ["delayed.cli"],
     ["delayed.__main__"],
 ]
-DRIVERS = {
+DRIVERS: dict[str, str | tuple[str, ...]] = {
     "redis": "delayed.brokers",
     "psycopg": "delayed.brokers",
     "pymongo": "delayed.brokers",
@@ -59,7 +59,7 @@ DRIVERS = {
     "sqlite3": "delayed.brokers",
     "pytest": "delayed.testing.plugin",
     "click": "delayed.cli",
-    "rich": "delayed.cli",
+    "rich": ("delayed.cli", "delayed.bar"),
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from delayed import Hidden, Queue, Retry, RetryLater, TaskHandle, delayed
+from delayed import Group, Hidden, Queue, Retry, RetryLater, TaskHandle, delayed
 from delayed.delay import delay, delay_in_time, delay_with_params
 from delayed.retry import exponential, fixed
 from delayed.worker.verdict import Verdict
@@ -100,6 +100,18 @@ assert_type(add.delay(1, 2).verdict, Verdict | None)
 assert_type(add.delay(1, 2).cancel(), bool)
 assert_type(queue.handle(5), TaskHandle[Any])
 assert_type(add.options(keep="1h").delay(1, 2).id, int)
+assert_type(with_options.map([1, 2]), Group[str])
+assert_type(with_options.options(keep="1h").map(range(3)), Group[str])
+assert_type(bare.map([1]), Group[str])
+assert_type(later.map([1, 2]), Group[str])
+assert_type(later.options(keep=60).map([1]).results(timeout=3), list[str])
+assert_type(add.starmap([(1, 2)]), Group[int])
+assert_type(later.starmap([(1,)]), Group[str])
+assert_type(add.starmap([(1, 2)])[0], TaskHandle[int])
+assert_type(add.starmap([(1, 2)])[:1], Group[int])
+assert_type(add.starmap([(1, 2)]).results(), list[int])
+assert_type([handle.result() for handle in with_options.map([1]).as_completed()], list[str])
+assert_type(queue.group([1, 2]), Group[Any])
 number, name = add.delay(1, 2)
 assert_type(number, int)
 assert_type(name, str)
@@ -123,6 +135,7 @@ async def main() -> None:
     assert_type(await (await add.adelay(1, 2)), int)
     assert_type(await add.delay(1, 2).aresult(timeout=3), int)
     assert_type(await later.delay(1), str)
+    assert_type(await with_options.map([1]), list[str])
     assert_type(await later.delay(1).aresult(), str)
 
 

@@ -52,6 +52,11 @@ add.at("tomorrow").delay(1, 2)  # wrong
 delay(queue)(plain)("x")  # wrong
 delay_in_time(queue)(plain, 3)("x")  # wrong
 delay_with_params(queue)(timeout=3)(plain)("x")  # wrong
+with_options.map(["x"])  # wrong
+with_options.options(keep=60).map(["x"])  # wrong
+with_options.map(3)  # wrong
+add.starmap([1, 2])  # wrong
+texts: list[int] = with_options.map([1]).results()  # wrong
 number: str = add.delay(1, 2).result()  # wrong
 add.delay(1, 2).result("3")  # wrong
 
