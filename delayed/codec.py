@@ -237,10 +237,10 @@ class Codec:
         """
         serializer, call = self._load(payload)
         try:
-            args, kwargs, *rest = call
-            if type(args) not in (list, tuple) or type(kwargs) is not dict or len(rest) > (not serializer.plain):
+            args, kwargs, func = call if len(call) == 3 and not serializer.plain else (*call, None)
+            if type(args) not in (list, tuple) or type(kwargs) is not dict:
                 raise TypeError("it is no call")
-            return tuple(args), kwargs, rest[0] if rest else None
+            return tuple(args), kwargs, func
         except Exception as error:
             raise _undecodable(serializer, error) from error
 
@@ -315,7 +315,8 @@ class Codec:
 
     def _load(self, payload: bytes) -> tuple[Serializer, Any]:
         """The value of a payload that is not sealed, and what serialized it."""
-        self._check_size(payload)
+        if len(payload) > self.max_size + 4:
+            self._check_size(payload)
         if not self.is_ours:
             self._load_plugs()
         serializer = self.serializer

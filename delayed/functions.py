@@ -24,6 +24,7 @@ DECORATIONS = ("delay", "adelay", "map", "starmap", "options", "after", "at", "t
 
 _paths: dict[Any, str] = {}
 _found: dict[str, Callable[..., Any]] = {}
+_places: dict[str, str] = {}  # of the module in sys.modules that has it, by the path of a function
 _script = RLock()  # held while a script is loaded
 _given: dict[str, Callable[..., Any]] = {}
 _NEVER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]").search  # what logs and stores can't have
@@ -225,8 +226,11 @@ def stand_for_main(path: str) -> None:
         FunctionNotFound: As :func:`resolve`.
     """
     resolve(path)
-    place = path.rpartition(":")[0] or path.rpartition(".")[0]
-    sys.modules["__main__"] = sys.modules[MAIN if place.endswith(".py") else place]
+    place = _places.get(path)
+    if place is None:
+        place = path.rpartition(":")[0] or path.rpartition(".")[0]
+        place = _places[path] = MAIN if place.endswith(".py") else place
+    sys.modules["__main__"] = sys.modules[place]
 
 
 def _resolve(path: str) -> Callable[..., Any]:

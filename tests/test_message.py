@@ -51,6 +51,52 @@ def test_a_header_that_is_not_right_is_refused_with_the_reason(name: str, header
     assert Message.glimpse(7, header, b"x") == Message(7, "?", b"x")
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        "0",
+        "5",
+        "5.0",
+        "-5.5",
+        "1e3",
+        "1795280796.129",
+        "1795280796.1234567",
+        "12345678901234.5",
+        "0.5",
+        "05",
+        "5.",
+        "nan",
+    ],
+)
+@pytest.mark.parametrize(
+    "frame",
+    [
+        '{"v":1,"f":"a:b","e":%s}',
+        '{"v":1,"f":"a:b","t":9.0,"e":%s,"r":{"max":3}}',
+        '{"v":1,"f":"a:b","e":%s,"e":7.0}',
+        '{"v":1,"f":"a:b","e":7.0,"e":%s}',
+        '{"v":1,"f":"a:b","k":"x","e":%s}',
+        '{"v":1,"f":"a:b","new":{"o":1,"e":%s},"e":7.0}',
+        '{"v":1,"f":"a:b","e":%s',
+        '{"v":2,"f":"a:b","e":%s}',
+    ],
+)
+def test_headers_that_differ_in_their_time_alone_are_read_as_each_by_itself(frame: str, number: str) -> None:
+    def read(text: str) -> Message | str:
+        try:
+            return Message.parse(1, text.encode(), b"")
+        except DecodeError as error:
+            return str(error)
+
+    alone = read(frame.replace(',"e"', ', "e"') % number)  # no shape of what is written otherwise is remembered
+    for before in ("1.0", "1795280796.5"):
+        read(frame % before)
+
+    found = read(frame % number)
+
+    assert found == alone or (isinstance(found, str) and isinstance(alone, str))
+
+
 def test_a_header_that_nobody_would_read_is_not_stored(queue: Queue) -> None:
     task = Task.create(functions.add, (1, 2), key="x" * HEADER_MAX)
 
