@@ -328,6 +328,20 @@ class Answer(NamedTuple):
     ttl: float
 
 
+class Stored(NamedTuple):
+    """A small value that is kept under a name of a queue.
+
+    Attributes:
+        value: opaque to brokers, unless it is counted with.
+        version: higher with each change of what has this name, also after it was removed.
+        left: seconds, by the store's clock, after which it is forgotten; None: it has no end.
+    """
+
+    value: bytes
+    version: int
+    left: float | None
+
+
 class Settlement(NamedTuple):
     """How a claim ends.
 

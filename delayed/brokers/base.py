@@ -20,6 +20,7 @@ from delayed.message import (
     Renewal,
     Settlement,
     State,
+    Stored,
     Swept,
     WorkerInfo,
 )
@@ -254,6 +255,74 @@ class Broker(ABC):
 
         Raises:
             BrokerUnavailable: When the store can't be reached.
+        """
+
+    # -- small values ------------------------------------------------------------------------------------------
+    #
+    # Of 64 KB at most, under names of 1 to 500 characters. A purge leaves them alone. The library's own names begin
+    # with a word and a colon, users' with "key:". One whose time is over counts as not there.
+
+    @abstractmethod
+    def get_keys(self, queue: str, names: Sequence[str]) -> dict[str, Stored]:
+        """What is kept under these names, as far as there is something."""
+
+    @abstractmethod
+    def put_key(
+        self,
+        queue: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl: float | None = None,
+        version: int | None = None,
+        keep_version: bool = False,
+    ) -> int:
+        """Keep a value under a name, in the place of what is there, or remove that.
+
+        Sent again after a lost answer, what has a `version` is refused if the first one took effect; so the caller
+        looks what is there: his own value, if it is one that nobody else puts. With `keep_version` it is not refused.
+
+        Args:
+            value: None: remove what is there.
+            ttl: seconds, counted by the store's clock from now, after which it is forgotten; None: it has no end.
+            version: do it only if this is the version of what is there; 0: only if there is nothing; None: in any case.
+            keep_version: whether what is there keeps its version. A value that is new has a new one nevertheless.
+
+        Returns:
+            The version that it has now, or that it had before it was removed; 0 if nothing was done: it was refused, or
+            there was nothing to remove. A new version is made as ids are, see :meth:`reserve_ids`, and is higher than
+            all that this name had, also before it was removed.
+
+        Raises:
+            ConfigError: When the name or the value is too long.
+            BrokerFull: When the store has no room.
+        """
+
+    @abstractmethod
+    def add_key(self, queue: str, name: str, by: int, ttl: float | None = None) -> int:
+        """Count: add `by` to the whole number that is kept under a name, as text such as ``-7``; where there is none,
+        it begins with 0. It has a new version then.
+
+        Not to be sent again after a lost answer, for nobody remembers the first one: whoever has to, compares versions
+        with :meth:`put_key` instead.
+
+        Args:
+            by: less than 2**53, above or below 0.
+            ttl: seconds after which it is forgotten, if this call made it; what was there keeps its end. None: it has
+                no end.
+
+        Returns:
+            The sum.
+
+        Raises:
+            BrokerError: When what is there is no number, or the sum is not between -(2**53) and 2**53.
+            BrokerFull: When the store has no room.
+        """
+
+    @abstractmethod
+    def list_keys(self, queue: str, prefix: str, limit: int = 1000) -> list[str]:
+        """The first `limit` names that begin with `prefix`, sorted by their characters' numbers. Costs what it returns,
+        however many others there are.
         """
 
     # -- pausing -----------------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from itertools import count, islice
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from delayed.brokers import keys
 from delayed.brokers.base import DEAD_LETTERS, LEASE, PRODUCER_AGE, Broker, Listener
 from delayed.brokers.masked import masked
+from delayed.brokers.memory_keys import MemoryKeys
 from delayed.brokers.odd import tasks_among
 from delayed.errors import BrokerError, ConfigError
 from delayed.message import (
@@ -29,6 +31,7 @@ from delayed.message import (
     Renewal,
     Settlement,
     State,
+    Stored,
     Swept,
     WorkerInfo,
     next_life,
@@ -79,6 +82,13 @@ class _Queue:
     paused: bool = False
     bounds: Bounds = DEAD_LETTERS
     places: Iterator[int] = field(default_factory=count)
+    keys: MemoryKeys = field(default_factory=MemoryKeys)
+
+    def reserve(self, n: int, ms: int) -> int:
+        """The first of `n` new ids."""
+        last = max(self.last_id, ms << 11)
+        self.last_id = last + n
+        return last + 1
 
     def put(self, task: _Task, delay: float, now: float) -> None:
         """Make a task ready, or due later."""
@@ -197,10 +207,7 @@ class MemoryBroker(Broker):
     def reserve_ids(self, queue: str, n: int) -> int:
         self._now()
         with self._store.changed:
-            found = self._queue(queue)
-            last = max(found.last_id, self._milliseconds() << 11)
-            found.last_id = last + n
-            return last + 1
+            return self._queue(queue).reserve(n, self._milliseconds())
 
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         now = self._now()
@@ -349,6 +356,43 @@ class MemoryBroker(Broker):
         self._now()
         return _MemoryListener(self._store.changed, self._queue(queue))
 
+    # -- small values ----------------------------------------------------------------------------------------------
+
+    def get_keys(self, queue: str, names: Sequence[str]) -> dict[str, Stored]:
+        now = self._now()
+        with self._store.changed:
+            return self._queue(queue).keys.get(names, now)
+
+    def put_key(
+        self,
+        queue: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl: float | None = None,
+        version: int | None = None,
+        keep_version: bool = False,
+    ) -> int:
+        now = self._now()
+        keys.checked(name, value)
+        with self._store.changed:
+            found = self._queue(queue)
+            fresh = found.reserve(1, self._milliseconds())
+            return found.keys.put(name, value, ttl, version, fresh, keep_version, now)
+
+    def add_key(self, queue: str, name: str, by: int, ttl: float | None = None) -> int:
+        now = self._now()
+        keys.checked(name)
+        keys.bounded(name, by)
+        with self._store.changed:
+            found = self._queue(queue)
+            return found.keys.add(name, by, ttl, found.reserve(1, self._milliseconds()), now)
+
+    def list_keys(self, queue: str, prefix: str, limit: int = 1000) -> list[str]:
+        now = self._now()
+        with self._store.changed:
+            return self._queue(queue).keys.list(prefix, limit, now)
+
     # -- pausing ---------------------------------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
@@ -403,6 +447,7 @@ class MemoryBroker(Broker):
             if index >= queue.bounds.most or task.at < now - queue.bounds.age:
                 del queue.tasks[task.id]
         unseen = now - PRODUCER_AGE
+        queue.keys.forget(now)
         queue.answers = {id: it for id, it in queue.answers.items() if it[1] > now}
         queue.sessions = {name: it for name, it in queue.sessions.items() if it[1] >= unseen}
         queue.announced = {name: it for name, it in queue.announced.items() if it[1] >= now}

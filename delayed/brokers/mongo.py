@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 from pymongo.errors import DuplicateKeyError
 
+from delayed.brokers import keys
 from delayed.brokers import mongo_answers as answers
+from delayed.brokers import mongo_keys as values
 from delayed.brokers import mongo_leases as leases
 from delayed.brokers import mongo_letters as letters
 from delayed.brokers import mongo_look as look
@@ -37,6 +39,7 @@ from delayed.message import (
     Renewal,
     Settlement,
     State,
+    Stored,
     Swept,
     WorkerInfo,
 )
@@ -158,6 +161,37 @@ class MongoBroker(Broker):
 
     def listen(self, queue: str) -> Listener:
         return answers.MongoListener(self._access, queue)
+
+    # -- small values ------------------------------------------------------------------------------------------
+
+    def get_keys(self, queue: str, names: Sequence[str]) -> dict[str, Stored]:
+        with self._access.use() as opened:
+            return values.get(opened.keys, queue, names)
+
+    def put_key(
+        self,
+        queue: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl: float | None = None,
+        version: int | None = None,
+        keep_version: bool = False,
+    ) -> int:
+        keys.checked(name, value)
+        with self._access.use() as opened:
+            if value is None:
+                return values.remove(opened.keys, queue, name, version)
+            return values.put(opened.keys, queue, name, value, ttl, version, keep_version)
+
+    def add_key(self, queue: str, name: str, by: int, ttl: float | None = None) -> int:
+        keys.checked(name)
+        with self._access.use() as opened:
+            return values.add(opened.keys, queue, name, by, ttl)
+
+    def list_keys(self, queue: str, prefix: str, limit: int = 1000) -> list[str]:
+        with self._access.use() as opened:
+            return values.list_names(opened.keys, queue, prefix, limit)
 
     # -- pausing -----------------------------------------------------------------------------------------------
 

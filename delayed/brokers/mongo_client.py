@@ -53,6 +53,7 @@ class Opened(NamedTuple):
         leases: the ends of renewed leases.
         queues: one document for each queue.
         workers: announcements.
+        keys: small values.
         transactions: whether the server has them: a replica set or a cluster, not a standalone.
         members: the servers by the names that they have themselves, as far as they have any.
     """
@@ -63,6 +64,7 @@ class Opened(NamedTuple):
     leases: Collection[Document]
     queues: Collection[Document]
     workers: Collection[Document]
+    keys: Collection[Document]
     transactions: bool
     members: frozenset[str]
 
@@ -192,6 +194,7 @@ class MongoAccess:
             database["delayed_leases"],
             database["delayed_queues"],
             database["delayed_workers"],
+            database["delayed_keys"],
             "setName" in hello or hello.get("msg") == "isdbgrid",
             frozenset(f"{hello['setName']}/{host}" for host in hello.get("hosts", ()))
             if "setName" in hello

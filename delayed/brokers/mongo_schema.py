@@ -15,6 +15,8 @@ which it never gives twice: the order of arrival.
 Beside them, because one command changes them together with tasks, are the sessions of producers (``s/…``) and the
 numbers of claimers (``c/…``). Only those have a field `seen`, and so only those are forgotten with time: a session has
 it once its last batch is published. And because one stream shall tell of both, so is what pauses a queue (``q/…``).
+
+``delayed_keys`` holds small values, see `mongo_keys.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from pymongo.errors import DuplicateKeyError
 from delayed.brokers.base import PRODUCER_AGE
 from delayed.errors import ConfigError
 
-SCHEMA = 2
+SCHEMA = 3
 
 _READY = IndexModel(
     [("s", 1), ("p", -1), ("o", 1)], name="ready", partialFilterExpression={"s": {"$gte": "r/", "$lt": "r0"}}
@@ -68,6 +70,7 @@ def prepare(database: Database[dict[str, Any]], name: str) -> None:
     database["delayed_tasks"].create_indexes([_READY, _TIMED, _HELD, _BY_ID, _SEEN, _FORGOTTEN])
     database["delayed_leases"].create_indexes([_ENDED, _OPEN])
     database["delayed_workers"].create_indexes([_GONE, _OF_QUEUE])
+    database["delayed_keys"].create_indexes([_FORGOTTEN])
     try:
         database["delayed_queues"].find_one()
         database["delayed_meta"].update_one({"_id": "schema"}, {"$set": {"version": SCHEMA}}, upsert=True)

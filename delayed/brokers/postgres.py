@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from delayed.brokers import keys, postgres_keys
 from delayed.brokers import postgres_look as look
 from delayed.brokers.base import DEAD_LETTERS, LEASE, PRODUCER_AGE, Broker, Listener
 from delayed.brokers.odd import tasks_among
@@ -31,6 +32,7 @@ from delayed.message import (
     Renewal,
     Settlement,
     State,
+    Stored,
     Swept,
     WorkerInfo,
 )
@@ -71,10 +73,10 @@ _HELD = """
     SELECT o_queue, o_id, o_delivery, o_nonce, o_attempt, o_header, o_payload
     FROM @.delayed_held(%s::text, %s::text[])
 """
-_SWEEP = """
+_SWEEP = f"""
     SELECT returned, dead, waits FROM @.delayed_sweep(
         %s::text, %s::float8, %s::int, %s::float8, %s::float8
-    ), @.delayed_forget()
+    ), @.delayed_forget(), {postgres_keys.FORGET}
 """
 _SETTINGS = """
     SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('autovacuum'),
@@ -102,6 +104,7 @@ class PostgresBroker(Broker):
         self._link = Link(conn)
         self._waiter = Waiter(self._link)
         self._sql = functools.cache(self._link.schema.sql)
+        self._keys = postgres_keys.PostgresKeys(self._link, self._sql)
 
     # -- producing ---------------------------------------------------------------------------------------------
 
@@ -237,6 +240,29 @@ class PostgresBroker(Broker):
 
     def listen(self, queue: str) -> Listener:
         return PostgresListener(self._link, _checked(queue))
+
+    # -- small values ------------------------------------------------------------------------------------------
+
+    def get_keys(self, queue: str, names: Sequence[str]) -> dict[str, Stored]:
+        return self._keys.get(queue, names)
+
+    def put_key(
+        self,
+        queue: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl: float | None = None,
+        version: int | None = None,
+        keep_version: bool = False,
+    ) -> int:
+        return self._keys.put(_checked(queue), keys.checked(name, value), value, ttl, version, keep_version)
+
+    def add_key(self, queue: str, name: str, by: int, ttl: float | None = None) -> int:
+        return self._keys.add(_checked(queue), keys.checked(name), by, ttl)
+
+    def list_keys(self, queue: str, prefix: str, limit: int = 1000) -> list[str]:
+        return self._keys.list(queue, prefix, limit)
 
     # -- pausing -----------------------------------------------------------------------------------------------
 

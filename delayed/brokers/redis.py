@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from delayed.brokers import keys
 from delayed.brokers._redis_client import Call, RedisClient, Script
 from delayed.brokers._redis_listen import RedisListener
 from delayed.brokers._redis_wait import Waiter
@@ -41,6 +42,7 @@ from delayed.message import (
     Renewal,
     Settlement,
     State,
+    Stored,
     Swept,
     WorkerInfo,
 )
@@ -75,6 +77,9 @@ _SUFFIXES = {
     "WORKERS": "_workers",
     "WORKINFO": "_workinfo",
     "ORDERS": "_orders",
+    "KEYVAL": "_keys",
+    "KEYNAME": "_keys_names",
+    "KEYEND": "_keys_ends",
 }
 _script = functools.cache(Script)
 
@@ -353,6 +358,45 @@ class RedisBroker(Broker):
 
     def listen(self, queue: str) -> Listener:
         return RedisListener(self._client, self._key(queue, "READY"))
+
+    # -- small values ------------------------------------------------------------------------------------------
+
+    def get_keys(self, queue: str, names: Sequence[str]) -> dict[str, Stored]:
+        found = {}
+        for start in range(0, len(names), GET_MAX):
+            part = names[start : start + GET_MAX]
+            rows = self._run("get_keys", queue, *[name.encode() for name in part])
+            for name, (version, value, left) in ((name, row) for name, row in zip(part, rows, strict=True) if row):
+                found[name] = Stored(value, int(version), None if left < 0 else left / 1000)
+        return found
+
+    def put_key(
+        self,
+        queue: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl: float | None = None,
+        version: int | None = None,
+        keep_version: bool = False,
+    ) -> int:
+        keys.checked(name, value)
+        kept = (0, b"") if value is None else (1, value)
+        wanted = b"" if version is None else b"%d" % version
+        end = 0 if ttl is None else max(_ms(ttl), 1)
+        return int(self._run("put_key", queue, name.encode(), *kept, end, wanted, int(keep_version)))
+
+    def add_key(self, queue: str, name: str, by: int, ttl: float | None = None) -> int:
+        keys.checked(name)
+        keys.bounded(name, by)
+        end = 0 if ttl is None else max(_ms(ttl), 1)
+        total, *odd = self._run("add_key", queue, name.encode(), by, end)
+        if odd:
+            raise keys.no_number(name, odd[0]) if len(odd) == 1 else keys.too_large(name, odd[1].decode())
+        return int(total)
+
+    def list_keys(self, queue: str, prefix: str, limit: int = 1000) -> list[str]:
+        return [name.decode() for name in self._run("list_keys", queue, prefix.encode(), limit)]
 
     # -- pausing -----------------------------------------------------------------------------------------------
 

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from delayed.brokers import keys
 from delayed.brokers import sqlite_access as access
 from delayed.brokers import sqlite_answers as answers
+from delayed.brokers import sqlite_keys as values
 from delayed.brokers import sqlite_look as look
 from delayed.brokers import sqlite_people as people
 from delayed.brokers import sqlite_tasks as tasks
@@ -34,6 +36,7 @@ from delayed.message import (
     Renewal,
     Settlement,
     State,
+    Stored,
     Swept,
     WorkerInfo,
 )
@@ -223,6 +226,42 @@ class SQLiteBroker(Broker):
         ((_, number),) = self._numbered([queue])
         return answers.SQLiteListener(self._file.wakes, number)
 
+    # -- small values ------------------------------------------------------------------------------------------
+
+    def get_keys(self, queue: str, names: Sequence[str]) -> dict[str, Stored]:
+        with self._file.read() as file:
+            return values.get(file.db, queue, names, file.now())
+
+    def put_key(
+        self,
+        queue: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl: float | None = None,
+        version: int | None = None,
+        keep_version: bool = False,
+    ) -> int:
+        keys.checked(name, value)
+        if version is not None:  # who waits for a lock keeps nobody from writing
+            found = self.get_keys(queue, (name,)).get(name)
+            if version != (found.version if found is not None else 0):
+                return 0
+        (numbered,) = self._numbered([queue])
+        with self._file.write(growing=value is not None and not version) as file:
+            return values.put(file.db, numbered, name, value, ttl, version, keep_version, file.now())
+
+    def add_key(self, queue: str, name: str, by: int, ttl: float | None = None) -> int:
+        keys.checked(name)
+        keys.bounded(name, by)
+        (numbered,) = self._numbered([queue])
+        with self._file.write(growing=True) as file:
+            return values.add(file.db, numbered, name, by, ttl, file.now())
+
+    def list_keys(self, queue: str, prefix: str, limit: int = 1000) -> list[str]:
+        with self._file.read() as file:
+            return values.list_names(file.db, queue, prefix, limit, file.now())
+
     # -- pausing -----------------------------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
@@ -265,6 +304,7 @@ class SQLiteBroker(Broker):
             tasks.note_sweep(db, number, now, grace)
             tasks.tidy(db, number, now)
             answers.forget(db, now)
+            values.forget(db, now)
             if now >= grace:
                 returned, dead = tasks.return_lost(db, number, now)
             waiting = tasks.has_ready(db, number)

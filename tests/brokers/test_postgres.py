@@ -32,7 +32,7 @@ from delayed.errors import (
 from delayed.message import Answer, Claim, Message, Settlement
 from delayed.queue import Queue
 from tests.bank import PostgresBank
-from tests.brokers.patience import insist
+from tests.brokers.patience import eventually, insist
 from tests.servers.postgres import PostgresServer, postgres_server
 
 BOUND = 10.0
@@ -160,6 +160,19 @@ def test_a_schema_of_the_first_version_is_brought_up_to_date(
     assert broker.get_results(QUEUE, [id]) == {id: b"kept"}
     put(old)
     assert len(take(old)) == 1, "what runs since before the change goes on"
+
+
+def test_values_whose_time_is_over_take_no_space(broker: PostgresBroker, admin: Any, store: str) -> None:
+    for number in range(10):
+        broker.put_key(QUEUE, f"short:{number}", b"value", ttl=0.01)
+    broker.put_key(QUEUE, "long", b"value", ttl=100.0)
+    broker.put_key(QUEUE, "ever", b"value")
+    eventually(lambda: broker.list_keys(QUEUE, "") == ["ever", "long"])
+
+    broker.sweep(QUEUE)
+
+    rows = admin.execute(f'SELECT name FROM "{schema_of(store)}".delayed_key ORDER BY name').fetchall()
+    assert [name for (name,) in rows] == ["ever", "long"]
 
 
 def test_nobody_is_notified_of_answers_unless_somebody_waits(broker: PostgresBroker, admin: Any, store: str) -> None:

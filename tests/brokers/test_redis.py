@@ -527,6 +527,7 @@ def test_a_full_redis_refuses_tasks_whole_and_goes_on_draining() -> None:
         broker = RedisBroker(server.url)
         produce, worker = Producer(broker), Worker(broker)
         stored: list[int] = []
+        locked = broker.put_key(QUEUE, "lock", b"1", ttl=15)
         with pytest.raises(BrokerFull):
             while True:
                 stored += produce(20, payload=b"x" * 5000)
@@ -536,6 +537,10 @@ def test_a_full_redis_refuses_tasks_whole_and_goes_on_draining() -> None:
             assert broker.reserve_ids(QUEUE, 1) > stored[-1]  # it is the enqueue that says what the matter is
             store.config_set("maxmemory", "6mb")
 
+        with pytest.raises(BrokerFull):
+            broker.put_key(QUEUE, "new", b"", version=0)
+        assert broker.put_key(QUEUE, "lock", b"2", version=locked, ttl=15, keep_version=True) == locked
+        assert broker.put_key(QUEUE, "lock", None, version=locked) == locked
         claims = worker.claim(2, lease=15)
         assert ids(claims) == stored[:2]
         assert broker.renew(worker.name, [QUEUE], [claim.ref for claim in claims], 0.05).lost == []
@@ -835,6 +840,21 @@ def test_settings_that_lose_tasks_are_warned_of() -> None:
         broker.close()
 
 
+def test_values_whose_time_is_over_take_no_space(broker: RedisBroker, store: Any) -> None:
+    for number in range(10):
+        broker.put_key(QUEUE, f"short:{number}", b"value", ttl=0.01)
+    broker.put_key(QUEUE, "long", b"value", ttl=100.0)
+    broker.put_key(QUEUE, "ever", b"value")
+
+    def left() -> list[str]:
+        broker.sweep(QUEUE)
+        return sorted(store.hkeys(QUEUE + "_keys"))
+
+    eventually(lambda: left() == ["ever", "long"])
+    assert store.zrange(QUEUE + "_keys_names", 0, -1) == ["ever", "long"]
+    assert store.zrange(QUEUE + "_keys_ends", 0, -1) == ["long"]
+
+
 def test_on_a_cluster_the_keys_of_a_queue_lie_together(tmp_path: Path) -> None:
     with redis_server("--cluster-enabled", "yes", "--cluster-config-file", str(tmp_path / "nodes.conf")) as server:
         with redis.Redis(port=server.port) as node:
@@ -842,6 +862,9 @@ def test_on_a_cluster_the_keys_of_a_queue_lie_together(tmp_path: Path) -> None:
             eventually(lambda: node.cluster("info")["cluster_state"] == "ok", 10)
             broker = RedisBroker(f"redis://127.0.0.1:{server.port}/?cluster=1")
             works(broker)
+            broker.put_key(QUEUE, "lock:{other}", b"value", version=0, ttl=100)
+            assert broker.add_key(QUEUE, "count", 2) == 2
+            assert [*broker.get_keys(QUEUE, broker.list_keys(QUEUE, ""))] == ["count", "lock:{other}"]
             assert {key for key in node.scan_iter() if not key.startswith(b"{default}")} == {b"delayed_queues"}
 
         with redis.Redis(port=server.port) as node:

@@ -840,7 +840,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, broker: S
     broker.close()
     db = sqlite3.connect(path)
     db.executescript(
-        "DROP TABLE delayed_answer; ALTER TABLE delayed_queue DROP COLUMN dead_most;"
+        "DROP TABLE delayed_key; DROP TABLE delayed_answer; ALTER TABLE delayed_queue DROP COLUMN dead_most;"
         "ALTER TABLE delayed_queue DROP COLUMN dead_age; UPDATE delayed_meta SET version = 1"
     )
     db.close()
@@ -877,4 +877,18 @@ def test_answers_whose_time_is_over_take_no_space(path: Path, broker: SQLiteBrok
 
     db = sqlite3.connect(path)
     assert db.execute("SELECT id FROM delayed_answer").fetchall() == [(10,)]
+    db.close()
+
+
+def test_values_whose_time_is_over_take_no_space(path: Path, broker: SQLiteBroker) -> None:
+    for number in range(10):
+        broker.put_key("q", f"short:{number}", b"value", ttl=0.01)
+    broker.put_key("q", "long", b"value", ttl=100.0)
+    broker.put_key("q", "ever", b"value")
+    time.sleep(0.02)
+
+    broker.sweep("q")
+
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT name FROM delayed_key ORDER BY name").fetchall() == [("ever",), ("long",)]
     db.close()

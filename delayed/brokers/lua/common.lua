@@ -27,6 +27,9 @@
 --     WORKINFO  Q_workinfo   hash    worker -> what it says of itself, JSON
 --     ORDERS    Q_orders     hash    worker/id -> until when (ms)|what it is asked to do, JSON
 --     ANSWER    Q_answer:id  string  the answer of a task; it has a time to live
+--     KEYVAL    Q_keys       hash    name -> version|value: small values
+--     KEYNAME   Q_keys_names zset    their names, all of score 0
+--     KEYEND    Q_keys_ends  zset    their names by when they are forgotten, ms; those without an end are not here
 -- Whoever waits for answers subscribes to the channel Q_answers.
 --
 -- Ids are strings throughout: Lua would print a number of 16 digits as 1.7e+15. A missing reply is false, not nil.
@@ -186,6 +189,29 @@ local function put_away(id, message, why, at)
   local named = string.find(id, '^[1-9]%d*$')
   if named then bury(id, message, 0, 0, 'no task: ' .. why, at) end
   return (named and 'dead|' or 'gone|') .. why .. '|' .. string.sub(id, 1, 50)
+end
+
+-- The version of the small value that is kept under a name, the value, and when it is forgotten (ms; nil: never); nil if
+-- there is none, or its time is over.
+local function live_key(name, at)
+  local record = redis.call('HGET', KEYVAL, name)
+  local till = record and tonumber(redis.call('ZSCORE', KEYEND, name) or nil)
+  if not record or (till and till <= at) then return nil end
+  local version, value = string.match(record, '^(%d+)|(.*)$')
+  return version, value, till
+end
+
+-- The next id, for a version, as a string.
+local function next_version(at)
+  local version = string.format('%.0f', math.max(tonumber(redis.call('GET', ID) or 0), at * 2048) + 1)
+  redis.call('SET', ID, version)
+  return version
+end
+
+local function drop_keys(names)
+  send('HDEL', KEYVAL, names)
+  send('ZREM', KEYNAME, names)
+  send('ZREM', KEYEND, names)
 end
 
 -- Notes that a worker or a sweeper has called. A gap between two calls is an outage or a clock that jumped, and then

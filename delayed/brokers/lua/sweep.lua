@@ -16,6 +16,9 @@
 -- KEYS[13] -> DEADMSG
 -- KEYS[14] -> WORKERS
 -- KEYS[15] -> WORKINFO
+-- KEYS[16] -> KEYVAL
+-- KEYS[17] -> KEYNAME
+-- KEYS[18] -> KEYEND
 -- ARGV[1] -> lease, ms
 -- ARGV[2] -> how many tasks to return at most
 -- ARGV[3] -> dead letters to keep, unless META says
@@ -99,6 +102,8 @@ if math.abs(now - tidied) >= 1000 then
   local left = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now, 'LIMIT', 0, 1000)
   send('ZREM', WORKERS, left)
   send('HDEL', WORKINFO, left)
+
+  drop_keys(redis.call('ZRANGEBYSCORE', KEYEND, '-inf', now, 'LIMIT', 0, 1000))
 
   -- Walks through a hash, a page per sweep, and drops the fields that `idle(field, value)` is true for.
   local function walk(name, key, idle)
