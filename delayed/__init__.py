@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from delayed.attempts import Attempt
     from delayed.context import current
     from delayed.delay import Delayed, DelayedFunction, delayed
     from delayed.errors import (
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncWorker",
+    "Attempt",
     "BrokerError",
     "BrokerFull",
     "BrokerUnavailable",
@@ -114,6 +116,7 @@ __all__ = [
 
 # Loaded when first used: a fork server imports only what its children need, and a child has little to copy.
 _PLACES = {
+    "attempts": ("Attempt",),
     "context": ("current",),
     "delay": ("Delayed", "DelayedFunction", "delayed"),
     "events": ("Hooks",),

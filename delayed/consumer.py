@@ -8,12 +8,15 @@ import socket
 import threading
 import time
 
+from delayed.attempts import noted
 from delayed.brokers.base import LEASE, Broker
 from delayed.codec import Codec
 from delayed.errors import DecodeError, NotAllowed, NotReadable
 from delayed.logger import logger
 from delayed.message import EXPIRES, Claim, Ref, Settlement
 from delayed.task import Task
+from delayed.worker import verdict
+from delayed.worker.verdict import Verdict
 
 WAIT = 1.0  # seconds that a take waits for a task
 FOREVER = 86400.0  # seconds of the lease of a task without timeout: nobody renews it
@@ -67,7 +70,9 @@ class Consumer:
             task = Task.from_message(self._codec.open(message, claim.header), self._codec)
         except (DecodeError, NotAllowed, NotReadable) as error:
             logger.error("task %d of queue %s is dead: %s", claim.id, self._queue, error)
-            self._broker.settle(self._worker, [Settlement(claim.ref, "dead", reason=str(error))])
+            dead = Settlement(claim.ref, "dead", reason=str(error))
+            found = Verdict(verdict.UNDECODABLE, text=str(error))
+            self._broker.settle(self._worker, [noted(claim, dead, found, self._worker)])
             return None
         if EXPIRES in claim.header and claim.begin_by < self._broker.clock(self._queue):
             logger.warning("task %d of queue %s expired: it is not handed out", claim.id, self._queue)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, ca
 
 from delayed import answers, orders
 from delayed.answers import Kept, Raised
+from delayed.attempts import Attempt, attempts_of
 from delayed.errors import ConfigError, NotKept, NotSerializable, ResultGone, ResultTimeout, TaskFailed
 from delayed.message import Entry
 from delayed.worker import verdict
@@ -172,6 +173,14 @@ class TaskHandle(_Place, Generic[R_co]):
                 if task.get("id") == self.id and task.get("queue") == self.queue and "progress" in task:
                     return Progress(*task["progress"])
         return None
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """How each attempt ended that has, oldest first: the last 20, for as long as the task is stored, also as a dead
+        letter. Empty before the first has failed, and when the task is gone.
+        """
+        entry = self._queue().broker.get(self.queue, self.id)
+        return attempts_of(entry) if entry is not None else []
 
     def cancel(self, timeout: float = CANCEL_TIMEOUT) -> bool:
         """Keep the task from running, or stop it if it runs. It is not tried again.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -40,6 +40,8 @@ COUNT_MAX = (1 << 31) - 1  # deliveries, or attempts, that every store has room 
 NONCE_MAX = (1 << 64) - 1
 
 KEEP_MIN = 0.001  # seconds that an answer is kept for at least
+NOTES_MAX = 20  # attempts of a task that a store has a note of; the oldest go
+NOTE_MAX = 800  # bytes of such a note
 
 State = Literal["scheduled", "ready", "running", "dead"]
 STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
@@ -353,6 +355,8 @@ class Settlement(NamedTuple):
         reason: for ``dead``: why, in words.
         answer: for ``done`` and ``dead``: what is kept of the task, stored in the same step, if the claim holds; None:
             nothing.
+        note: for ``retry`` and ``dead``: one line of :data:`NOTE_MAX` bytes at most, opaque to brokers, that says how
+            the attempt ended. It is kept beside the message until that is gone or revived; empty: there is none.
     """
 
     ref: Ref
@@ -360,6 +364,7 @@ class Settlement(NamedTuple):
     delay: float = 0.0
     reason: str = ""
     answer: Answer | None = None
+    note: bytes = b""
 
 
 def next_life(delivery: int) -> int:
@@ -431,6 +436,8 @@ class Entry(NamedTuple):
         reason: why it is dead, else "".
         died: seconds since it died (dead), by the store's clock; else 0.
         header: the stored header, not parsed.
+        notes: what settlements have noted of its attempts, oldest first, :data:`NOTES_MAX` at most; see
+            :func:`delayed.attempts.attempts_of`.
     """
 
     message: Message
@@ -442,6 +449,7 @@ class Entry(NamedTuple):
     reason: str
     died: float = 0.0
     header: bytes = b""
+    notes: Sequence[bytes] = ()
 
 
 class WorkerInfo(NamedTuple):

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from delayed.attempts import noted
 from delayed.brokers import broker_for
 from delayed.brokers.base import Broker
 from delayed.message import Message, Settlement
+from delayed.worker import verdict
+from delayed.worker.verdict import Verdict
 from tests.test_cli import Terminal, only_line
 
 APP = """
@@ -201,6 +204,20 @@ def test_arguments_need_the_module_of_the_queue(terminal: Terminal, args: list[s
     assert words in only_line(done)
 
 
+def test_the_attempts_of_a_task_are_shown(terminal: Terminal, broker: Broker) -> None:
+    (id,) = put(broker, "letters", "send")
+    (claim,) = broker.claim(["letters"], "w", 1, 1, 1, 60.0)
+    found = Verdict(verdict.RAISED, type="ValueError", text="[red]no\x1b[2J", wall=0.5)
+    broker.settle("w", [noted(claim, Settlement(claim.ref, "retry", 300.0), found, "host:1:\x1bdef")])
+
+    shown = terminal.run("inspect", "letters", str(id)).stdout
+    (attempt,) = told(terminal, "inspect", "letters", str(id))["ended"]
+
+    assert re.search(r"^attempt 1 +20\d\d-.*raised ValueError: \[red\]no\\x1b\[2J after 0\.5 s", shown, re.MULTILINE)
+    assert "(host:1:\\x1bdef)" in shown and "\x1b" not in shown
+    assert (attempt["attempt"], attempt["verdict"]["code"], attempt["verdict"]["text"]) == (1, "raised", found.text)
+
+
 def test_what_can_not_be_read_is_shown_as_far_as_it_goes(terminal: Terminal, broker: Broker) -> None:
     class Odd(Message):
         def header(self) -> bytes:
@@ -231,6 +248,7 @@ def test_a_letter_is_shown_with_its_verdict(terminal: Terminal) -> None:
 
     for text in (listed, status):
         assert "raised KeyError: 'no ada'" in text and "Traceback" not in text
+    assert re.search(r"^attempt 1 +20\d\d-.* raised KeyError: 'no ada' after .*CPU", shown, re.MULTILINE)
     assert re.search(r"^raised KeyError: 'no ada' after .*CPU.*, in attempt 1$", shown, re.MULTILINE)
     assert 'raise KeyError(f"no {name}")' in shown
     assert one["reason"].endswith("KeyError: 'no ada'") and one["died"] > 0

@@ -21,6 +21,7 @@ from delayed.brokers.odd import tasks_among
 from delayed.errors import BrokerError, ConfigError
 from delayed.message import (
     LIFE,
+    NOTES_MAX,
     Answer,
     Bounds,
     Claim,
@@ -54,13 +55,15 @@ class _Task:
     nonce: int = 0
     lost: int = 0
     reason: str = ""
+    notes: tuple[bytes, ...] = ()
 
     def entry(self, now: float, *, payload: bool = True) -> Entry:
         message = Message.glimpse(self.id, self.header, self.payload if payload else b"")
         due = max(0.0, self.at - now) if self.state in ("scheduled", "running") else 0.0
         died = now - self.at if self.state == "dead" else 0.0
         deliveries = self.delivery % LIFE
-        return Entry(message, self.state, self.attempt, deliveries, self.worker, due, self.reason, died, self.header)
+        told = (self.attempt, deliveries, self.worker, due, self.reason, died, self.header, self.notes)
+        return Entry(message, self.state, *told)
 
 
 @dataclass(slots=True)
@@ -266,7 +269,7 @@ class MemoryBroker(Broker):
             return accepted
 
     def _settle(self, settlement: Settlement, now: float) -> bool:
-        ref, action, delay, reason, answer = settlement
+        ref, action, delay, reason, answer, note = settlement
         queue = self._queue(ref.queue)
         task = self._claimed(ref)
         if task is None:
@@ -274,6 +277,8 @@ class MemoryBroker(Broker):
         queue.release(task)
         if action in ("done", "dead"):
             queue.answer(task.id, answer, now)
+        if note:
+            task.notes = (*task.notes, note)[-NOTES_MAX:]
         if action == "done":
             del queue.tasks[task.id]
         elif action == "dead":
@@ -538,7 +543,7 @@ class MemoryBroker(Broker):
             for task in letters:
                 task.attempt = task.lost = 0
                 task.delivery = next_life(task.delivery)
-                task.reason = ""
+                task.reason, task.notes = "", ()
                 task.place = next(found.places)
                 found.answers.pop(task.id, None)
                 found.put(task, 0.0, now)

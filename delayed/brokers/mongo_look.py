@@ -117,6 +117,7 @@ def _entry(row: Document, renewed: Mapping[Any, float]) -> Entry:
         reason=row.get("r", ""),
         died=-due if state == "dead" else 0.0,
         header=header,
+        notes=_notes(row.get("v")),
     )
 
 
@@ -127,6 +128,10 @@ def _number(value: Any) -> int:
 
 def _bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else b""
+
+
+def _notes(value: Any) -> tuple[bytes, ...]:
+    return tuple(map(_bytes, value)) if isinstance(value, list) else ()
 
 
 def is_id(id: int) -> bool:

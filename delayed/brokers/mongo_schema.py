@@ -3,9 +3,9 @@
 ``delayed_tasks`` holds a document for each task:
 
     q queue · id · s state and queue (``r/name``) · p priority · o place · at · d deliveries · a attempts · m most
-    deliveries · l losses · h header · b payload · w worker · n nonce · r reason · and while it is staged: t session,
-    c number, g delay; and of one whose answer is kept: y answer, gone until when, t for how
-    long
+    deliveries · l losses · h header · b payload · w worker · n nonce · r reason · v notes of its attempts, a list ·
+    and while it is staged: t session, c number, g delay; and of one whose answer is kept: y answer, gone until when,
+    t for how long
 
 `s` begins with a letter: **p**repared (not enqueued yet, see `mongo_enqueue.py`), **l**ater, **r**eady, **h**eld,
 **d**ead, or **a**nswer: what is kept of a task that has ended, see `mongo_answers.py`. `at` is when a later one is due,

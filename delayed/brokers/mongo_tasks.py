@@ -20,7 +20,7 @@ from pymongo.errors import BulkWriteError
 from delayed.brokers import mongo_answers as answers
 from delayed.brokers import odd
 from delayed.brokers.mongo_enqueue import DUPLICATE, milliseconds
-from delayed.message import Claim, Ref, Settlement, is_task
+from delayed.message import NOTES_MAX, Claim, Ref, Settlement, is_task
 
 Document = dict[str, Any]
 Tasks = Collection[Document]
@@ -339,7 +339,7 @@ def _write(tasks: Tasks, settlements: Sequence[Settlement]) -> int:
 
 
 def _step(settlement: Settlement) -> Any:
-    ref, action, delay, reason, answer = settlement
+    ref, action, delay, reason, answer, note = settlement
     which = token(ref)
     if action == "done":
         if answer is None:
@@ -349,18 +349,28 @@ def _step(settlement: Settlement) -> Any:
         now = {"$currentDate": {"at": True, **AT_END}}
         clean = reason.encode("utf-8", "replace").decode()[:REASON_MAX]
         beside = answers.beside(answer) if answer is not None else {}
-        return UpdateOne(which, {"$set": {"s": "d/" + ref.queue, "r": clean, **beside}, "$unset": LET_GO, **now})
+        dead = {"$set": {"s": "d/" + ref.queue, "r": clean, **beside}, "$unset": LET_GO, **now}
+        return UpdateOne(which, dead | _noted(note))
     if delay > 0:
         later: Document = {"s": {"$literal": "l/" + ref.queue}, "at": {"$add": ["$$NOW", milliseconds(delay)]}}
         if action == "back":
             later["a"] = {"$subtract": ["$a", 1]}
+        if note:
+            last = {"$slice": [{"$ifNull": ["$v", []]}, 1 - NOTES_MAX]}
+            later["v"] = {"$concatArrays": [last, [{"$literal": note}]]}
         return UpdateOne(which, [{"$set": later}, {"$unset": list(LET_GO)}])
     ready: Document = {"$set": {"s": "r/" + ref.queue}, "$unset": {**LET_GO, "at": ""}}
-    return UpdateOne(which, ready | ({"$inc": {"a": -1}} if action == "back" else {"$currentDate": AT_END}))
+    place: Document = {"$inc": {"a": -1}} if action == "back" else {"$currentDate": AT_END}
+    return UpdateOne(which, ready | place | _noted(note))
+
+
+def _noted(note: bytes) -> Document:
+    """Adds to the notes of a task; the oldest go."""
+    return {"$push": {"v": {"$each": [note], "$slice": -NOTES_MAX}}} if note else {}
 
 
 def _looks_settled(tasks: Tasks, settlement: Settlement) -> bool:
-    ref, action, delay, _, _ = settlement
+    ref, action, delay, *_ = settlement
     row = tasks.find_one({"q": ref.queue, "id": Int64(ref.id)}, {"s": 1, "d": 1})
     if row is None or action == "done":
         return row is None or (row["s"] == "a/" + ref.queue and row["d"] == ref.delivery)

@@ -52,7 +52,7 @@ _COLUMNS = "o_queue, o_id, o_delivery, o_attempt, o_priority, o_place, o_header,
 _TURN = """
         %(worker)s::text, %(queues_0)s::text[], %(ids_0)b::bigint[], %(deliveries_0)b::int[], %(nonces_0)b::bigint[],
         %(queues_1)s::text[], %(ids_1)b::bigint[], %(deliveries_1)b::int[], %(nonces_1)b::bigint[],
-        %(actions)s::text[], %(delays)b::float8[], %(reasons)s::text[],
+        %(actions)s::text[], %(delays)b::float8[], %(reasons)s::text[], %(notes)b::bytea[],
         %(queues)s::text[], %(seq)s::bigint, %(nonce)s::bigint, %(room)s::int, %(lease)s::float8
 """
 _WORK = f"SELECT {_COLUMNS} FROM @.delayed_work({_TURN})"
@@ -178,6 +178,7 @@ class PostgresBroker(Broker):
             "actions": [settlement.action for settlement in others],
             "delays": [max(float(settlement.delay), 0.0) for settlement in others],
             "reasons": [_text(settlement.reason) for settlement in others],
+            "notes": [settlement.note for settlement in others],
         }
         for number, part in enumerate((ended, others)):
             values.update(_tokens([settlement.ref for settlement in part], f"_{number}"))

@@ -24,7 +24,7 @@ _ORDER: Mapping[State, str] = {
     "dead": "at DESC, place DESC",
 }
 _COLUMNS = """
-    id, state, attempt, delivery, worker, reason, header, {payload},
+    id, state, attempt, delivery, worker, reason, header, notes, {payload},
     extract(epoch FROM CASE state WHEN 1 THEN clock_timestamp() WHEN 2 THEN lease_end ELSE at END
         - clock_timestamp())::float8
 """
@@ -125,11 +125,11 @@ def check(state: State) -> None:
 
 def entry(row: tuple[Any, ...]) -> Entry:
     """What a row of :func:`peek` or :data:`GET` says."""
-    id, number, attempt, delivery, worker, reason, header, payload, due = row
+    id, number, attempt, delivery, worker, reason, header, notes, payload, due = row
     state: State = STATES[number]
     if state == "scheduled" and due <= 0:
         state = "ready"
     left = due if state in ("scheduled", "running") else 0.0
     died = -due if state == "dead" else 0.0
     message = Message.glimpse(id, header, payload)
-    return Entry(message, state, attempt, delivery % LIFE, worker, left, reason, died, header)
+    return Entry(message, state, attempt, delivery % LIFE, worker, left, reason, died, header, tuple(notes))

@@ -213,7 +213,7 @@ class RedisBroker(Broker):
         done: dict[tuple[int, int], list[int]] = {}
         order: list[int] = []
         for index in part:
-            (_, id, delivery, token), action, delay, reason, answer = settlements[index]
+            (_, id, delivery, token), action, delay, reason, answer, note = settlements[index]
             if answer is not None and action in ("done", "dead"):
                 answer_keys.append(self._answer_key(queue, id))
                 answers += (len(order) + 1, _ms(answer.ttl), answer.data)
@@ -225,12 +225,11 @@ class RedisBroker(Broker):
                 continue
             order.append(index)
             args.append(b"%d|%d|" % (delivery, token))
-            if action == "dead":
-                args.append(b"x" + reason.encode("utf-8", "replace"))
-            elif action == "done":
+            if action == "done":
                 args.append(b"d")
             else:
-                args.append(b"%b%d" % (_ACTIONS[action], _ms(delay)))
+                detail = reason.encode("utf-8", "replace") if action == "dead" else b"%d" % _ms(delay)
+                args.append(b"%b%b\n%b" % (_ACTIONS[action], note, detail))
             args.append(id)
         for (delivery, token), group in done.items():
             order += group
@@ -566,17 +565,22 @@ def _split(message: bytes) -> tuple[bytes, bytes]:
 def _entry(now: int, state: State, id: bytes, message: bytes, record: bytes, score: bytes) -> Entry:
     worker = reason = ""
     delivery = attempt = b"0"
+    notes = b""
     if state == "dead":
-        delivery, attempt, size, rest = record.split(b"|", 3)
-        reason, message = rest[: int(size)].decode("utf-8", "replace"), rest[int(size) :]
+        delivery, attempt, size, notes_size, rest = record.split(b"|", 4)
+        reason, rest = rest[: int(size)].decode("utf-8", "replace"), rest[int(size) :]
+        notes, message = rest[: int(notes_size)], rest[int(notes_size) :]
     elif record:
-        delivery, _, attempt, _, _, owner = record.split(b"|", 5)
+        delivery, _, attempt, _, rest = record.split(b"|", 4)
+        rest, _, owner = rest.rpartition(b"|")
+        notes = rest[rest.find(b"\n") :] if b"\n" in rest else b""
         worker = owner.decode("utf-8", "replace")
     header, payload = _split(message)
     parsed = Message.glimpse(int(id) if id.isdigit() else 0, header, payload)
     due = max(float(score) - now, 0.0) / 1000 if state in ("scheduled", "running") else 0.0
     died = (now - float(score)) / 1000 if state == "dead" else 0.0
-    return Entry(parsed, state, int(attempt), int(delivery) % LIFE, worker, due, reason, died, header)
+    told = (int(attempt), int(delivery) % LIFE, worker, due, reason, died, header, tuple(notes.split(b"\n")[1:]))
+    return Entry(parsed, state, *told)
 
 
 def _fields(info: bytes) -> dict[str, str]:

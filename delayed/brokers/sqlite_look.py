@@ -20,7 +20,7 @@ _WHERE: Mapping[State, list[str]] = {
 # What is odd can be looked at too, until a claim finds it: a column takes what it is given.
 _ENVELOPE = """
     CASE typeof(id) WHEN 'integer' THEN id ELSE 0 END, state, at + 0, attempt + 0, delivery + 0, worker, reason,
-    CASE typeof(header) WHEN 'blob' THEN header ELSE x'' END
+    CASE typeof(header) WHEN 'blob' THEN header ELSE x'' END, CASE typeof(notes) WHEN 'blob' THEN notes ELSE x'' END
 """
 _COLUMNS = f"{_ENVELOPE}, CASE typeof(payload) WHEN 'blob' THEN payload ELSE x'' END"
 
@@ -92,11 +92,12 @@ def wheres(state: State) -> list[str]:
 
 
 def _entry(row: tuple[Any, ...], now: int) -> Entry:
-    id, number, at, attempt, delivery, worker, reason, header, *payload = row
+    id, number, at, attempt, delivery, worker, reason, header, notes, *payload = row
     message = Message.glimpse(id, header, payload[0] if payload else b"")
     state: State = STATES[number]
     if state == "scheduled" and at <= now:
         state = "ready"
     due = (at - now) / 1000 if state in ("scheduled", "running") else 0.0
     died = (now - at) / 1000 if state == "dead" else 0.0
-    return Entry(message, state, attempt, delivery % LIFE, worker, due, reason, died, header)
+    lines = tuple(notes.split(b"\n")) if notes else ()
+    return Entry(message, state, attempt, delivery % LIFE, worker, due, reason, died, header, lines)

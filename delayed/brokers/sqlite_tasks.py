@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from delayed.brokers.base import DEAD_LETTERS, PRODUCER_AGE
-from delayed.message import LIFE, Bounds, Claim, Message, Ref, Settlement, next_life
+from delayed.message import LIFE, NOTES_MAX, Bounds, Claim, Message, Ref, Settlement, next_life
 
 PROMOTE_MAX = 1000  # scheduled tasks that one claim makes ready at most, of each queue
 SWEEP_MAX = 10_000  # lost tasks that one sweep returns at most
@@ -88,7 +88,7 @@ _LOST_AGAIN = f"{_END} state = 1, at = 0, lost = lost + 1, place = ? WHERE seat 
 _LOST_DEAD = f"{_END} state = 3, at = ?, lost = lost + 1, reason = ? WHERE seat = ?"
 _LETTER = "SELECT seat, id, delivery FROM delayed_task WHERE queue = ? AND id = ? AND state = 3"
 _REVIVE = """
-    UPDATE delayed_task SET state = 1, at = 0, place = ?, attempt = 0, delivery = ?, lost = 0, reason = ''
+    UPDATE delayed_task SET state = 1, at = 0, place = ?, attempt = 0, delivery = ?, lost = 0, reason = '', notes = x''
     WHERE seat = ?
 """
 _DROP = "DELETE FROM delayed_task WHERE queue = ? AND id = ? AND state = 3"
@@ -246,6 +246,9 @@ def settle(
     is not every one, they are taken back and made again one by one.
     """
     steps = [_step(db, numbers, settlement, now) for settlement in settlements]
+    for settlement in settlements:
+        if settlement.note:
+            _note(db, _token(numbers, settlement.ref), settlement.note)
     kinds: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for statement, values in steps:
         kinds[statement].append(values)
@@ -263,7 +266,7 @@ def settle(
 def _step(
     db: sqlite3.Connection, numbers: Mapping[str, int], settlement: Settlement, now: int
 ) -> tuple[str, tuple[Any, ...]]:
-    ref, action, delay, reason, _ = settlement
+    ref, action, delay, reason, _, _ = settlement
     token = _token(numbers, ref)
     if action == "done":
         return _DONE, token
@@ -272,6 +275,13 @@ def _step(
     if delay > 0:
         return _RETRY_LATER if action == "retry" else _BACK_LATER, (now + round(delay * 1000), *token)
     return (_RETRY, (_places(db, token[0], 1), *token)) if action == "retry" else (_BACK, token)
+
+
+def _note(db: sqlite3.Connection, token: tuple[int, int, int, int], note: bytes) -> None:
+    """Add to the notes of a task, if the claim holds; the oldest go."""
+    for (notes,) in db.execute(f"SELECT notes FROM delayed_task {_CLAIM}", token).fetchall():
+        lines = [*notes.split(b"\n"), note] if notes else [note]
+        db.execute(f"UPDATE delayed_task SET notes = ? {_CLAIM}", (b"\n".join(lines[-NOTES_MAX:]), *token))
 
 
 def _token(numbers: Mapping[str, int], ref: Ref) -> tuple[int, int, int, int]:

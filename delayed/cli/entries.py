@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from delayed.attempts import Attempt, attempts_of
 from delayed.cli.common import duration
 from delayed.cli.discover import DiscoveryError, load
 from delayed.cli.tables import console, first_line, table
@@ -21,6 +22,7 @@ from delayed.queue import Queue
 from delayed.serializers import SERIALIZERS
 from delayed.shown import call_shown
 from delayed.task import Task
+from delayed.worker.verdict import printable
 
 _SEALS = {0: "", 1: ", signed", 2: ", encrypted"}
 # The settings of a task that are shown if it has them, with their names in a message.
@@ -87,6 +89,7 @@ def print_one(queue: str, entry: Entry, module: str | None, *, as_json: bool) ->
     payload = _payload(entry.message.payload)
     if as_json:
         told = about(queue, entry) | {"settings": settings(entry), "payload": payload}
+        told["ended"] = [_plain(attempt) for attempt in attempts_of(entry)]
         told |= {} if arguments is None else {"arguments": arguments}
         click.echo(json.dumps(told, indent=2, default=repr))
         return
@@ -110,8 +113,24 @@ def print_one(queue: str, entry: Entry, module: str | None, *, as_json: bool) ->
             click.echo(f"{name:<{width}}  {value}")
     if message.func == "?":
         click.echo(f"{'header':<{width}}  {entry.header!r}")
+    for attempt in attempts_of(entry):
+        click.echo(_ended(attempt))
     if entry.reason:
         click.echo(f"\n{entry.reason}")
+
+
+def _ended(attempt: Attempt) -> str:
+    """How an attempt ended, in one line that moves no cursor: the verdict's sentence is printable by itself."""
+    ended = attempt.ended.astimezone().isoformat(" ", "seconds") if attempt.ended is not None else ""
+    worker = f" ({printable(attempt.worker)})" if attempt.worker else ""
+    return f"attempt {attempt.attempt:<4}{ended}  {attempt.verdict}{worker}"
+
+
+def _plain(attempt: Attempt) -> dict[str, Any]:
+    """An attempt as plain data."""
+    ended = attempt.ended.timestamp() if attempt.ended is not None else None
+    told = attempt.verdict.fields() | {"code": attempt.verdict.kind}
+    return {"attempt": attempt.attempt, "ended": ended, "worker": attempt.worker or None, "verdict": told}
 
 
 def queues_in(module: str, name: str | None = None) -> list[Queue]:

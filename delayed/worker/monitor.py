@@ -27,6 +27,7 @@ from itertools import islice
 from typing import Any
 
 from delayed import context
+from delayed.attempts import noted
 from delayed.errors import ConfigError, DecodeError
 from delayed.logger import logger
 from delayed.message import Answer, Claim, Settlement
@@ -587,6 +588,7 @@ class Monitor:
                 self.put(held, self.keeper.answer(held.claim, found, *place))
             self.courier.forget(held)
         else:
+            settlement = noted(held.claim, settlement, found, self.config.worker)
             settlement = self.keeper.settled(held.claim, settlement, found, *place)
             if settlement.answer is not None:
                 if held.seat >= 0:  # else it expired before it was handed to anybody

@@ -16,6 +16,7 @@ import signal
 from typing import TYPE_CHECKING, NamedTuple
 
 from delayed import context
+from delayed.attempts import noted
 from delayed.brokers.base import RENEW_INTERVAL
 from delayed.errors import BrokerError
 from delayed.logger import logger
@@ -223,6 +224,7 @@ class StandIn:
                 if answer is not None:
                     self.answers.append((claim.queue, claim.id, answer))
             else:
+                settlement = noted(claim, settlement, found, self.config.worker)
                 self.settlements.append(self.keeper.settled(claim, settlement, found, *told))
             if not found.ok and found.code != verdict.STOPPED:
                 judge.log_verdict(claim, found, settlement)

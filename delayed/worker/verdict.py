@@ -136,9 +136,9 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         """The verdict in one sentence, without traceback and stack."""
-        if self.code == EXPIRED:  # it took no time
-            return _printable(self._what())
-        return _printable(f"{self._what()} after {self.wall:.3g} s{self._used()}")
+        if not self.wall and self.code in (EXPIRED, LOST):  # it took no time, or nobody knows how much
+            return printable(self._what())
+        return printable(f"{self._what()} after {self.wall:.3g} s{self._used()}")
 
     def _what(self) -> str:
         why = f"; {self.limit}" if self.limit else ""
@@ -179,9 +179,13 @@ class Verdict(NamedTuple):
         memory = f", {self.rss / 2**20:.0f} MB" if self.rss else ""
         return f" (CPU {self.cpu:.3g} s{memory})"
 
+    def fields(self) -> dict[str, Any]:
+        """The verdict as plain data: what differs from the defaults."""
+        return {key: value for key, value in self._asdict().items() if value}
+
     def dump(self) -> bytes:
         """The verdict as JSON, to send it to another process; what is too long for that is cut."""
-        fields = {key: value for key, value in self._asdict().items() if value}
+        fields = self.fields()
         while len(data := json.dumps(fields, ensure_ascii=False).encode(errors="replace")) > DUMP_MAX:
             longest = max(fields, key=lambda key: len(fields[key]) if isinstance(fields[key], str) else 0)
             half = len(fields[longest]) // 2
@@ -199,6 +203,15 @@ class Verdict(NamedTuple):
             fields: dict[str, Any] = json.loads(data)
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
+        return cls.of(fields)
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Verdict:
+        """The verdict of :meth:`fields`.
+
+        Raises:
+            ValueError: When they are of none.
+        """
         if type(fields) is not dict or type(fields.get("code")) is not int or fields["code"] not in KINDS:
             raise ValueError("it is no verdict")
         for name, value in fields.items():
@@ -230,11 +243,11 @@ def signal_name(number: int) -> str:
 def _first_line(text: str) -> str:
     line, _, rest = text.strip().partition("\n")
     line = line if len(line) <= 300 else line[:300] + "…"
-    line = _printable(line)
+    line = printable(line)
     return f"{line} …" if rest else line
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text in one line that moves no cursor: whoever wrote a message may have chosen it."""
     if text.isprintable():
         return text

@@ -63,7 +63,7 @@ def test_a_monitor_that_fails_by_itself_leaves_its_tasks_to_the_fork_server(benc
 
 
 def test_the_stand_in_keeps_deadlines(bench: Bench, mode: str) -> None:
-    bench.put(tasks.begin_and_be_stuck, timeout=1.0)
+    id = bench.put(tasks.begin_and_be_stuck, timeout=1.0, retry={"max": 1, "delay": 600.0})
     worker = bench.start(mode)
     wait_for(lambda: bench.ledger.lines)  # it is claimed before, and then may be given back
     server = fork_server_of(worker)
@@ -72,8 +72,10 @@ def test_the_stand_in_keeps_deadlines(bench: Bench, mode: str) -> None:
     worker.kill()
 
     wait_for(lambda: not alive(server), 10.0)
-    wait_for(bench.settled)
+    wait_for(lambda: bench.queue.broker.counts(bench.queue.name) == (1, 0, 0, 0))
     assert "timed out (limit 1 s)" in bench.log()
+    (attempt,) = bench.queue.handle(id).attempts
+    assert str(attempt.verdict).startswith("timed out (limit 1 s)")
 
 
 def test_when_both_die_the_children_die_and_the_tasks_run_again(bench: Bench, mode: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+from delayed.attempts import attempts_of
 from delayed.message import Entry
 from delayed.retry import Retry
 from delayed.task import Task
@@ -65,6 +66,14 @@ def test_only_the_last_attempt_makes_a_letter(bench: Bench, mode: str) -> None:
     assert (letter.message.id, letter.attempt, letter.delivery) == (id, 3, 3)
     assert letter.reason.splitlines()[0].endswith(", in attempt 3")
     assert bench.ledger.lines == ["failing"] * 3
+    told = attempts_of(letter)
+    assert [(each.attempt, each.verdict.type, each.verdict.text) for each in told] == [
+        (1, "ValueError", "text"),
+        (2, "ValueError", "text"),
+        (3, "ValueError", "text"),
+    ]
+    assert len({each.worker for each in told}) == 1 and told[0].worker in bench.log()
+    assert all(each.verdict.wall > 0 and not each.verdict.traceback for each in told)
 
 
 def test_what_its_policy_does_not_retry_is_kept_at_once(bench: Bench, mode: str) -> None:

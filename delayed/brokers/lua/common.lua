@@ -12,7 +12,8 @@
 --     CLAIMED   Q_dequeued   zset    ids of the claimed tasks by the end of their lease, ms
 --     MSG       Q_msg        hash    id -> length of the header (4 bytes, big-endian) .. header .. payload
 --     CLAIM     Q_claim      hash    id -> delivery|nonce|attempt|priority|losses|worker; no worker: it is not claimed
---                                    now. A task that was never claimed and has priority 0 has none. A dead letter
+--                                    now. Behind the losses are the notes of its attempts, each begins with a newline;
+--                                    the worker is what follows the last |. A task that was never claimed and has priority 0 has none. A dead letter
 --                                    that is revived goes on with the next million of deliveries
 --     LAST      Q_last       hash    worker -> seq|ms|nonce|id,id,...: the answer of its last claim
 --     HELD      Q_held       hash    worker -> how many claims it holds
@@ -22,7 +23,8 @@
 --                                    tidied (all ms), the cursors of the sweep, paused while the queue is, and if
 --                                    somebody has said so dead_most and dead_age (ms), the bounds of its dead letters
 --     DEAD      Q_dead       zset    ids of the dead letters by time of death, ms
---     DEADMSG   Q_dead_msg   hash    id -> delivery|attempt|length of the reason|reason .. message
+--     DEADMSG   Q_dead_msg   hash    id -> delivery|attempt|length of the reason|length of the notes|reason ..
+--                                    notes .. message
 --     WORKERS   Q_workers    zset    workers by when their announcement ends, ms
 --     WORKINFO  Q_workinfo   hash    worker -> what it says of itself, JSON
 --     ORDERS    Q_orders     hash    worker/id -> until when (ms)|what it is asked to do, JSON
@@ -35,6 +37,7 @@
 -- Ids are strings throughout: Lua would print a number of 16 digits as 1.7e+15. A missing reply is false, not nil.
 
 local ROOM = 8 * 1024 * 1024 -- bytes of messages in one answer; more is not added to an answer that has as many
+local NOTES = 20 -- attempts that a task has notes of
 local CHUNK = 4000 -- arguments per command, an even number; unpack() fails at about 8,000
 
 -- The store's clock, ms.
@@ -74,13 +77,22 @@ local function fetch(key, fields)
   return all
 end
 
--- The parts of a record in CLAIM: delivery, nonce, attempt, priority (a string), worker, losses.
+-- The parts of a record in CLAIM: delivery, nonce, attempt, priority (a string), worker, losses, notes.
 local function parts(record)
-  if not record then return 0, '', 0, '0', '', 0 end
-  local delivery, nonce, attempt, priority, losses, worker =
-    string.match(record, '^(%d+)|(%d*)|(%d+)|(%-?%d+)|(%d+)|(.*)$')
-  if not delivery then return 0, '', 0, '0', '', 0 end -- not ours
-  return tonumber(delivery), nonce, tonumber(attempt), priority, worker, tonumber(losses)
+  if not record then return 0, '', 0, '0', '', 0, '' end
+  local delivery, nonce, attempt, priority, losses, notes, worker =
+    string.match(record, '^(%d+)|(%d*)|(%d+)|(%-?%d+)|(%d+)(.*)|([^|]*)$')
+  if not delivery then return 0, '', 0, '0', '', 0, '' end -- not ours
+  return tonumber(delivery), nonce, tonumber(attempt), priority, worker, tonumber(losses), notes
+end
+
+-- The notes of a task with one more; the oldest go.
+local function add_note(notes, note)
+  if note == '' then return notes end
+  notes = notes .. '\n' .. note
+  local _, count = string.gsub(notes, '\n', '')
+  for _ = NOTES + 1, count do notes = string.sub(notes, (string.find(notes, '\n', 2, true))) end
+  return notes
 end
 
 -- Why what has this id and record is no task that anybody can hold; nil if it is one. An id is a number from 1 to
@@ -175,9 +187,10 @@ local function this_life(delivery)
 end
 
 -- Keeps a message as a dead letter. The caller removes it from where it was.
-local function bury(id, message, delivery, attempt, reason, at)
+local function bury(id, message, delivery, attempt, reason, notes, at)
   redis.call('ZADD', DEAD, at, id)
-  redis.call('HSET', DEADMSG, id, delivery .. '|' .. attempt .. '|' .. #reason .. '|' .. reason .. message)
+  local head = delivery .. '|' .. attempt .. '|' .. #reason .. '|' .. #notes .. '|'
+  redis.call('HSET', DEADMSG, id, head .. reason .. notes .. message)
 end
 
 -- Takes what is no task out of the way: it becomes a dead letter if its id is a number, else it is removed. Returns what
@@ -187,7 +200,7 @@ local function put_away(id, message, why, at)
   redis.call('HDEL', CLAIM, id)
   redis.call('HDEL', MSG, id)
   local named = string.find(id, '^[1-9]%d*$')
-  if named then bury(id, message, 0, 0, 'no task: ' .. why, at) end
+  if named then bury(id, message, 0, 0, 'no task: ' .. why, '', at) end
   return (named and 'dead|' or 'gone|') .. why .. '|' .. string.sub(id, 1, 50)
 end
 

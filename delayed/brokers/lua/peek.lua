@@ -70,8 +70,8 @@ if ARGV[4] == '0' then
     if messages[i] then
       messages[i] = string.sub(messages[i], 1, header_end(messages[i], 1))
     elseif state == 'dead' and records[i] then
-      local at, reason = select(2, string.find(records[i], '^%d+|%d+|(%d+)|'))
-      at = at + reason
+      local at, reason, notes = select(2, string.find(records[i], '^%d+|%d+|(%d+)|(%d+)|'))
+      at = at + reason + notes
       records[i] = string.sub(records[i], 1, header_end(records[i], at + 1))
     end
   end

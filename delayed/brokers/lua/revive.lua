@@ -20,8 +20,8 @@ for i, letter in ipairs(fetch(DEADMSG, ARGV)) do
     seen[id] = true
     found[#found + 1] = id
     if revives then
-      local _, at, delivery, reason = string.find(letter, '^(%d+)|%d+|(%d+)|')
-      local message = string.sub(letter, at + reason + 1)
+      local _, at, delivery, reason, notes = string.find(letter, '^(%d+)|%d+|(%d+)|(%d+)|')
+      local message = string.sub(letter, at + reason + notes + 1)
       local good, header = pcall(function()
         return cjson.decode(string.sub(message, 5, 4 + struct.unpack('>I4', message)))
       end)

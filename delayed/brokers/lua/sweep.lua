@@ -52,7 +52,7 @@ if now >= grace_until then
   local gone, kept, owners = {}, {}, {}
   local front, front_priorities, back, back_priorities = {}, {}, {}, {}
   for i, id in ipairs(expired) do
-    local delivery, _, attempt, priority, holder, losses = parts(records[i])
+    local delivery, _, attempt, priority, holder, losses, notes = parts(records[i])
     local message = stored[i]
     if holder ~= '' then owners[holder] = (owners[holder] or 0) + 1 end
     if not message then
@@ -64,12 +64,12 @@ if now >= grace_until then
       local allowed = good and type(header) == 'table' and tonumber(header.m) or tonumber(ARGV[6])
       if this_life(delivery) >= allowed then
         local reason = 'poison: delivered ' .. this_life(delivery) .. ' times, and its worker was lost again'
-        bury(id, message, delivery, attempt, reason, now)
+        bury(id, message, delivery, attempt, reason, notes, now)
         gone[#gone + 1] = id
         dead = dead + 1
       else
         kept[#kept + 1] = id
-        kept[#kept + 1] = delivery .. '||' .. attempt .. '|' .. priority .. '|' .. (losses + 1) .. '|'
+        kept[#kept + 1] = delivery .. '||' .. attempt .. '|' .. priority .. '|' .. (losses + 1) .. notes .. '|'
         if losses == 0 then
           front[#front + 1], front_priorities[#front + 1] = id, priority
         else

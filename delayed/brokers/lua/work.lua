@@ -25,8 +25,8 @@
 -- ARGV[9 ...] -> of each answer, in the order of their keys: which settlement it belongs to, from 1; how long to keep it,
 --                ms; and itself
 -- ARGV[...] -> the settlements. Those that are done, in groups of one token: 'delivery|nonce|', 'd', 'id,id,...'.
---                Of each other: 'delivery|nonce|', 'r' .. delay (retry) or 'b' .. delay (back), delays in ms, or
---                'x' .. reason (dead); and its id
+--                Of each other: 'delivery|nonce|', 'r' (retry), 'b' (back) or 'x' (dead) .. its note, which may be
+--                empty .. newline .. delay in ms, or for 'x' the reason; and its id
 -- Returns {'1' or '0' for each settlement in that order, in one string; ms until the next scheduled task or -1; and of
 --          the claims: ids, deliveries, attempts, lengths of the messages, the messages, each in one string; and if
 --          something was there that is no task, what put_away() tells of each}.
@@ -79,16 +79,17 @@ if #ARGV > 7 then
       if action == 'd' then
         gone[#gone + 1] = id
       else
-        local delivery, _, attempt, priority, _, losses = parts(record)
-        local kind, detail = string.sub(action, 1, 1), string.sub(action, 2)
+        local delivery, _, attempt, priority, _, losses, notes = parts(record)
+        local kind, note, detail = string.match(action, '^(.)([^\n]*)\n(.*)$')
+        notes = add_note(notes, note)
         if kind == 'x' then
-          bury(id, redis.call('HGET', MSG, id) or '\0\0\0\0', delivery, attempt, detail, now)
+          bury(id, redis.call('HGET', MSG, id) or '\0\0\0\0', delivery, attempt, detail, notes, now)
           buried = true
           gone[#gone + 1] = id
         else
           if kind == 'b' then attempt = attempt - 1 end
           kept[#kept + 1] = id
-          kept[#kept + 1] = delivery .. '||' .. attempt .. '|' .. priority .. '|' .. losses .. '|'
+          kept[#kept + 1] = delivery .. '||' .. attempt .. '|' .. priority .. '|' .. losses .. notes .. '|'
           if detail ~= '0' then
             due[#due + 1] = now + detail
             due[#due + 1] = id
@@ -189,8 +190,8 @@ if limit > 0 then
       for i, id in ipairs(popped) do
         local record, message = records[i], stored[i]
         if message and not seen[id] then -- else its message was removed by hand
-          local delivery, _, attempt, priority, holder, losses = 0, '', 0, '0', '', 0
-          if record then delivery, _, attempt, priority, holder, losses = parts(record) end
+          local delivery, _, attempt, priority, holder, losses, notes = 0, '', 0, '0', '', 0, ''
+          if record then delivery, _, attempt, priority, holder, losses, notes = parts(record) end
           local why = fault(id, delivery, attempt)
           if why then
             odd = odd or {}
@@ -204,7 +205,7 @@ if limit > 0 then
             if record then
               deliveries[n], attempts[n] = delivery + 1, attempt + 1
               claims[2 * n] = (delivery + 1) .. '|' .. nonce .. '|' .. (attempt + 1) .. '|' .. priority
-                .. '|' .. losses .. '|' .. worker
+                .. '|' .. losses .. notes .. '|' .. worker
             else
               deliveries[n], attempts[n], claims[2 * n] = '1', '1', first_time
             end

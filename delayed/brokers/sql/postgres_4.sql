@@ -103,3 +103,197 @@ BEGIN
         ));
     END IF;
 END $body$;
+
+
+-- What settlements have noted of a task's attempts: oldest first, and so short that most stay in the row.
+ALTER TABLE @.delayed_task ADD COLUMN notes bytea[] NOT NULL DEFAULT '{}';
+
+
+-- A worker's turn: end claims, then take up to `room` tasks of the queues. Rows without an id answer the settlements: the
+-- `header` has those of a queue that were accepted, as id/delivery/nonce with commas between. The other rows are claims.
+--
+-- ended_*: claims that are done. other_*: those that end otherwise, by `other_action`: retry, back, dead; each with what
+-- is noted of its attempt, if anything. As in step 1, but for the notes, of which the last 20 are kept;
+-- that function stays beside this one, for workers that run since before.
+CREATE FUNCTION @.delayed_work(
+    a_worker text,
+    ended_queue text[], ended_id bigint[], ended_delivery int[], ended_nonce bigint[],
+    other_queue text[], other_id bigint[], other_delivery int[], other_nonce bigint[],
+    other_action text[], other_delay float8[], other_reason text[], other_note bytea[],
+    queues text[], a_seq bigint, a_nonce bigint, room int, lease float8
+) RETURNS TABLE (
+    o_queue text, o_id bigint, o_delivery int, o_attempt int, o_priority int, o_place bigint,
+    o_header bytea, o_payload bytea
+) LANGUAGE plpgsql
+SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
+#variable_conflict use_column
+DECLARE
+    now timestamptz := clock_timestamp();
+    a_queue text;
+    a_number int;
+    base bigint;
+    rung text[] := '{}';
+    tids tid[];
+    sent boolean;
+    n int;
+    s record;
+BEGIN
+    FOR a_queue, a_number IN
+        SELECT q.name, q.number FROM @.delayed_queue q WHERE q.name = ANY (ended_queue)
+    LOOP
+        -- Locked in a statement of its own: if a renewal was there first, only a later one sees the row as it is now.
+        tids := ARRAY(
+            SELECT (
+                SELECT d.ctid FROM @.delayed_task d
+                WHERE d.id = e.id AND d.queue = a_number
+                    AND d.state + 0 = 2 AND d.delivery = e.delivery AND d.nonce = e.nonce
+                FOR UPDATE
+            )
+            FROM unnest(ended_queue, ended_id, ended_delivery, ended_nonce) AS e (name, id, delivery, nonce)
+            WHERE e.name = a_queue
+        );
+        WITH gone AS (
+            DELETE FROM @.delayed_task t WHERE t.ctid = ANY (tids) RETURNING t.id, t.delivery, t.nonce
+        )
+        SELECT convert_to(string_agg(format('%s/%s/%s', g.id, g.delivery, g.nonce), ','), 'UTF8')
+        INTO o_header FROM gone g;
+        o_queue := a_queue;
+        RETURN NEXT;
+    END LOOP;
+    FOR s IN
+        SELECT o.*, q.number FROM unnest(other_queue, other_id, other_delivery, other_nonce, other_action, other_delay,
+            other_reason, other_note) AS o (name, id, delivery, nonce, action, delay, reason, note)
+        JOIN @.delayed_queue q ON q.name = o.name
+    LOOP
+        UPDATE @.delayed_task t SET
+            worker = '', nonce = 0, lease_end = '-infinity', reason = s.reason,
+            state = CASE WHEN s.action = 'dead' THEN 3 WHEN s.delay > 0 THEN 0 ELSE 1 END,
+            at = clock_timestamp() + s.delay * interval '1 second',
+            attempt = t.attempt - CASE WHEN s.action = 'back' THEN 1 ELSE 0 END,
+            place = CASE WHEN s.action = 'back' THEN t.place ELSE nextval('@.delayed_place') << 20 END,
+            notes = CASE WHEN s.note = '' THEN t.notes ELSE t.notes[cardinality(t.notes) - 18:] || s.note END
+        WHERE t.id = s.id AND t.queue = s.number
+            AND t.state + 0 = 2 AND t.delivery = s.delivery AND t.nonce = s.nonce;
+        CONTINUE WHEN NOT FOUND;
+        o_queue := s.name;
+        o_header := convert_to(format('%s/%s/%s', s.id, s.delivery, s.nonce), 'UTF8');
+        RETURN NEXT;
+        IF s.action <> 'dead' AND s.name <> ALL (rung) THEN
+            rung := rung || s.name;
+            PERFORM @.delayed_ring(s.name, false);
+        END IF;
+    END LOOP;
+
+    IF room <= 0 THEN
+        RETURN;
+    END IF;
+    -- A look first: what finds nothing writes nothing. But it may have been this very claim, sent before and committed
+    -- just now, that left nothing.
+    sent := EXISTS (SELECT FROM @.delayed_claimer c WHERE c.worker = a_worker AND c.seq >= a_seq);
+    IF NOT sent THEN
+        PERFORM FROM unnest(queues) AS x (name) WHERE @.delayed_next(x.name) <= now;
+        IF NOT FOUND THEN
+            sent := EXISTS (SELECT FROM @.delayed_claimer c WHERE c.worker = a_worker AND c.seq >= a_seq);
+            IF NOT sent THEN
+                RETURN;
+            END IF;
+        END IF;
+    END IF;
+    IF NOT sent THEN
+        INSERT INTO @.delayed_claimer AS c VALUES (a_worker, a_seq, now)
+        ON CONFLICT (worker) DO UPDATE SET seq = excluded.seq, seen = excluded.seen WHERE c.seq < excluded.seq;
+        sent := NOT FOUND;
+    END IF;
+    IF sent THEN  -- it has been sent before: what that claim got and still holds
+        FOREACH a_queue IN ARRAY queues LOOP
+            SELECT q.number INTO a_number FROM @.delayed_queue q WHERE q.name = a_queue;
+            RETURN QUERY
+            SELECT a_queue, t.id, t.delivery, t.attempt, t.priority::int, t.place, t.header, t.payload
+            FROM @.delayed_task t
+            WHERE t.queue = a_number AND t.state = 2 AND t.worker = a_worker AND t.nonce = a_nonce;
+        END LOOP;
+        RETURN;
+    END IF;
+    FOREACH a_queue IN ARRAY queues LOOP
+        SELECT q.number INTO a_number FROM @.delayed_queue q WHERE q.name = a_queue AND NOT q.paused;
+        CONTINUE WHEN NOT FOUND;
+        IF EXISTS (SELECT FROM @.delayed_task t WHERE t.queue = a_number AND t.state = 0 AND t.at <= now) THEN
+            base := nextval('@.delayed_place') << 20;
+            WITH due AS MATERIALIZED (
+                SELECT t.ctid AS tid, t.at, t.id FROM @.delayed_task t
+                WHERE t.queue = a_number AND t.state = 0 AND t.at <= now
+                ORDER BY t.at LIMIT 1000 FOR UPDATE SKIP LOCKED
+            ), turns AS MATERIALIZED (SELECT tid, row_number() OVER (ORDER BY at, id) AS turn FROM due)
+            UPDATE @.delayed_task t SET state = 1, place = base + turn FROM turns WHERE t.ctid = tid;
+        END IF;
+        RETURN QUERY
+        UPDATE @.delayed_task t SET
+            state = 2, worker = a_worker, nonce = a_nonce, lease_end = clock_timestamp() + lease * interval '1 second',
+            delivery = t.delivery + 1, attempt = t.attempt + 1
+        WHERE t.ctid = ANY (ARRAY(
+            SELECT r.ctid FROM @.delayed_task r WHERE r.queue = a_number AND r.state = 1
+            ORDER BY r.priority DESC, r.place LIMIT room FOR UPDATE SKIP LOCKED
+        ))
+        RETURNING a_queue, t.id, t.delivery, t.attempt, t.priority::int, t.place, t.header, t.payload;
+        GET DIAGNOSTICS n = ROW_COUNT;
+        room := room - n;
+        EXIT WHEN room <= 0;
+    END LOOP;
+END $body$;
+
+
+-- As delayed_work, with answers of some of the claims that are ended: each is stored if its claim held.
+CREATE FUNCTION @.delayed_work_answered(
+    a_worker text,
+    ended_queue text[], ended_id bigint[], ended_delivery int[], ended_nonce bigint[],
+    other_queue text[], other_id bigint[], other_delivery int[], other_nonce bigint[],
+    other_action text[], other_delay float8[], other_reason text[], other_note bytea[],
+    queues text[], a_seq bigint, a_nonce bigint, room int, lease float8,
+    answer_queue text[], answer_id bigint[], answer_delivery int[], answer_nonce bigint[],
+    answer_ttl float8[], answer_data bytea[]
+) RETURNS TABLE (
+    o_queue text, o_id bigint, o_delivery int, o_attempt int, o_priority int, o_place bigint,
+    o_header bytea, o_payload bytea
+) LANGUAGE plpgsql AS $body$
+DECLARE
+    done text[];
+BEGIN
+    FOR o_queue, o_id, o_delivery, o_attempt, o_priority, o_place, o_header, o_payload IN
+        SELECT * FROM @.delayed_work(
+            a_worker, ended_queue, ended_id, ended_delivery, ended_nonce, other_queue, other_id, other_delivery,
+            other_nonce, other_action, other_delay, other_reason, other_note, queues, a_seq, a_nonce, room, lease
+        )
+    LOOP
+        IF o_id IS NULL AND o_header IS NOT NULL THEN
+            done := string_to_array(convert_from(o_header, 'UTF8'), ',');
+            PERFORM @.delayed_put_answer(a.queue, a.id, a.ttl, a.data)
+            FROM unnest(answer_queue, answer_id, answer_delivery, answer_nonce, answer_ttl, answer_data)
+                AS a (queue, id, delivery, nonce, ttl, data)
+            WHERE a.queue = o_queue AND format('%s/%s/%s', a.id, a.delivery, a.nonce) = ANY (done);
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END $body$;
+
+
+-- Make dead letters ready, as if they had never been claimed; the ids of those that there were. A life has a million
+-- deliveries, whose numbers are never lowered. As in step 3, but for the notes.
+CREATE OR REPLACE FUNCTION @.delayed_revive(a_queue text, ids bigint[]) RETURNS TABLE (o_id bigint) LANGUAGE plpgsql
+SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
+DECLARE
+    a_number int := (SELECT q.number FROM @.delayed_queue q WHERE q.name = a_queue);
+    base bigint := nextval('@.delayed_place') << 20;
+    a_turn bigint;
+BEGIN
+    FOR o_id, a_turn IN SELECT i.id, i.turn FROM unnest(ids) WITH ORDINALITY AS i (id, turn) LOOP
+        UPDATE @.delayed_task t SET
+            state = 1, at = clock_timestamp(), place = base + a_turn, attempt = 0, lost = 0, reason = '', notes = '{}',
+            delivery = CASE WHEN t.delivery < 2000000000 THEN (t.delivery / 1000000 + 1) * 1000000 ELSE t.delivery END
+        WHERE t.id = o_id AND t.queue = a_number AND t.state + 0 = 3;
+        IF FOUND THEN
+            DELETE FROM @.delayed_answer a WHERE a.id = o_id AND a.queue = a_number;
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+    PERFORM @.delayed_ring(a_queue, false);
+END $body$;

@@ -11,3 +11,6 @@ CREATE TABLE delayed_key (
 );
 CREATE UNIQUE INDEX delayed_key_name ON delayed_key (queue, name);
 CREATE INDEX delayed_key_until ON delayed_key (until) WHERE until IS NOT NULL;
+
+-- What settlements have noted of a task's attempts, oldest first, one a line.
+ALTER TABLE delayed_task ADD COLUMN notes BLOB NOT NULL DEFAULT x'';
