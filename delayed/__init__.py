@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from delayed.supervisor import Supervisor
     from delayed.sweeper import Sweeper
     from delayed.task import Task
+    from delayed.tracing import trace
     from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker
 
 __all__ = [
@@ -112,6 +113,7 @@ __all__ = [
     "Unsupported",
     "current",
     "delayed",
+    "trace",
 ]
 
 # Loaded when first used: a fork server imports only what its children need, and a child has little to copy.
@@ -129,6 +131,7 @@ _PLACES = {
     "supervisor": ("Supervisor",),
     "sweeper": ("Sweeper",),
     "task": ("Task",),
+    "tracing": ("trace",),
     "worker": ("AsyncWorker", "ForkedWorker", "PreforkedWorker", "ThreadedWorker"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from delayed import tracing
 from delayed.errors import ConfigError, TaskError
 from delayed.message import Message, Ref
 
@@ -70,6 +71,14 @@ def _run() -> Run:
     return found
 
 
+def _trace() -> str | None:
+    found = run if run is not None else here.get()
+    return None if found is None or found.message.trace is None else tracing.valid(found.message.trace)
+
+
+tracing.of_task = _trace
+
+
 class Current:
     """The task that runs in this process. There is one object of it: ``delayed.current``.
 
@@ -100,6 +109,12 @@ class Current:
         """
         found = _run()
         return found.message.key or f"{found.ref.queue}:{found.ref.id}"
+
+    @property
+    def trace(self) -> str | None:
+        """The W3C ``traceparent`` that it was enqueued with; None if it has none. See :func:`delayed.trace`."""
+        _run()
+        return _trace()
 
     @property
     def fencing_token(self) -> int:

@@ -69,7 +69,7 @@ class Message(NamedTuple):
         retry: the retry policy as plain data (see :class:`delayed.retry.Retry`); None means no retry.
         max_deliveries: claims after which a message that always loses its watchers is dead.
         key: a name the caller gave the task; None if he gave none.
-        trace: the W3C trace context it was enqueued in, if any.
+        trace: the W3C traceparent it was enqueued with, if any; see :mod:`delayed.tracing`.
         limits: what one run may use: "memory" in bytes, "cpu" in seconds, each only if limited; None means no limits.
         keep: seconds that its answer is kept for after its end; None means that none is kept.
         expires: seconds, counted by the store's clock from when its id was reserved, after which it is not begun any

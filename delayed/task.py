@@ -17,6 +17,7 @@ from delayed.hints import types_of
 from delayed.message import DEFAULT_MAX_DELIVERIES, KEEP_MIN, Message
 from delayed.retry import Retry
 from delayed.sizes import size_of
+from delayed.tracing import outgoing
 
 if TYPE_CHECKING:
     from delayed.retry import Decider
@@ -181,7 +182,9 @@ class Task:
 
     def to_message(self, codec: Codec, id: int, default_timeout: float | None) -> Message:
         """What a broker stores of it. Raises what :meth:`unsealed` does."""
-        return codec.seal(self.unsealed(codec, id, default_timeout))
+        message = self.unsealed(codec, id, default_timeout)
+        trace = outgoing()
+        return codec.seal(message if trace is None else message._replace(trace=trace))
 
     def unsealed(self, codec: Codec, id: int, default_timeout: float | None) -> Message:
         """The same without the seal of its queue.

@@ -27,6 +27,7 @@ LAYERS = [
         "delayed.seals",
         "delayed.allow",
         "delayed.sizes",
+        "delayed.tracing",
         "delayed.worker.verdict",
         "delayed.events",
     ],

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from delayed import answers, context
+from delayed.attempts import noted
 from delayed.brokers.memory import MemoryBroker
 from delayed.consumer import Consumer
 from delayed.durations import seconds_of
@@ -236,7 +237,7 @@ class Tasks:
         if settlement is not None:
             if message is not None and message.keep is not None and settlement.action in ("done", "dead"):
                 settlement = settlement._replace(answer=self._answer(claim, message.keep, found, result, error))
-            self.broker.settle(self._worker, [settlement])
+            self.broker.settle(self._worker, [noted(claim, settlement, found, self._worker)])
         if task is None:
             task = Task(claim.id, func_path=message.func if message is not None else "?")
         task.attempt, task.queue, task.verdict = claim.attempt, claim.queue, found

@@ -22,6 +22,7 @@ from delayed.brokers.base import RENEW_INTERVAL, SWEEP_INTERVAL, WAIT_TIMEOUT, B
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
 from delayed.message import EXPIRES, Action, Answer, Bounds, Claim, Settlement, is_task
+from delayed.tracing import extra_of
 from delayed.worker.process import now
 
 FLUSH_SIZE = 64  # settlements that are sent without waiting for more
@@ -359,7 +360,7 @@ class Courier(threading.Thread):
                     "task %d: %s was refused, its claim had gone to another worker",
                     settlement.ref.id,
                     settlement.action,
-                    extra={"action": "refused", "task_id": settlement.ref.id},
+                    extra={"action": "refused", "task_id": settlement.ref.id, **extra_of(held.claim)},
                 )
             if held is not None:
                 self._settling -= 1

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from delayed import tracing
 from delayed.errors import DecodeError
 from delayed.logger import logger
 from delayed.message import Claim, Settlement
@@ -153,5 +154,16 @@ def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> 
             "func": func,
             "attempt": claim.attempt,
             **shown,
+            **tracing.extra_of(claim),
         },
+    )
+
+
+def log_returned(claim: Claim, wall: float) -> None:
+    """One log record for a run that returned, for who debugs."""
+    logger.debug(
+        "task %d returned after %.3g s",
+        claim.id,
+        wall,
+        extra={"action": "task_returned", "task_id": claim.id, "queue": claim.queue, **tracing.extra_of(claim)},
     )

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from delayed import context
+from delayed import context, tracing
 from delayed.attempts import noted
 from delayed.errors import ConfigError, DecodeError
 from delayed.logger import logger
@@ -506,7 +506,7 @@ class Monitor:
             if self.suspects:
                 self.suspects.pop((held.claim.queue, held.claim.id), None)
             if debug:
-                logger.debug("task %d returned after %.3g s", held.claim.id, wall)
+                judge.log_returned(held.claim, wall)
         if ends:
             for held, _ in ends:
                 del seat.tasks[held.slot]
@@ -529,7 +529,8 @@ class Monitor:
                 self.courier.settle((held, self.kept(held)))
             else:
                 self.courier.settle((held, Settlement(held.claim.ref, "done")))
-            logger.debug("task %d returned after %.3g s", held.claim.id, wall)
+            if logger.isEnabledFor(10):
+                judge.log_returned(held.claim, wall)
             return
         found = judge.verdict_told(slot, detail)
         _, _, stack = self.ladder.outcome(seat.index, slot.lane, held.serial)
@@ -816,7 +817,7 @@ class Monitor:
             logger.warning(
                 "task %d: its claim was lost (the lease ended, or it was removed); it is stopped here",
                 held.claim.id,
-                extra={"action": "lost", "task_id": held.claim.id},
+                extra={"action": "lost", "task_id": held.claim.id, **tracing.extra_of(held.claim)},
             )
             if runs:
                 assert seat is not None

@@ -123,6 +123,7 @@ TWO_MODES = {
     "test_orders": "threaded",
     "test_results": "async",
     "test_retries": "async",
+    "test_tracing": "async",
     "test_transactions": "async",
     "test_trust": "threaded",
 }

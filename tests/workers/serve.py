@@ -44,7 +44,7 @@ if __name__ == "__main__":
     courier.ANNOUNCE_INTERVAL = settings.pop("announce_interval", courier.ANNOUNCE_INTERVAL)
     if settings.pop("impatient", False):
         memory.WORKER_PATIENCE, memory.WORKER_LOOK = 0.5, 0.1
-    setup_logger(settings.pop("log_level", "INFO"))
+    setup_logger(settings.pop("log_level", "INFO"), as_json=settings.pop("log_json", False))
     queue = Queue(name, url, dead_letters=settings.pop("dead_letters", None))
     queues = [Queue(each, url, **codec) for each, codec in settings.pop("queues", {}).items()]
     sys.exit(kind(queue, queues=queues, **settings).run())
