@@ -116,6 +116,8 @@ class Codec:
             self.compressor  # noqa: B018
         self.seals = Seals(self._secrets, encrypt) if self._secrets else None
         self._name = queue.encode()
+        if self.is_ours:  # now, for a forked child that finds them copies less memory
+            self._wary, self._trusted, self._prefix  # noqa: B018
 
     @cached_property
     def serializer(self) -> Serializer:
