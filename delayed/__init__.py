@@ -21,6 +21,9 @@ if TYPE_CHECKING:
         FunctionNotFound,
         GiveBack,
         LimitsRefused,
+        LockError,
+        LockLost,
+        LockTimeout,
         MissingDependency,
         NotAllowed,
         NotAuthentic,
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
     from delayed.group import Group
     from delayed.handle import Progress, TaskHandle
     from delayed.hidden import Hidden
+    from delayed.keys import Keys
+    from delayed.locks import Lock
     from delayed.queue import Queue
     from delayed.retry import Retry
     from delayed.scheduler import Scheduler
@@ -77,7 +82,12 @@ __all__ = [
     "Group",
     "Hidden",
     "Hooks",
+    "Keys",
     "LimitsRefused",
+    "Lock",
+    "LockError",
+    "LockLost",
+    "LockTimeout",
     "MissingDependency",
     "NotAllowed",
     "NotAuthentic",
@@ -125,6 +135,8 @@ _PLACES = {
     "group": ("Group",),
     "handle": ("Progress", "TaskHandle"),
     "hidden": ("Hidden",),
+    "keys": ("Keys",),
+    "locks": ("Lock",),
     "queue": ("Queue",),
     "retry": ("Retry",),
     "scheduler": ("Scheduler",),

@@ -20,6 +20,9 @@ DelayedError
 │       ├── ResultTimeout (TimeoutError) ... within that time
 │       ├── NotKept                      ... because no answer is kept of it
 │       └── ResultGone (LookupError)     ... because it is not kept any more, or nobody will answer
+├── LockError                            a lock is not held
+│   ├── LockTimeout (TimeoutError)       ... because others held it for as long as was waited for it
+│   └── LockLost                         ... any more: its time was over
 └── BrokerError                          the store refused, or answered nonsense
     └── BrokerUnavailable (ConnectionError)   the store can't be reached now
         ├── EnqueueRefused               certainly not stored
@@ -154,6 +157,30 @@ class NotKept(ResultError):
 
 class ResultGone(ResultError, LookupError):
     """Raised when there is neither the task nor an answer of it: its time to be kept is over, or it was removed."""
+
+
+class LockError(DelayedError):
+    """The base of what is raised when a lock is not held.
+
+    Attributes:
+        name: the lock's.
+        holder: who holds it now, as ``host:process id``; None if nobody is known to.
+    """
+
+    def __init__(self, message: str, name: str = "", holder: str | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+        self.holder = holder
+
+
+class LockTimeout(LockError, TimeoutError):
+    """Raised by ``with lock:`` when others held the lock for as long as it waits."""
+
+
+class LockLost(LockError):
+    """Raised when a lock is released or extended that is not held any more: its time was over, and others may have had
+    it since.
+    """
 
 
 class BrokerError(DelayedError):

@@ -74,7 +74,7 @@ class Producer:
         return range(first, first + n)
 
     def _reserve(self, size: int) -> int:
-        attempts = _Attempts(self.timeout)
+        attempts = Attempts(self.timeout)
         while True:
             try:
                 return self.broker.reserve_ids(self.queue, size)
@@ -109,7 +109,7 @@ class Producer:
     def _resend(
         self, messages: Sequence[Message], session: Session, timeout: float, sent: bool, error: BrokerUnavailable | None
     ) -> None:
-        attempts = _Attempts(timeout)
+        attempts = Attempts(timeout)
         while error is None or attempts.again():
             try:
                 self.broker.enqueue(self.queue, messages, session.name, session.seq)
@@ -145,7 +145,7 @@ class JoinedProducer:
         self._joined.enqueue(self._queue, messages)
 
 
-class _Attempts:
+class Attempts:
     """The pauses between attempts, until a deadline."""
 
     def __init__(self, timeout: float) -> None:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from delayed.consumer import Consumer
     from delayed.group import Group
     from delayed.handle import TaskHandle
+    from delayed.keys import Keys
     from delayed.letters import DeadLetters
+    from delayed.locks import Lock
     from delayed.message import Bounds
     from delayed.results import Postbox
 
@@ -320,6 +322,33 @@ class Queue:
     def paused(self) -> bool:
         """Whether the queue is paused now. Asks the store."""
         return self.broker.paused(self.name)
+
+    # -- what programs share ---------------------------------------------------------------------------------------
+
+    def lock(
+        self, name: str, ttl: float | timedelta | str = "30s", wait: float | timedelta | str | None = None
+    ) -> Lock:
+        """A lock that one holds at a time, on whatever host: ``with queue.lock("invoices"): ...``.
+
+        Args:
+            name: the lock's; each queue has its own.
+            ttl: how long it is held, unless it is extended: seconds, a :class:`datetime.timedelta`, or text such as
+                ``10m``. When a holder dies it is free again then.
+            wait: how long it is waited for; None: for ever.
+
+        Raises:
+            ConfigError: When an argument makes no sense.
+        """
+        from delayed.locks import Lock
+
+        return Lock(self.broker, self.name, name, ttl, wait, self.enqueue_timeout)
+
+    @property
+    def keys(self) -> Keys:
+        """Small values under names, which programs share through the store."""
+        from delayed.keys import Keys
+
+        return Keys(self.broker, self.name, self.enqueue_timeout)
 
     # -- taking by hand --------------------------------------------------------------------------------------------
 
