@@ -245,12 +245,12 @@ def test_uploaded_scripts_are_not_imported_for_plain_data(place: Place, mode: st
     assert not (place.folder / "mark").exists()
 
 
-def test_a_child_that_dies_of_looking_at_a_message_is_not_sent_it_again(place: Place) -> None:
-    forger = FORGER.replace("10_000", "50_000_000")
+def test_messages_of_strangers_that_fill_the_memory_are_not_sent_again(place: Place) -> None:
+    forger = FORGER.replace("10_000", "20_000_000")
     forger = forger.replace("enqueue(name, messages,", "enqueue(name, messages[3:5],")
     (place.folder / "forger.py").write_text(forger)
     place.python("forger.py", "named")
 
-    log = place.work("preforked", "--processes", "1", "--kill-memory", "60M")
+    log = place.work("preforked", "--processes", "1", "--kill-memory", "45M")
 
     assert place.broker.counts("named") == (0, 0, 0, 2), log
