@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from delayed.context import current
     from delayed.delay import Delayed, DelayedFunction, delayed
     from delayed.errors import (
+        AlreadyEnqueued,
         BrokerError,
         BrokerFull,
         BrokerUnavailable,
@@ -61,9 +62,11 @@ if TYPE_CHECKING:
     from delayed.sweeper import Sweeper
     from delayed.task import Task
     from delayed.tracing import trace
+    from delayed.unique import Unique
     from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker
 
 __all__ = [
+    "AlreadyEnqueued",
     "AsyncWorker",
     "Attempt",
     "BrokerError",
@@ -119,6 +122,7 @@ __all__ = [
     "TaskStopped",
     "TaskTimeout",
     "ThreadedWorker",
+    "Unique",
     "UnknownOption",
     "Unsupported",
     "current",
@@ -144,6 +148,7 @@ _PLACES = {
     "sweeper": ("Sweeper",),
     "task": ("Task",),
     "tracing": ("trace",),
+    "unique": ("Unique",),
     "worker": ("AsyncWorker", "ForkedWorker", "PreforkedWorker", "ThreadedWorker"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

@@ -182,6 +182,10 @@ class Codec:
         Raises:
             NotEnqueueable: When the arguments can't be serialized, or are too large.
         """
+        return self._pack(self.body(args, kwargs, func))
+
+    def body(self, args: Sequence[Any], kwargs: Mapping[str, Any], func: Callable[..., Any] | None = None) -> bytes:
+        """What the payload of a call is before it is compressed. Raises what :meth:`encode` does."""
         call = [list(args), dict(kwargs)] if func is None else [list(args), dict(kwargs), func]
         try:
             body = self.serializer.dumps(call)
@@ -197,7 +201,14 @@ class Codec:
                 f"the arguments take {len(body)} bytes, more than the queue's limit of {self.max_size}; "
                 "store large data elsewhere and pass its name"
             )
-        return self._pack(body)
+        return body
+
+    def digest(self, data: bytes) -> str:
+        """32 hex digits that stand for `data`. If the queue encrypts, it takes its secret to try what that may be."""
+        import hashlib
+
+        key = hashlib.sha256(self._secrets[0]).digest() if self._encrypt else b""
+        return hashlib.blake2b(data, digest_size=16, key=key, person=b"delayed unique").hexdigest()
 
     def seal(self, message: Message) -> Message:
         """The message with a sealed payload, if the queue has a secret."""

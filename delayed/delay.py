@@ -76,6 +76,7 @@ class Call(Generic[P, R_co]):
             SignatureMismatch: When the arguments don't fit the function.
             EnqueueRefused: When it is certainly not stored.
             EnqueueUncertain: When it may be stored or not.
+            AlreadyEnqueued: When it is unique, to be rejected if there is another, and there is.
         """
         queue = self._queue or self._bind()
         template = self._template or self._prepare(queue)
@@ -151,6 +152,8 @@ class Call(Generic[P, R_co]):
             ConfigError: When it needs some.
             NotEnqueueable: When no worker could find it.
         """
+        if self._options.unique is not None:
+            raise ConfigError("what is called by itself is enqueued once each time as it is: leave out unique=...")
         queue = self._queue or self._bind()
         template = self._template or self._prepare(queue)
         if self._signature is not None:
@@ -332,6 +335,9 @@ def delayed(first: Any = None, /, **options: Any) -> Any:
             as `delay`. None (the default): any time will do.
         keep: for how long after the end of a task its answer is kept, for :meth:`TaskHandle.result`: seconds, or text
             such as ``90s``, ``5m``, ``1h``, ``7d``. None (the default): none is kept.
+        unique: whether a call is left out while there is one that is the same, whose handle is then returned. True: by
+            function and arguments; or a key, such as ``"import-{customer_id}"``, in which arguments are named; or a
+            :class:`Unique`, which says more. None (the default): it is not.
 
     `memory` and `cpu` hold in forked and preforked workers on Linux; others refuse the task: :class:`LimitsRefused`.
 

@@ -7,6 +7,7 @@ DelayedError
 │   └── Unsupported                      this kind of store can't do that; the message says which can
 ├── TaskError                            a task can't be made or can't be run
 │   ├── NotEnqueueable (TypeError)       .delay() refuses the function or its arguments
+│   ├── AlreadyEnqueued                  .delay() of a unique task finds one that is the same
 │   ├── NotSerializable (TypeError)      a value can't be turned into bytes
 │   ├── DecodeError (ValueError)         a message can't be decoded
 │   │   └── NotAuthentic                 ... because it is unsigned, was altered, or was made with another secret
@@ -50,6 +51,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from delayed.handle import TaskHandle
     from delayed.worker.verdict import Verdict
 
 DELAY_MAX = 100 * 365 * 86400  # seconds; no store can keep every date
@@ -81,6 +83,18 @@ class TaskError(DelayedError):
 
 class NotEnqueueable(TaskError, TypeError):
     """Raised by ``.delay()`` when no worker could run this call; the message names the way out."""
+
+
+class AlreadyEnqueued(TaskError):
+    """Raised by ``.delay()`` of a unique task with ``on_conflict="reject"`` when another task holds its key.
+
+    Attributes:
+        handle: of that task.
+    """
+
+    def __init__(self, message: str, handle: TaskHandle[Any]) -> None:
+        super().__init__(message)
+        self.handle = handle
 
 
 class NotSerializable(TaskError, TypeError):
@@ -214,10 +228,11 @@ class EnqueueUncertain(BrokerUnavailable):
     """Raised by ``.delay()`` when the task may or may not be stored.
 
     Attributes:
-        ids: the ids that the tasks have if they are stored.
+        ids: the ids that the tasks have if they are stored. After :meth:`retry` of a unique task: that of the task
+            which holds the key, this one or another.
     """
 
-    def __init__(self, message: str, ids: Sequence[int], retry: Callable[[float], None]) -> None:
+    def __init__(self, message: str, ids: Sequence[int], retry: Callable[[float], int | None]) -> None:
         super().__init__(message, sent=True)
         self.ids = list(ids)
         self._retry = retry
@@ -231,7 +246,9 @@ class EnqueueUncertain(BrokerUnavailable):
         Raises:
             EnqueueUncertain: When the store still gives no answer; retry that error again.
         """
-        self._retry(timeout)
+        holder = self._retry(timeout)
+        if holder is not None:
+            self.ids = [holder]
 
 
 class TaskStopped(BaseException):

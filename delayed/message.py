@@ -424,6 +424,25 @@ class Counts(NamedTuple):
     dead: int
 
 
+class Once(NamedTuple):
+    """What keeps a second task of one key out of a queue: the task that holds the key.
+
+    Attributes:
+        key: 32 hex digits.
+        begun: whether the key is free once the task's first run has begun; else it is when the task has ended, was
+            removed, or is a dead letter.
+        period: seconds, counted by the store's clock from the enqueue, for which the key is held whatever becomes of
+            the task; None: not by time.
+        replace: whether the new task takes the key away from the one that holds it: one that waits is then removed, one
+            that runs is left alone.
+    """
+
+    key: str
+    begun: bool = False
+    period: float | None = None
+    replace: bool = False
+
+
 class Entry(NamedTuple):
     """One stored message, for looking at.
 

@@ -12,6 +12,7 @@ from delayed.errors import ConfigError, UnknownOption
 from delayed.message import KEEP_MIN
 from delayed.retry import Retry
 from delayed.sizes import size_of
+from delayed.unique import Unique
 
 PRIORITY_MAX = 32767
 FLOAT_MAX = float_info.max
@@ -42,6 +43,7 @@ class Options(NamedTuple):
         cpu: seconds of CPU that one run may use, rounded up to whole ones; None: no limit.
         keep: seconds that its answer is kept for after its end; None: none is kept.
         expires: seconds from the enqueue after which it is not begun any more; None: any time will do.
+        unique: whether a second task of the same key is kept out; None: it is not.
     """
 
     timeout: float | None = None
@@ -54,6 +56,7 @@ class Options(NamedTuple):
     cpu: float | None = None
     keep: float | None = None
     expires: float | None = None
+    unique: Unique | None = None
 
     def updated(self, given: Mapping[str, Any]) -> Self:
         """These options, with those of `given` instead, which are as a user writes them.
@@ -151,4 +154,5 @@ _CHECKS = {
     "cpu": _cpu,
     "keep": _keep,
     "expires": _expires,
+    "unique": Unique.of,
 }

@@ -6,11 +6,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from delayed.brokers.base import Broker, Joined
 from delayed.errors import BrokerFull, BrokerUnavailable, EnqueueRefused, EnqueueUncertain
-from delayed.message import Message
+from delayed.message import Message, Once
 
 TIMEOUT = 5.0  # seconds that an enqueue tries
 BACKOFF = (0.05, 1.0)  # seconds before the first and the slowest further attempt
@@ -25,6 +25,9 @@ class Session:
     def __init__(self) -> None:
         self.name = os.urandom(16).hex()
         self.seq = 0
+
+
+_Send = Callable[[Session], "int | None"]  # one attempt; the id of who holds the key of a unique task
 
 
 class Producer:
@@ -90,6 +93,28 @@ class Producer:
             EnqueueUncertain: When they may be stored or not.
             BrokerFull: When the store has no room; nothing of them is stored.
         """
+
+        def send(session: Session) -> int | None:
+            self.broker.enqueue(self.queue, messages, session.name, session.seq)
+            return None
+
+        self._send(messages, send)
+
+    def enqueue_once(self, message: Message, once: Once) -> int:
+        """Store a message unless another task holds its key, and return the id of the one that holds it.
+
+        Raises:
+            EnqueueRefused, EnqueueUncertain, BrokerFull: As :meth:`enqueue`.
+        """
+
+        def send(session: Session) -> int:
+            return self.broker.enqueue_once(self.queue, message, once, session.name, session.seq)
+
+        holder = self._send((message,), send)
+        assert holder is not None
+        return holder
+
+    def _send(self, messages: Sequence[Message], send: _Send) -> int | None:
         try:
             session = self._sessions.pop()
         except IndexError:
@@ -97,23 +122,29 @@ class Producer:
         session.seq += 1
         sessions = self._sessions
         try:
-            self.broker.enqueue(self.queue, messages, session.name, session.seq)
+            answer = send(session)
         except BrokerFull:
             sessions.append(session)
             raise
         except BrokerUnavailable as error:
             # Whatever else ends the call, a Ctrl-C for instance, leaves the session behind: its number is in doubt.
-            self._resend(messages, session, self.timeout, error.sent, error)
+            answer = self._resend(messages, send, session, self.timeout, error.sent, error)
         sessions.append(session)
+        return answer
 
     def _resend(
-        self, messages: Sequence[Message], session: Session, timeout: float, sent: bool, error: BrokerUnavailable | None
-    ) -> None:
+        self,
+        messages: Sequence[Message],
+        send: _Send,
+        session: Session,
+        timeout: float,
+        sent: bool,
+        error: BrokerUnavailable | None,
+    ) -> int | None:
         attempts = Attempts(timeout)
         while error is None or attempts.again():
             try:
-                self.broker.enqueue(self.queue, messages, session.name, session.seq)
-                return
+                return send(session)
             except BrokerUnavailable as again:  # a full store too: it may have room in a moment, or have it stored
                 error = again
                 sent = sent or again.sent
@@ -124,7 +155,7 @@ class Producer:
             f"{first} with id {messages[0].id} may be enqueued or not: {error}; "
             "call .retry() of this error to settle that, without enqueueing twice",
             [message.id for message in messages],
-            lambda timeout: self._resend(messages, session, timeout, True, None),
+            lambda timeout: self._resend(messages, send, session, timeout, True, None),
         ) from error
 
 
@@ -143,6 +174,10 @@ class JoinedProducer:
     def enqueue(self, messages: Sequence[Message]) -> None:
         """As :meth:`Producer.enqueue`."""
         self._joined.enqueue(self._queue, messages)
+
+    def enqueue_once(self, message: Message, once: Once) -> int:
+        """As :meth:`Producer.enqueue_once`."""
+        return self._joined.enqueue_once(self._queue, message, once)
 
 
 class Attempts:

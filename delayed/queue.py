@@ -15,7 +15,7 @@ from delayed.brokers import DEFAULT_URL, Broker, broker_for
 from delayed.brokers.masked import masked
 from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
 from delayed.durations import seconds_of
-from delayed.errors import ConfigError
+from delayed.errors import AlreadyEnqueued, ConfigError
 from delayed.producer import TIMEOUT, JoinedProducer, Producer
 from delayed.schedule import Schedule
 from delayed.serializers import CloudPickle
@@ -182,13 +182,16 @@ class Queue:
         return make(func, args, kwargs)
 
     def enqueue(self, task: Task) -> int:
-        """Store a task, give it its id, and return that.
+        """Store a task, give it its id, and return that; of a unique one, if another holds its key, the id of that.
 
         Raises:
             NotEnqueueable: When its arguments can't be serialized.
             EnqueueRefused: When it is certainly not stored.
             EnqueueUncertain: When it may be stored or not.
+            AlreadyEnqueued: When it is unique, to be rejected if there is another, and there is.
         """
+        if task.unique is not None:
+            return self._enqueue_once(task)
         producer = self._producing()
         (id,) = producer.reserve_ids(1, fresh=task.expires is not None)
         producer.enqueue((task.to_message(self.codec, id, self.default_timeout),))
@@ -201,12 +204,14 @@ class Queue:
         """Store tasks, much faster than one by one, give them their ids, and return those.
 
         A thousand at a time are stored, all or none; if that fails, those of the earlier thousands are stored and
-        have an id.
+        have an id. If one of them is unique, all are stored one by one, in their order.
 
         Raises:
-            NotEnqueueable, EnqueueRefused, EnqueueUncertain: As :meth:`enqueue`.
+            NotEnqueueable, EnqueueRefused, EnqueueUncertain, AlreadyEnqueued: As :meth:`enqueue`.
         """
         tasks = list(tasks)
+        if any(task.unique is not None for task in tasks):
+            return [self.enqueue(task) for task in tasks]
         producer = self._producing()
         stored: list[int] = []
         for start in range(0, len(tasks), CHUNK):
@@ -221,6 +226,22 @@ class Queue:
             if events.listeners:
                 events.tell_enqueued(self.name, chunk)
         return stored
+
+    def _enqueue_once(self, task: Task) -> int:
+        assert task.unique is not None
+        once = task.once(self.codec)
+        producer = self._producing()
+        (id,) = producer.reserve_ids(1, fresh=task.expires is not None)
+        holder = producer.enqueue_once(task.to_message(self.codec, id, self.default_timeout), once)
+        if holder != id and task.unique.on_conflict == "reject":
+            raise AlreadyEnqueued(
+                f"{task.func_path} is not enqueued: task {holder} in queue {self.name!r} is the same",
+                self.handle(holder),
+            )
+        task.id = holder
+        if holder == id and events.listeners:
+            events.tell_enqueued(self.name, (task,))
+        return holder
 
     @contextmanager
     def transaction(self, conn: Any) -> Iterator[None]:

@@ -52,6 +52,27 @@ class Signature:
         except TypeError as error:
             raise SignatureMismatch(f"{self._name}{self._signature}: {error}") from None
 
+    def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, flat: bool = False) -> dict[str, Any]:
+        """The arguments of a call by the names of their parameters, those included that have their defaults.
+
+        Args:
+            flat: whether those that are gathered in ``**kwargs`` have their own names, rather than that one.
+
+        Raises:
+            SignatureMismatch: When they don't fit.
+        """
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise SignatureMismatch(f"{self._name}{self._signature}: {error}") from None
+        bound.apply_defaults()
+        found = bound.arguments
+        if flat:
+            for name, parameter in self._signature.parameters.items():
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    return {**found.pop(name), **found}
+        return found
+
 
 def signature_of(func: Callable[..., Any]) -> Signature | None:
     """The signature of what a worker calls when `func` is enqueued; None if Python knows none (some builtins)."""

@@ -14,10 +14,11 @@ from delayed.errors import FunctionNotFound, NotAllowed, NotEnqueueable, Signatu
 from delayed.fields import ENDLESS
 from delayed.functions import bare, loaded, path_of, resolve, seen
 from delayed.hints import types_of
-from delayed.message import DEFAULT_MAX_DELIVERIES, KEEP_MIN, Message
+from delayed.message import DEFAULT_MAX_DELIVERIES, KEEP_MIN, Message, Once
 from delayed.retry import Retry
 from delayed.sizes import size_of
 from delayed.tracing import outgoing
+from delayed.unique import Unique
 
 if TYPE_CHECKING:
     from delayed.retry import Decider
@@ -43,6 +44,7 @@ class Task:
         cpu: seconds of CPU that one run may use; None: no limit.
         keep: seconds that its answer is kept for after its end, or text such as ``1h``; None: none is kept.
         expires: seconds from its enqueue after which it is not begun any more; None: any time will do.
+        unique: a :class:`Unique`, or what means one: True, or a key; None: it is not unique.
 
     Attributes:
         verdict: in an error handler: how the run ended.
@@ -52,7 +54,7 @@ class Task:
 
     __slots__ = (
         "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "expires", "func_path", "keep",
-        "key", "kwargs", "max_deliveries", "memory", "priority", "queue", "retry", "timeout", "verdict",
+        "key", "kwargs", "max_deliveries", "memory", "priority", "queue", "retry", "timeout", "unique", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +76,7 @@ class Task:
         cpu: float | None = None,
         keep: float | str | None = None,
         expires: float | None = None,
+        unique: Unique | bool | str | None = None,
         func: Callable[..., Any] | None = None,
     ) -> None:
         self._id = id
@@ -90,6 +93,7 @@ class Task:
         self.cpu = cpu
         self.keep = None if keep is None else seconds_of("keep", keep, least=KEEP_MIN)
         self.expires = expires
+        self.unique = Unique.of(unique)
         self.verdict: Verdict | None = None
         self.attempt: int | None = None
         self.queue: str | None = None
@@ -194,14 +198,9 @@ class Task:
             SignatureMismatch: When they are not what the function's parameters are annotated with, where it is
                 more than plain data and the codec carries nothing else.
         """
-        args, kwargs = self.args, self.kwargs
         if codec.plain or codec.allow is not None:
             self._check_allowed(codec)
-        if codec.plain:
-            func = seen(self.func_path)
-            types = types_of(func) if func is not None else None
-            if types is not None:
-                args, kwargs = types.dump(self.func_path, args, kwargs)
+        args, kwargs = self._dumped(codec)
         timeout = default_timeout if self.timeout is None else self.timeout
         retry = self.retry
         most = self.max_deliveries
@@ -224,6 +223,26 @@ class Task:
             keep=self.keep,
             expires=self.expires,
         )
+
+    def once(self, codec: Codec) -> Once:
+        """What keeps out a second task that is the same; of a unique one.
+
+        Raises:
+            ConfigError: When its key names an argument that it does not have.
+            NotEnqueueable, SignatureMismatch: As :meth:`unsealed`.
+        """
+        assert self.unique is not None
+        args, kwargs = self._dumped(codec)
+        return self.unique.once(self.func_path, self._func or loaded(self.func_path), args, kwargs, codec)
+
+    def _dumped(self, codec: Codec) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as the codec gets them."""
+        if codec.plain:
+            func = seen(self.func_path)
+            types = types_of(func) if func is not None else None
+            if types is not None:
+                return types.dump(self.func_path, self.args, self.kwargs)
+        return self.args, self.kwargs
 
     def _check_allowed(self, codec: Codec) -> None:
         try:

@@ -44,6 +44,7 @@ LAYERS = [
         "delayed.options",
         "delayed.signature",
         "delayed.typed",
+        "delayed.unique",
     ],
     ["delayed.brokers"],
     ["delayed.task", "delayed.producer", "delayed.transactions"],

@@ -16,6 +16,7 @@ from delayed.message import (
     Counts,
     Entry,
     Message,
+    Once,
     Ref,
     Renewal,
     Settlement,
@@ -56,6 +57,10 @@ class Joined(ABC):
             BrokerError: When the store refuses, or can't be reached; the caller's transaction is then as broken as
                 the driver left it.
         """
+
+    @abstractmethod
+    def enqueue_once(self, queue: str, message: Message, once: Once) -> int:
+        """As :meth:`Broker.enqueue_once`, in this transaction."""
 
     @abstractmethod
     def leave(self) -> None:
@@ -119,6 +124,22 @@ class Broker(ABC):
             session: 32 hex digits that name one producer; it has one enqueue under way at a time.
             seq: 1, 2, 3 … for the enqueues of that session. If the store has seen this number (or a later one)
                 of the session, nothing is stored and the call succeeds: it is a resend.
+
+        Raises:
+            BrokerFull: When the store has no room; nothing was stored.
+        """
+
+    @abstractmethod
+    def enqueue_once(self, queue: str, message: Message, once: Once, session: str, seq: int) -> int:
+        """Store one message unless another task holds its key; with ``once.replace`` in its place, see :class:`Once`.
+
+        Args:
+            session, seq: as of :meth:`enqueue`. If nothing is stored the number is not used up, and sent again the
+                request is decided anew.
+
+        Returns:
+            The id of the task that holds the key now: the message's own if it is stored, by this call or by one before
+            of which this is a resend; else that of the other task.
 
         Raises:
             BrokerFull: When the store has no room; nothing was stored.

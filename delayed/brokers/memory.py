@@ -28,6 +28,7 @@ from delayed.message import (
     Counts,
     Entry,
     Message,
+    Once,
     Ref,
     Renewal,
     Settlement,
@@ -79,6 +80,7 @@ class _Queue:
     sessions: dict[str, tuple[int, float]] = field(default_factory=dict)  # producer -> (seq, when seen)
     announced: dict[str, tuple[str, float]] = field(default_factory=dict)  # worker -> (JSON, until when)
     answers: dict[int, tuple[bytes, float]] = field(default_factory=dict)  # id -> (data, until when)
+    onces: dict[str, tuple[int, bool, float | None]] = field(default_factory=dict)  # key -> (id, begun, until when)
     answered: int = 0  # how many have been stored
     swept: float | None = None
     grace: float = 0.0
@@ -118,6 +120,16 @@ class _Queue:
         if answer is not None:
             self.answers[id] = (answer.data, now + answer.ttl)
             self.answered += 1
+
+    def holder(self, key: str, now: float) -> int | None:
+        """The id of the task that holds a key; None if it is free."""
+        id, begun, until = self.onces.get(key, (0, False, None))
+        if until is not None:
+            return id if until > now else None
+        task = self.tasks.get(id)
+        if task is None or task.state == "dead" or (begun and task.attempt > 0):
+            return None
+        return id
 
     def promote(self, now: float) -> None:
         """Make ready what is due."""
@@ -236,6 +248,21 @@ class MemoryBroker(Broker):
             for message in messages:
                 found.put(tasks[message.id], message.delay, now)
             self._store.changed.notify_all()
+
+    def enqueue_once(self, queue: str, message: Message, once: Once, session: str, seq: int) -> int:
+        now = self._now()
+        with self._store.changed:
+            found = self._queue(queue)
+            if found.sessions.get(session, (0, 0.0))[0] >= seq:
+                return message.id
+            held = found.holder(once.key, now)
+            if held is not None and not once.replace:
+                return held
+            MemoryBroker.enqueue(self, queue, [message], session, seq)
+            if held is not None and held in found.tasks and found.tasks[held].state in ("scheduled", "ready"):
+                del found.tasks[held]
+            found.onces[once.key] = (message.id, once.begun, None if once.period is None else now + once.period)
+            return message.id
 
     # -- working ---------------------------------------------------------------------------------------------------
 
@@ -454,6 +481,7 @@ class MemoryBroker(Broker):
         unseen = now - PRODUCER_AGE
         queue.keys.forget(now)
         queue.answers = {id: it for id, it in queue.answers.items() if it[1] > now}
+        queue.onces = {key: it for key, it in queue.onces.items() if queue.holder(key, now) is not None}
         queue.sessions = {name: it for name, it in queue.sessions.items() if it[1] >= unseen}
         queue.announced = {name: it for name, it in queue.announced.items() if it[1] >= now}
         self._store.claims = {name: it for name, it in self._store.claims.items() if it[1] >= unseen}

@@ -26,6 +26,7 @@ from delayed.brokers.base import LEASE, Broker, Listener
 from delayed.brokers.mongo_client import MongoAccess, Opened
 from delayed.brokers.mongo_enqueue import enqueue
 from delayed.brokers.mongo_join import MongoJoined, check_session, ending
+from delayed.brokers.mongo_once import enqueue_once
 from delayed.brokers.mongo_wait import MongoWait
 from delayed.errors import BrokerError
 from delayed.message import (
@@ -35,6 +36,7 @@ from delayed.message import (
     Counts,
     Entry,
     Message,
+    Once,
     Ref,
     Renewal,
     Settlement,
@@ -91,6 +93,11 @@ class MongoBroker(Broker):
         with self._access.use() as opened:
             self._note_used(opened, queue)
             enqueue(opened.tasks, queue, messages, session, seq)
+
+    def enqueue_once(self, queue: str, message: Message, once: Once, session: str, seq: int) -> int:
+        with self._access.use() as opened:
+            self._note_used(opened, queue)
+            return enqueue_once(self._access.name, opened.tasks, queue, message, once, session, seq)
 
     def join(self, conn: Any) -> MongoJoined:
         with self._access.use() as opened:

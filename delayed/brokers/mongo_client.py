@@ -234,6 +234,18 @@ def translated(name: str) -> Iterator[None]:
         raise translate(name, error) from error
 
 
+@contextlib.contextmanager
+def unsent(name: str) -> Iterator[None]:
+    """As :func:`translated`, for a block after whose errors the request has certainly not taken effect."""
+    try:
+        yield
+    except REFUSED as error:
+        found = translate(name, error)
+        if isinstance(found, BrokerUnavailable):
+            found.sent = False
+        raise found from error
+
+
 def translate(name: str, error: Exception) -> BrokerError | ConfigError:
     """Ours for an error of the driver.
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bson import ObjectId
@@ -59,7 +59,7 @@ PUBLISH: list[Document] = [
             "at": {"$cond": [{"$gt": ["$g", 0]}, {"$add": ["$$NOW", {"$min": ["$g", MAX_DELAY]}]}, "$$REMOVE"]},
         }
     },
-    {"$unset": ["g", "t", "c"]},
+    {"$unset": ["g", "t", "c", "u"]},
 ]
 
 
@@ -115,7 +115,7 @@ def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message]
         {"$set": {"seq": seq, "batch": batch}, "$unset": {"seen": ""}},
         upsert=True,
     )
-    steps: list[Any] = [_upsert(row) for row in rows]
+    steps: list[Any] = [upsert(row) for row in rows]
     staged = len(steps)
     try:
         if len(rows) > SMALL or sum(len(row["h"]) + len(row["b"]) for row in rows) > SMALL_BYTES:
@@ -123,7 +123,7 @@ def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message]
             # in time, and then a new primary could have the commit without the tasks.
             tasks.bulk_write([InsertOne(row) for row in rows], ordered=True)
             steps, staged = [], 0
-        tasks.bulk_write([*steps, commit, *_finish(session, batch)], ordered=True)
+        tasks.bulk_write([*steps, commit, *finish(session, batch)], ordered=True)
     except OperationFailure as error:
         if isinstance(error, BulkWriteError):
             if not error.details["writeErrors"]:
@@ -143,42 +143,50 @@ def _is_resend(tasks: Collection[Document], session: str, seq: int) -> bool:
     try:
         found = tasks.find_one({"_id": "s/" + session})
         if found is not None and found["seq"] == seq:
-            tasks.bulk_write(_finish(session, found["batch"]), ordered=True)
+            tasks.bulk_write(finish(session, found["batch"]), ordered=True)
         return found is not None and bool(found["seq"] >= seq)
     except PyMongoError as error:  # no other of our errors: those say that nothing is stored
         text = str(error).partition(", full error:")[0]
         raise BrokerUnavailable(f"enqueued or not, and not published yet: {text}") from error
 
 
-def _upsert(row: Document) -> UpdateOne:
+def upsert(row: Document) -> UpdateOne:
+    """What inserts a document, and has the server put its own time there; again does nothing."""
     rest = {name: value for name, value in row.items() if name not in ("_id", "o")}
     return UpdateOne(
         {"_id": row["_id"]}, {"$setOnInsert": rest, "$currentDate": {"o": {"$type": "timestamp"}}}, upsert=True
     )
 
 
-def _finish(session: str, batch: str) -> list[Any]:
+def finish(session: str, batch: str) -> list[Any]:
+    """What publishes a batch that is committed; again does nothing."""
     return [
         UpdateMany({"s": batch, "at": EPOCH}, PUBLISH),
         UpdateOne({"_id": "s/" + session, "batch": batch}, {"$currentDate": {"seen": True}}),
     ]
 
 
-def repair(tasks: Collection[Document]) -> None:
+def repair(tasks: Collection[Document], complete: Callable[[str, str], bool]) -> None:
     """Publish the batches that were committed and not published, and throw away those that never will be.
 
     What the server refuses for one batch must not keep the others waiting, nor the sweep.
+
+    Args:
+        complete: does the same for the batch of a unique task, given the name of its key; False if it was not
+            committed. See `mongo_once.py`.
     """
     for row in tasks.aggregate(
         [
             {"$match": {"s": {"$gte": "p/", "$lt": "p0"}, "at": EPOCH}},
-            {"$group": {"_id": "$s", "session": {"$first": "$t"}, "seq": {"$first": "$c"}, "first": {"$min": "$o"}}},
+            {"$group": {"_id": "$s", "session": {"$first": "$t"}, "key": {"$first": "$u"}, "first": {"$min": "$o"}}},
             {"$addFields": {"now": "$$NOW"}},
         ]
     ):
         found = tasks.find_one({"_id": "s/" + row["session"]})
         if found is not None and found.get("batch") == row["_id"]:
-            _repair(tasks, row["session"], row["_id"])
+            run(tasks, row["session"], finish(row["session"], row["_id"]))
+        elif row["key"] is not None and complete(row["key"], row["_id"]):
+            continue
         elif (row["now"] - EPOCH).total_seconds() - row["first"].time > PRODUCER_AGE:
             tasks.delete_many({"s": row["_id"], "at": EPOCH})
 
@@ -187,11 +195,13 @@ def tidy(tasks: Collection[Document]) -> None:
     """Let the sessions be forgotten with time whose last batch was published, and that not noted."""
     unnoted = {"_id": {"$gte": "s/", "$lt": "s0"}, "batch": {"$exists": True}, "seen": {"$exists": False}}
     for row in list(tasks.find(unnoted, {"batch": 1})):
-        _repair(tasks, row["_id"].removeprefix("s/"), row["batch"])
+        session = row["_id"].removeprefix("s/")
+        run(tasks, session, finish(session, row["batch"]))
 
 
-def _repair(tasks: Collection[Document], session: str, batch: str) -> None:
+def run(tasks: Collection[Document], session: str, steps: Sequence[Any]) -> None:
+    """Do what is left of an enqueue; what the server refuses is logged, for there will be another sweep."""
     try:
-        tasks.bulk_write(_finish(session, batch), ordered=True)
+        tasks.bulk_write(steps, ordered=True)
     except OperationFailure as error:
         logger.warning("A batch of tasks of the session %s is not published yet: %s", session, error)

@@ -19,9 +19,10 @@ from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers.base import Joined
 from delayed.brokers.mongo_client import DURABLE, REFUSED, MongoAccess, Opened, translate
 from delayed.brokers.mongo_enqueue import documents
+from delayed.brokers.mongo_once import join_once
 from delayed.brokers.mongo_tasks import holding, token
 from delayed.errors import BrokerError, BrokerUnavailable, ConfigError, TaskLost, Unsupported
-from delayed.message import Answer, Message, Ref
+from delayed.message import Answer, Message, Once, Ref
 
 Document = dict[str, Any]
 
@@ -62,6 +63,14 @@ class MongoJoined(Joined):
         Raises:
             pymongo.errors.PyMongoError: One with the label TransientTransactionError, as the driver raised it.
         """
+        self._enqueue(queue, messages, None)
+
+    def enqueue_once(self, queue: str, message: Message, once: Once) -> int:
+        """See :meth:`enqueue`."""
+        return self._enqueue(queue, [message], once)
+
+    def _enqueue(self, queue: str, messages: Sequence[Message], once: Once | None) -> int:
+        """Store messages; with `once` the only one, if its key is free. The id of who holds that, else of the first."""
         session = self.connection
         if not session.in_transaction:
             raise BrokerError("not enqueued: the session's transaction is over, and the tasks were to be a part of it")
@@ -77,6 +86,10 @@ class MongoJoined(Joined):
         with self._access.use() as opened:
             tasks = session.client.get_database(self._access.database)[opened.tasks.name]
         try:
+            if once is not None:
+                other = join_once(tasks, queue, messages[0], once, session)
+                if other is not None:
+                    return other
             tasks.insert_many(rows, session=session)
             if later:
                 tasks.bulk_write(later, session=session)
@@ -84,6 +97,7 @@ class MongoJoined(Joined):
             if isinstance(error, PyMongoError) and error.has_error_label(TRANSIENT):
                 raise  # as it is: the driver's with_transaction begins again if it sees this
             raise translate(self._access.name, error) from error
+        return messages[0].id
 
     def leave(self) -> None:
         """Nothing is left to do: the change streams tell of the commit."""

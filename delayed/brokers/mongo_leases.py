@@ -15,6 +15,7 @@ from pymongo import DeleteMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from delayed.brokers import mongo_once as onces
 from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers.base import DEAD_LETTERS
 from delayed.brokers.mongo_client import Opened
@@ -79,7 +80,8 @@ def sweep(opened: Opened, queue: str, lease: float) -> Swept:
     if untidy:
         _tidy(opened, queue, bounds)
         tidy(opened.tasks)
-    repair(opened.tasks)
+        onces.tidy(opened.tasks, opened.queues, queue)
+    repair(opened.tasks, lambda key, batch: onces.complete(opened.tasks, key, batch))
     return swept
 
 

@@ -28,6 +28,7 @@ from delayed.message import (
     Counts,
     Entry,
     Message,
+    Once,
     Ref,
     Renewal,
     Settlement,
@@ -46,6 +47,13 @@ _ENQUEUE = """
     SELECT @.delayed_enqueue(
         %(session)s::uuid, %(seq)s::bigint, %(queue)s::text, %(ids)b::bigint[], %(priorities)b::int[],
         %(delays)b::float8[], %(most)b::int[], %(headers)b::bytea[], %(payloads)b::bytea[]
+    )
+"""
+_ENQUEUE_ONCE = """
+    SELECT @.delayed_enqueue_once(
+        %(session)s::uuid, %(seq)s::bigint, %(queue)s::text,
+        %(key)s::uuid, %(begun)s::boolean, %(period)s::float8, %(replace)s::boolean,
+        %(id)s::bigint, %(priority)s::int, %(delay)s::float8, %(most)s::int, %(header)b::bytea, %(payload)b::bytea
     )
 """
 _COLUMNS = "o_queue, o_id, o_delivery, o_attempt, o_priority, o_place, o_header, o_payload"
@@ -76,7 +84,7 @@ _HELD = """
 _SWEEP = f"""
     SELECT returned, dead, waits FROM @.delayed_sweep(
         %s::text, %s::float8, %s::int, %s::float8, %s::float8
-    ), @.delayed_forget(), {postgres_keys.FORGET}
+    ), @.delayed_forget(), {postgres_keys.FORGET}, @.delayed_tidy_once(%s::text)
 """
 _SETTINGS = """
     SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('autovacuum'),
@@ -137,17 +145,37 @@ class PostgresBroker(Broker):
             "payloads": [message.payload for message in messages],
         }
 
+    def enqueue_once(self, queue: str, message: Message, once: Once, session: str, seq: int) -> int:
+        return int(self._link.run(*self._enqueue_once(session, seq, queue, message, once))[0][0])
+
+    def _enqueue_once(
+        self, session: str | None, seq: int, queue: str, message: Message, once: Once
+    ) -> tuple[bytes, dict[str, Any]]:
+        """The statement that stores a message unless its key is held, and its values."""
+        return self._sql(_ENQUEUE_ONCE), {
+            "session": session,
+            "seq": seq,
+            "queue": _checked(queue),
+            **once._asdict(),
+            "id": message.id,
+            "priority": message.priority,
+            "delay": max(float(message.delay), 0.0),
+            "most": message.max_deliveries,
+            "header": message.header(),
+            "payload": message.payload,
+        }
+
     def join(self, conn: Any) -> PostgresJoined:
-        return PostgresJoined(self._link, joinable(self._link, conn), self.reserve_ids, self._enqueue)
+        return self._joined(joinable(self._link, conn))
+
+    def _joined(self, conn: Any) -> PostgresJoined:
+        return PostgresJoined(self._link, conn, self.reserve_ids, self._enqueue, self._enqueue_once)
 
     # -- working -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def transaction(self, ref: Ref, answer: Answer | None = None) -> Iterator[PostgresJoined]:
-        def joined(conn: Any) -> PostgresJoined:
-            return PostgresJoined(self._link, conn, self.reserve_ids, self._enqueue)
-
-        with task_transaction(self._link, ref, _signed(ref.nonce), joined, answer) as found:
+        with task_transaction(self._link, ref, _signed(ref.nonce), self._joined, answer) as found:
             yield found
 
     def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
@@ -280,7 +308,7 @@ class PostgresBroker(Broker):
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
         limits = (*DEAD_LETTERS, PRODUCER_AGE)
-        ((returned, dead, grace),) = self._link.run(self._sql(_SWEEP), (queue, lease, *limits))
+        ((returned, dead, grace),) = self._link.run(self._sql(_SWEEP), (queue, lease, *limits, queue))
         return Swept(returned, dead, grace)
 
     # -- looking and tidying -----------------------------------------------------------------------------------

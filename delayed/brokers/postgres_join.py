@@ -16,11 +16,12 @@ from delayed.brokers.postgres_link import Link
 from delayed.brokers.postgres_look import PUT_ANSWER
 from delayed.brokers.unwrap import driver_connection
 from delayed.errors import BrokerError, BrokerUnavailable, ConfigError, TaskLost
-from delayed.message import Answer, Message, Ref
+from delayed.message import Answer, Message, Once, Ref
 
 COMMIT_DOUBT = 20.0  # seconds that the outcome of a commit is asked for after its answer was lost
 
 Enqueue = Callable[[str | None, int, str, Sequence[Message]], tuple[bytes, dict[str, Any]]]
+EnqueueOnce = Callable[[str | None, int, str, Message, Once], tuple[bytes, dict[str, Any]]]
 
 
 class PostgresJoined(Joined):
@@ -29,16 +30,22 @@ class PostgresJoined(Joined):
     Args:
         connection: psycopg's.
         reserve: reserves ids, in another transaction: the counter is locked until its own ends.
-        enqueue: makes the statement that enqueues.
+        enqueue, enqueue_once: make the statements that enqueue.
     """
 
     def __init__(
-        self, link: Link, connection: psycopg.Connection[Any], reserve: Callable[[str, int], int], enqueue: Enqueue
+        self,
+        link: Link,
+        connection: psycopg.Connection[Any],
+        reserve: Callable[[str, int], int],
+        enqueue: Enqueue,
+        enqueue_once: EnqueueOnce,
     ) -> None:
         self.connection: psycopg.Connection[Any] = connection
         self._link = link
         self._reserve = reserve
         self._enqueue = enqueue
+        self._enqueue_once = enqueue_once
 
     def reserve_ids(self, queue: str, n: int) -> int:
         return self._reserve(queue, n)
@@ -47,6 +54,13 @@ class PostgresJoined(Joined):
         statement, values = self._enqueue(None, 0, queue, messages)
         with self._link.errors():
             psycopg.Cursor(self.connection).execute(statement, values, prepare=False)
+
+    def enqueue_once(self, queue: str, message: Message, once: Once) -> int:
+        statement, values = self._enqueue_once(None, 0, queue, message, once)
+        with self._link.errors():
+            cursor = psycopg.Cursor(self.connection, row_factory=tuple_row)
+            rows = cursor.execute(statement, values, prepare=False).fetchall()
+        return int(rows[0][0])
 
     def leave(self) -> None:
         """Nothing: the server wakes who waits when it commits."""

@@ -38,6 +38,7 @@ from delayed.message import (
     Counts,
     Entry,
     Message,
+    Once,
     Ref,
     Renewal,
     Settlement,
@@ -80,6 +81,7 @@ _SUFFIXES = {
     "KEYVAL": "_keys",
     "KEYNAME": "_keys_names",
     "KEYEND": "_keys_ends",
+    "ONCE": "_once",
 }
 _script = functools.cache(Script)
 
@@ -145,20 +147,30 @@ class RedisBroker(Broker):
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         if not messages:
             return
-        if self._named.get(queue, 0.0) < time.monotonic():
-            self._client.command(b"SADD", QUEUES, queue.encode())
-            self._named[queue] = time.monotonic() + NAME_INTERVAL
+        self._name(queue)
         plain = [message for message in messages if not message.priority and message.delay <= 0]
         others = [message for message in messages if message.priority or message.delay > 0]
         args: list[bytes | int] = [session.encode(), seq, len(plain)]
         for message in (*plain, *others):
-            header = message.header()
             args.append(message.id)
-            args.append(b"%b%b%b" % (len(header).to_bytes(4, "big"), header, message.payload))
+            args.append(_joined(message))
         for message in others:
             args.append(_ms(message.delay))
             args.append(message.priority)
         self._run("enqueue", queue, *args)
+
+    def enqueue_once(self, queue: str, message: Message, once: Once, session: str, seq: int) -> int:
+        self._name(queue)
+        rule = b"b" if once.begun else b"d"
+        args = (session.encode(), seq, message.id, _joined(message), _ms(message.delay), message.priority)
+        hold = (once.key.encode(), rule if once.period is None else _ms(once.period), int(once.replace))
+        return int(self._run("enqueue_once", queue, *args, *hold))
+
+    def _name(self, queue: str) -> None:
+        """Note the name of a queue in the store, if that was not done just now."""
+        if self._named.get(queue, 0.0) < time.monotonic():
+            self._client.command(b"SADD", QUEUES, queue.encode())
+            self._named[queue] = time.monotonic() + NAME_INTERVAL
 
     # -- working -----------------------------------------------------------------------------------------------
 
@@ -555,6 +567,11 @@ def _log_odd(queue: str, told: Sequence[bytes]) -> None:
     for line in told:
         end, why, id = line.decode("utf-8", "replace").split("|", 2)
         log_odd(queue, id, f"no task: {why}", dead=end == "dead")
+
+
+def _joined(message: Message) -> bytes:
+    header = message.header()
+    return b"%b%b%b" % (len(header).to_bytes(4, "big"), header, message.payload)
 
 
 def _split(message: bytes) -> tuple[bytes, bytes]:

@@ -16,6 +16,7 @@ from delayed.brokers import sqlite_access as access
 from delayed.brokers import sqlite_answers as answers
 from delayed.brokers import sqlite_keys as values
 from delayed.brokers import sqlite_look as look
+from delayed.brokers import sqlite_once as onces
 from delayed.brokers import sqlite_people as people
 from delayed.brokers import sqlite_tasks as tasks
 from delayed.brokers.base import LEASE, Broker, Listener
@@ -32,6 +33,7 @@ from delayed.message import (
     Counts,
     Entry,
     Message,
+    Once,
     Ref,
     Renewal,
     Settlement,
@@ -87,6 +89,14 @@ class SQLiteBroker(Broker):
         with self._file.write(growing=True) as file:
             tasks.insert(file.db, number, messages, session, seq, file.now())
         self._file.bell.ring(number)
+
+    def enqueue_once(self, queue: str, message: Message, once: Once, session: str, seq: int) -> int:
+        ((_, number),) = self._numbered([queue])
+        with self._file.write(growing=True) as file:
+            id = onces.insert(file.db, number, message, once, session, seq, file.now())
+        if id == message.id:
+            self._file.bell.ring(number)
+        return id
 
     def join(self, conn: Any) -> SQLiteJoined:
         return join(self._file, conn)
@@ -305,6 +315,7 @@ class SQLiteBroker(Broker):
             tasks.tidy(db, number, now)
             answers.forget(db, now)
             values.forget(db, now)
+            onces.forget(db, number, now)
             if now >= grace:
                 returned, dead = tasks.return_lost(db, number, now)
             waiting = tasks.has_ready(db, number)

@@ -9,13 +9,14 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from delayed.brokers import sqlite_once as onces
 from delayed.brokers import sqlite_tasks as tasks
 from delayed.brokers.base import Joined
 from delayed.brokers.sqlite_file import SQLiteFile
 from delayed.brokers.sqlite_open import path_of
 from delayed.brokers.unwrap import driver_connection
 from delayed.errors import BrokerError, BrokerUnavailable, ConfigError
-from delayed.message import Message
+from delayed.message import Message, Once
 
 COMMIT_WATCHED = 10.0  # seconds that a commit is waited for to ring the bell; later ones are seen by polling
 COMMIT_POLL = 0.002  # seconds between two looks
@@ -44,6 +45,15 @@ class SQLiteJoined(Joined):
             self._rung.add(number)
 
         self._run(store, queue)
+
+    def enqueue_once(self, queue: str, message: Message, once: Once) -> int:
+        def store(db: sqlite3.Cursor, number: int, now: int) -> int:
+            id = onces.store(db, number, message, once, now)
+            if id == message.id:
+                self._rung.add(number)
+            return id
+
+        return int(self._run(store, queue))
 
     def leave(self) -> None:
         """Ring for the tasks once they are committed. SQLite tells nobody of a commit, so a thread looks for it."""

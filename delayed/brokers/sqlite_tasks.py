@@ -115,8 +115,13 @@ def reserve_ids(db: Executor, number: int, n: int, now: int) -> int:
 
 def insert(db: Executor, number: int, messages: Sequence[Message], session: str, seq: int, now: int) -> None:
     """Store the messages, unless this session has sent them before."""
-    if db.execute(_NEW_SEQ, (session, seq, now)).fetchall():
+    if note_enqueue(db, session, seq, now):
         store(db, number, messages, now)
+
+
+def note_enqueue(db: Executor, session: str, seq: int, now: int) -> bool:
+    """Note the number of a session's enqueue; False if it was noted before."""
+    return bool(db.execute(_NEW_SEQ, (session, seq, now)).fetchall())
 
 
 def store(db: Executor, number: int, messages: Sequence[Message], now: int) -> None:

@@ -19,7 +19,7 @@ from delayed.durations import seconds_of
 from delayed.errors import ConfigError, NotSerializable, TaskControl, TaskStopped
 from delayed.functions import owner_of, path_of
 from delayed.logger import logger
-from delayed.message import Answer, Claim, Entry, Message, Settlement, State
+from delayed.message import Answer, Claim, Entry, Message, Once, Settlement, State
 from delayed.producer import Producer
 from delayed.queue import Queue
 from delayed.task import Task
@@ -305,6 +305,11 @@ class _Producer(Producer):
     def enqueue(self, messages: Sequence[Message]) -> None:
         super().enqueue(messages)
         self._tasks._stored()
+
+    def enqueue_once(self, message: Message, once: Once) -> int:
+        holder = super().enqueue_once(message, once)
+        self._tasks._stored()
+        return holder
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from delayed.delay import delay
 from delayed.errors import ConfigError, TaskLost, Unsupported
 from delayed.message import Claim, Message, Settlement
 from delayed.queue import Queue
+from delayed.task import Task
+from delayed.unique import Unique
 from tests.bank import Bank, bank_at
 from tests.brokers.conftest import STORES
 
@@ -80,6 +82,34 @@ def test_what_is_enqueued_in_a_transaction_goes_with_it(broker: Broker, queue: s
     bank.check([])
     delay(tasks)(divmod)(7, 2)
     assert ready(broker, queue) == 1, "afterwards the queue enqueues as ever"
+
+
+@only(*TRANSACTIONAL)
+def test_a_unique_task_comes_and_goes_with_a_transaction(broker: Broker, queue: str, bank: Bank) -> None:
+    tasks = Queue(queue, broker)
+
+    def put(number: int, **options: Any) -> int:
+        return tasks.enqueue(Task.create(divmod, (7, number), unique=Unique("k", **options)))
+
+    with bank.transaction() as conn, tasks.transaction(conn):  # which is rolled back
+        gone = put(1)
+        assert put(2) == gone
+    assert ready(broker, queue) == 0
+    with bank.transaction() as conn:
+        with tasks.transaction(conn):
+            first = put(3)
+            assert put(4) == first
+        bank.commit(conn)
+    assert first != gone
+    assert put(5) == first
+    with bank.transaction() as conn:
+        with tasks.transaction(conn):
+            second = put(6, on_conflict="replace")
+        assert ready(broker, queue) == 1
+        bank.commit(conn)
+
+    assert take(broker, queue).id == second != first
+    assert ready(broker, queue) == 0
 
 
 @only(*TRANSACTIONAL)

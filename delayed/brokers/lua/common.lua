@@ -28,6 +28,8 @@
 --     WORKERS   Q_workers    zset    workers by when their announcement ends, ms
 --     WORKINFO  Q_workinfo   hash    worker -> what it says of itself, JSON
 --     ORDERS    Q_orders     hash    worker/id -> until when (ms)|what it is asked to do, JSON
+--     ONCE      Q_once       hash    key of a unique task -> its id|for how long it holds it: 'd' until it is done, 'b'
+--                                    until it has begun, or until when, ms
 --     ANSWER    Q_answer:id  string  the answer of a task; it has a time to live
 --     KEYVAL    Q_keys       hash    name -> version|value: small values
 --     KEYNAME   Q_keys_names zset    their names, all of score 0
@@ -129,6 +131,29 @@ local function make_ready(ids, priorities, place, at)
     send('RPUSH', READY, plain)
   end
   send('ZADD', PRIOR, ranked)
+end
+
+-- Takes a task out of the scheduled and the ready ones, and looks through these for it.
+local function withdraw(id)
+  if redis.call('ZREM', SCHEDULED, id) + redis.call('LREM', READY, 1, id) + redis.call('ZREM', PRIOR, member(id)) > 0 then
+    return
+  end
+  for _, name in ipairs(redis.call('ZRANGE', PRIOR, 0, -1)) do
+    if string.sub(name, 17) == id then redis.call('ZREM', PRIOR, name) end
+  end
+end
+
+-- The id of the task that holds a key, of what ONCE has of it; nil if the key is free.
+local function holder(entry, at)
+  local id, rule = string.match(entry or '', '^(%d+)|(%w+)$')
+  if not id then return nil end
+  if tonumber(rule) then return tonumber(rule) > at and id or nil end
+  if redis.call('HEXISTS', MSG, id) == 0 then return nil end
+  if rule == 'b' then
+    local _, _, attempt = parts(redis.call('HGET', CLAIM, id))
+    if attempt > 0 then return nil end
+  end
+  return id
 end
 
 -- Counts the claims of a worker up or down.

@@ -23,11 +23,7 @@ if ARGV[2] == '0' and redis.call('HEXISTS', DEADMSG, id) == 1 then return 0 end
 local removed = redis.call('ZREM', DEAD, id) + redis.call('HDEL', DEADMSG, id) + redis.call('HDEL', MSG, id)
 if removed == 0 then return 0 end
 redis.call('HDEL', CLAIM, id)
-if redis.call('ZREM', SCHEDULED, id) + redis.call('LREM', READY, 1, id) == 0 then
-  for _, name in ipairs(redis.call('ZRANGE', PRIOR, 0, -1)) do
-    if string.sub(name, 17) == id then redis.call('ZREM', PRIOR, name) end
-  end
-end
+withdraw(id)
 signal()
 if ARGV[3] ~= '0' then
   redis.call('SET', ANSWER, ARGV[4], 'PX', ARGV[3])

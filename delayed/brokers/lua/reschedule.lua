@@ -16,11 +16,7 @@
 redis.call('ZREM', CLAIMED, '')
 local id, delay, now = ARGV[1], tonumber(ARGV[2]), clock()
 if redis.call('ZSCORE', CLAIMED, id) or redis.call('HEXISTS', MSG, id) == 0 then return 0 end
-if redis.call('ZREM', SCHEDULED, id) + redis.call('LREM', READY, 1, id) == 0 then
-  for _, name in ipairs(redis.call('ZRANGE', PRIOR, 0, -1)) do
-    if string.sub(name, 17) == id then redis.call('ZREM', PRIOR, name) end
-  end
-end
+withdraw(id)
 local sooner = false
 if delay > 0 then
   redis.call('ZADD', SCHEDULED, now + delay, id)

@@ -297,3 +297,131 @@ BEGIN
     END LOOP;
     PERFORM @.delayed_ring(a_queue, false);
 END $body$;
+
+
+-- Unique tasks -------------------------------------------------------------------------------------------------
+
+-- The keys of unique tasks. One is held as long as `id` is a task that is scheduled, ready or running, and if `begun` only
+-- until its first run; or, where there is one, until the time `until`.
+CREATE TABLE @.delayed_once (
+    queue int NOT NULL,
+    key uuid NOT NULL,
+    id bigint NOT NULL,
+    begun boolean NOT NULL,
+    until timestamptz,
+    PRIMARY KEY (queue, key)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- When the keys that are not held were last looked for, and the last key that was looked at.
+ALTER TABLE @.delayed_queue ADD COLUMN once_tidied timestamptz NOT NULL DEFAULT '-infinity', ADD COLUMN once_from uuid;
+
+
+-- Whether a task holds its key.
+CREATE FUNCTION @.delayed_holds(a_queue int, a_id bigint, a_begun boolean, a_until timestamptz)
+RETURNS boolean LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
+BEGIN
+    IF a_until IS NOT NULL THEN
+        RETURN a_until > clock_timestamp();
+    END IF;
+    RETURN EXISTS (
+        SELECT FROM @.delayed_task t
+        WHERE t.id = a_id AND t.queue = a_queue AND t.state + 0 < 3 AND NOT (a_begun AND t.attempt > 0)
+    );
+END $body$;
+
+
+-- Store a message unless another task holds its key; the id of the one that holds it now. Who comes at the same time with
+-- the same key waits for the row of the key, and so for the end of this transaction.
+CREATE FUNCTION @.delayed_enqueue_once(
+    a_session uuid, a_seq bigint, a_queue text, a_key uuid, a_begun boolean, a_period float8, a_replace boolean,
+    a_id bigint, a_priority int, a_delay float8, a_most int, a_header bytea, a_payload bytea
+) RETURNS bigint LANGUAGE plpgsql
+SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
+DECLARE
+    a_number int := (SELECT q.number FROM @.delayed_queue q WHERE q.name = a_queue);
+    a_until timestamptz := clock_timestamp() + a_period * interval '1 second';
+    fresh boolean;
+    other record;
+BEGIN
+    IF a_number IS NULL THEN
+        PERFORM @.delayed_reserve(a_queue, 0);
+        SELECT q.number INTO STRICT a_number FROM @.delayed_queue q WHERE q.name = a_queue;
+    END IF;
+    LOOP
+        INSERT INTO @.delayed_once VALUES (a_number, a_key, a_id, a_begun, a_until) ON CONFLICT DO NOTHING;
+        fresh := FOUND;
+        EXIT WHEN fresh;
+        SELECT * INTO other FROM @.delayed_once o WHERE o.queue = a_number AND o.key = a_key FOR UPDATE;
+        EXIT WHEN FOUND;  -- else it was forgotten just now
+    END LOOP;
+    -- Looked up under the lock: this may be the resend of what another connection has just committed.
+    IF EXISTS (SELECT FROM @.delayed_producer p WHERE p.session = a_session AND p.seq >= a_seq) THEN
+        IF fresh THEN
+            DELETE FROM @.delayed_once o WHERE o.queue = a_number AND o.key = a_key;
+        END IF;
+        RETURN a_id;
+    END IF;
+    IF NOT fresh THEN
+        IF @.delayed_holds(a_number, other.id, other.begun, other.until) THEN
+            IF NOT a_replace THEN
+                RETURN other.id;
+            END IF;
+            DELETE FROM @.delayed_task t WHERE t.id = other.id AND t.queue = a_number AND t.state + 0 < 2;
+        END IF;
+        UPDATE @.delayed_once o SET id = a_id, begun = a_begun, until = a_until
+        WHERE o.queue = a_number AND o.key = a_key;
+    END IF;
+    PERFORM @.delayed_enqueue(
+        a_session, a_seq, a_queue, ARRAY[a_id], ARRAY[a_priority], ARRAY[a_delay], ARRAY[a_most], ARRAY[a_header],
+        ARRAY[a_payload]
+    );
+    -- So that keys which are over do not grow more than those that are held, two others are looked at for each that is
+    -- new; but their rows stay locked as long as the transaction, and so not in one of somebody else's.
+    IF a_session IS NOT NULL THEN
+        PERFORM @.delayed_forget_once(a_number, a_key, 2);
+    END IF;
+    RETURN a_id;
+END $body$;
+
+
+-- Forget those of the next n keys that are not held; the last key, NULL if they were fewer.
+CREATE FUNCTION @.delayed_forget_once(a_number int, a_key uuid, n int) RETURNS uuid LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
+DECLARE
+    o record;
+    seen int := 0;
+    last uuid;
+BEGIN
+    FOR o IN
+        SELECT x.key, x.id, x.begun, x.until FROM @.delayed_once x
+        WHERE x.queue = a_number AND x.key > coalesce(a_key, '00000000-0000-0000-0000-000000000000')
+        ORDER BY x.key LIMIT n FOR UPDATE SKIP LOCKED
+    LOOP
+        seen := seen + 1;
+        last := o.key;
+        IF NOT @.delayed_holds(a_number, o.id, o.begun, o.until) THEN
+            DELETE FROM @.delayed_once x WHERE x.queue = a_number AND x.key = o.key;
+        END IF;
+    END LOOP;
+    RETURN CASE WHEN seen = n THEN last END;
+END $body$;
+
+
+-- Forget keys that are not held, once a minute: some of them, and at the next call those that follow.
+CREATE FUNCTION @.delayed_tidy_once(a_queue text) RETURNS void LANGUAGE plpgsql
+SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
+DECLARE
+    q record;
+    last uuid;
+BEGIN
+    SELECT x.number, x.once_tidied, x.once_from INTO q FROM @.delayed_queue x WHERE x.name = a_queue;
+    IF q.once_tidied > clock_timestamp() - interval '1 minute' THEN
+        RETURN;
+    END IF;
+    PERFORM FROM @.delayed_once o WHERE o.queue = q.number LIMIT 1;
+    IF FOUND THEN
+        last := @.delayed_forget_once(q.number, q.once_from, 5000);
+        UPDATE @.delayed_queue x SET once_tidied = clock_timestamp(), once_from = last WHERE x.number = q.number;
+    END IF;
+END $body$;

@@ -14,3 +14,15 @@ CREATE INDEX delayed_key_until ON delayed_key (until) WHERE until IS NOT NULL;
 
 -- What settlements have noted of a task's attempts, oldest first, one a line.
 ALTER TABLE delayed_task ADD COLUMN notes BLOB NOT NULL DEFAULT x'';
+
+-- The keys of unique tasks. One is held as long as `id` is a task that is scheduled, ready or running, and if `begun`
+-- only until its first run; or, where there is one, until the time `until`.
+CREATE TABLE delayed_once (
+    queue INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    id INTEGER NOT NULL,
+    begun INTEGER NOT NULL,
+    until INTEGER,
+    PRIMARY KEY (queue, key)
+) WITHOUT ROWID;
+ALTER TABLE delayed_queue ADD COLUMN once_from TEXT NOT NULL DEFAULT '';  -- the last key that a sweep has looked at
