@@ -410,6 +410,9 @@ def test_a_module_that_raises_shows_where(terminal: Terminal) -> None:
         (["app", "--hooks", "app:nobody"], "hooks 'app:nobody'"),
         (["app", "--hooks", "app:send"], "is not a subclass of delayed.Hooks"),
         (["app", "--preload", "nowhere"], "no module 'nowhere'"),
+        (["app", "--order", "turns", "--weights", "letters=1"], "--order or --weights"),
+        (["app", "--weights", "letters=3,parcels"], "NAME=NUMBER for each queue, not 'parcels'"),
+        (["app", "--weights", "letters=3"], "no weight for queue 'parcels'"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_starts(terminal: Terminal, options: list[str], words: str) -> None:

@@ -38,6 +38,7 @@ Examples:
   delayed worker app                         the queues of app.py, in the folder it lies in
   delayed worker shop.tasks --queue mails    only one of its queues
   delayed worker --queue mails --queue rest  by name: mails first, rest when there are none
+  delayed worker shop --weights mails=3,rest=1   three of mails for each of rest, when there are both
   delayed worker app --mode preforked --processes 8 --preload app
   delayed worker app --mode async --concurrency 500
   delayed worker app --workers 4             four of them, started again when they die
@@ -49,9 +50,7 @@ Signals:
 """,
 )
 @click.argument("module", required=False)
-@click.option(
-    "--queue", "names", multiple=True, metavar="NAME", help="Serve this queue; repeatable, served in this order."
-)
+@click.option("--queue", "names", multiple=True, metavar="NAME", help="Serve this queue; repeatable, see --order.")
 @url_option
 @click.option(
     "--mode",
@@ -90,6 +89,15 @@ Signals:
 )
 @click.option(
     "--dead-letters", is_flag=True, help="Keep tasks of queues served by name that failed for good as dead letters."
+)
+@click.option(
+    "--order",
+    type=click.Choice(["strict", "turns"]),
+    help="How several queues share the worker. strict: a later one gets what the earlier ones leave. turns: all that "
+    "have tasks get the same. [default: strict]",
+)
+@click.option(
+    "--weights", metavar="NAME=N,…", help="Or in this proportion, such as mails=3,reports=1, as long as all have tasks."
 )
 @click.option(
     "--processes",
@@ -176,6 +184,8 @@ def worker(
     max_size: int | None,
     allow: tuple[str, ...],
     dead_letters: bool,
+    order: str | None,
+    weights: str | None,
     processes: int | None,
     threads: int | None,
     concurrency: int | None,
@@ -212,6 +222,8 @@ def worker(
     for name in own:
         if ONLY[name] != mode:
             raise click.UsageError(f"--{name} goes with --mode {ONLY[name]}, and this is --mode {mode}")
+    if order and weights:
+        raise click.UsageError("--order or --weights: weights are an order")
     handlers = [path for path in (success_handler, error_handler) if path]
     if module and url:
         raise click.UsageError("--url goes with --queue; the queues of a module have their store already")
@@ -257,6 +269,7 @@ def worker(
         preload=preload,
         sweep=not no_sweep,
         schedule=not no_schedule,
+        order=_weights(weights) if weights else "turns" if order == "turns" else "strict",
         **own,
     )
     if workers:
@@ -286,6 +299,18 @@ def _chosen(specs: Sequence[dict[str, Any]], module: str, names: Sequence[str]) 
     if len({spec["name"] for spec in chosen}) < len(chosen):
         raise ConfigError(f"module {module!r} makes a queue of one name twice, with different settings; make it once")
     return [Queue.from_spec(spec) for spec in chosen]
+
+
+def _weights(text: str) -> dict[str, float]:
+    """What ``mails=3,reports=1`` means."""
+    found = {}
+    for part in text.split(","):
+        name, _, weight = part.rpartition("=")
+        try:
+            found[name.strip()] = float(weight)
+        except ValueError:
+            raise click.UsageError(f"--weights takes NAME=NUMBER for each queue, not {part.strip()!r}") from None
+    return found
 
 
 def _explain(error: DiscoveryError) -> int:

@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
 
 from delayed.brokers.base import LEASE, Broker
 from delayed.errors import ConfigError, NotEnqueueable
@@ -26,6 +27,7 @@ from delayed.worker import memory, process
 from delayed.worker.config import Config
 from delayed.worker.courier import Courier, Held
 from delayed.worker.monitor import Monitor
+from delayed.worker.turns import Turns
 
 if TYPE_CHECKING:
     from delayed.queue import Queue
@@ -34,7 +36,7 @@ Handler = Callable[..., Any]
 
 _OPTIONS = (
     "processes", "kill_timeout", "success_handler", "error_handler", "hooks", "max_tasks", "max_memory", "kill_memory",
-    "worker_memory", "shutdown_timeout", "burst", "preload", "sweep", "schedule", "lease", "log_arguments",
+    "worker_memory", "shutdown_timeout", "burst", "preload", "sweep", "schedule", "lease", "log_arguments", "order",
 )  # fmt: skip
 
 SCHEDULER_PATIENCE = 2.0  # seconds that it gets to end what it does with a store that hangs
@@ -62,6 +64,7 @@ class WorkerOptions(TypedDict, total=False):
     schedule: bool
     lease: float
     log_arguments: bool
+    order: Literal["strict", "turns"] | Mapping[str, float]
 
 
 class Worker:
@@ -72,7 +75,7 @@ class Worker:
 
     Args:
         queue: the queue to serve.
-        queues: or several, on one broker, served strictly in this order.
+        queues: or several, on one broker.
         processes: how many tasks to run at once.
         kill_timeout: seconds between the soft stop of a task and SIGKILL.
         success_handler: called in the child as ``success_handler(task)`` after a task returned; a function that
@@ -102,6 +105,9 @@ class Worker:
         lease: seconds after which the tasks of a worker that vanished run again; renewed at a third of it.
         log_arguments: whether the log of a failed run has its arguments, shortened and without those annotated with
             :data:`delayed.Hidden`; else it has no values of them but what the task's own exception says.
+        order: how several queues share the worker: ``"strict"``: a later one only gets what the earlier ones leave;
+            ``"turns"``: all that have tasks get the same; or a weight for each queue, by name, such as
+            ``{"mails": 3, "reports": 1}``: three of `mails` for each one of `reports`, as long as both have tasks.
 
     Raises:
         ConfigError: When an argument makes no sense; the message names it.
@@ -134,6 +140,7 @@ class Worker:
         schedule: bool = True,
         lease: float = LEASE,
         log_arguments: bool = False,
+        order: Literal["strict", "turns"] | Mapping[str, float] = "strict",
     ) -> None:
         self.queues: list[Queue] = [queue] if queue is not None else []
         self.queues += [each for each in queues if each is not queue]
@@ -169,6 +176,7 @@ class Worker:
         self.sweep = sweep
         self.schedule = schedule
         self.log_arguments = log_arguments
+        self.order = _order(order, [queue.name for queue in self.queues])
         self.lanes = 1  # tasks that a child runs at once
         self.uvloop = False
         self.id = ""
@@ -280,6 +288,12 @@ class Worker:
         each = f" ({self.lanes} {self.lanes_are} in each of {self.processes} processes)" if self.lanes_are else ""
         return f"{self.mode}, {self.processes * self.lanes} at once{each}, queues {names} on {self.broker!r}"
 
+    def _turns(self) -> Turns | None:
+        if self.order == "strict" or len(self.queues) == 1:
+            return None
+        weights = self.order if isinstance(self.order, dict) else {}
+        return Turns({queue.name: weights.get(queue.name, 1.0) for queue in self.queues})
+
     def _make_monitor(self) -> Monitor:
         config = Config(
             worker=self.id,
@@ -322,6 +336,7 @@ class Worker:
                 lease=self.lease,
                 sweep=self.sweep,
                 burst=self.burst,
+                turns=self._turns(),
                 bounds={queue.name: queue.dead_letters for queue in self.queues if queue.dead_letters is not None},
                 notify=notify,
                 freed=freed,
@@ -374,6 +389,23 @@ def whole(name: str, value: int, least: int, most: int | None = None) -> int:
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ConfigError(f"{name} must be a whole number {bounds}, not {value!r}")
     return value
+
+
+def _order(order: str | Mapping[str, float], names: Sequence[str]) -> str | dict[str, float]:
+    """How queues of these names share a worker."""
+    if not isinstance(order, Mapping):
+        if order not in ("strict", "turns"):
+            raise ConfigError(f"order must be 'strict', 'turns', or a weight for each queue, not {order!r}")
+        return order
+    for name in names:
+        if name not in order:
+            raise ConfigError(f"order has no weight for queue {name!r}: give each queue of the worker one")
+    for name, weight in order.items():
+        if name not in names:
+            raise ConfigError(f"order has a weight for {name!r}, and the worker has no such queue")
+        if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 < weight < inf:
+            raise ConfigError(f"the weight of queue {name!r} must be a number above 0, not {weight!r}")
+    return dict(order)
 
 
 def _memory(name: str, value: int | str | None) -> int | None:

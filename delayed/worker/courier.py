@@ -24,6 +24,7 @@ from delayed.logger import logger
 from delayed.message import EXPIRES, Action, Answer, Bounds, Claim, Settlement, is_task
 from delayed.tracing import extra_of
 from delayed.worker.process import now
+from delayed.worker.turns import Turns
 
 FLUSH_SIZE = 64  # settlements that are sent without waiting for more
 FLUSH_BYTES = 32 << 20  # bytes of answers that are sent at once, if they are several
@@ -76,6 +77,7 @@ class Courier(threading.Thread):
     """The thread; see the module.
 
     Args:
+        turns: decides which of the queues a claim asks first; None: strictly the first one.
         bounds: of the dead letters of those queues that have some of their own.
         notify: called (from this thread) when there is something for the monitor in `inbox`, `lost` or
             `orders`.
@@ -92,6 +94,7 @@ class Courier(threading.Thread):
         lease: float,
         sweep: bool,
         burst: bool,
+        turns: Turns | None,
         bounds: Mapping[str, Bounds],
         notify: Callable[[], None],
         freed: Callable[[Held], None],
@@ -105,6 +108,7 @@ class Courier(threading.Thread):
         self.lease = lease
         self.sweeps = sweep
         self.burst = burst
+        self.turns = turns
         self.bounds = dict(bounds)  # that the store was not told of yet
         self.notify = notify
         self.freed = freed
@@ -316,15 +320,29 @@ class Courier(threading.Thread):
             self._unanswered = self._seq, random.SystemRandom().getrandbits(64)
         return self._unanswered
 
+    def _whom_to_ask(self, limit: int) -> tuple[Sequence[str], int]:
+        """The queues in the order in which the next claim asks them, and for how many tasks."""
+        if self.turns is None:
+            return self.queues, limit
+        queues = self.turns.order()
+        return queues, min(limit, self.turns.share(queues[0], self.target))
+
+    def _answered(self, queues: Sequence[str], limit: int, claims: Sequence[Claim]) -> None:
+        """A claim has got these."""
+        self._unanswered = None
+        self.dry = len(claims) < limit
+        if self.turns is not None:
+            self.turns.took(queues, limit, claims)
+
     def _wait(self, timeout: float, limit: int) -> None:
         """Wait for something to claim; claim it in the same breath where the store can."""
         seq, nonce = self._next_claim()
+        queues, limit = self._whom_to_ask(limit)
         sent = now()
-        claims = self.broker.wait_and_claim(self.queues, timeout, self.worker, seq, nonce, limit, self.lease)
+        claims = self.broker.wait_and_claim(queues, timeout, self.worker, seq, nonce, limit, self.lease)
         self.dry = False
         if claims is not None:
-            self._unanswered = None
-            self.dry = len(claims) < limit
+            self._answered(queues, limit, claims)
             self._take(claims, sent)
 
     def _exchange(self, limit: int) -> None:
@@ -333,12 +351,13 @@ class Courier(threading.Thread):
             if self.keeps:
                 batch, self._outbox = _within(batch, FLUSH_BYTES)
         seq, nonce = self._next_claim()
+        queues, limit = self._whom_to_ask(limit)
         resent = False
         while True:
             sent = now()
             try:
                 accepted, claims = self.broker.settle_and_claim(
-                    self.worker, [item for _, item in batch], self.queues, seq, nonce, limit, self.lease
+                    self.worker, [item for _, item in batch], queues, seq, nonce, limit, self.lease
                 )
                 break
             except BrokerError as error:
@@ -367,8 +386,7 @@ class Courier(threading.Thread):
                 self._held.pop((settlement.ref.queue, settlement.ref.id), None)
                 self.freed(held)
         if limit:
-            self._unanswered = None
-            self.dry = len(claims) < limit
+            self._answered(queues, limit, claims)
         self._take(claims, sent)
         if not claims and (batch or self.dry):
             self.notify()
