@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -318,10 +321,39 @@ def test_sweeping_keeps_the_keys_that_are_held(bench: Unique) -> None:
     bench.stored(Once("b" * 32))
 
 
-def test_many_keys_one_after_the_other(bench: Unique) -> None:
+def keys_in(store: str, queue: str) -> int:
+    """How many keys a store remembers, seen by its own driver."""
+    if store.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as db:
+            return int(db.execute("SELECT count(*) FROM delayed_once").fetchone()[0])
+    if store.startswith("redis"):
+        import redis
+
+        with contextlib.closing(redis.Redis.from_url(store)) as client:
+            return int(client.hlen(f"{queue}_once"))
+    if store.startswith("mongodb"):
+        import pymongo
+
+        with pymongo.MongoClient[Any](store) as mongo:
+            return mongo.get_default_database()["delayed_tasks"].count_documents({"_id": {"$regex": "^u/"}})
+    import psycopg
+
+    url, _, schema = store.rpartition("schema=")
+    with psycopg.connect(url.rstrip("?&")) as conn:
+        rows = conn.execute(f'SELECT count(*) FROM "{schema}".delayed_once'.encode()).fetchall()
+        return int(rows[0][0])
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis", "postgres", "mongodb"], indirect=True)
+def test_keys_that_are_over_take_no_space_for_long(bench: Unique, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if store.startswith("mongodb"):
+        monkeypatch.setattr("delayed.brokers.mongo_once.OFTEN", 1)  # else chance decides
     held = [bench.stored(Once(secrets.token_hex(16)), delay=60.0) for _ in range(5)]
-    for _ in range(40):
+    for _ in range(100):
         id = bench.stored(Once(secrets.token_hex(16)))
         assert bench.broker.remove(bench.queue, id)
 
+    assert 5 < keys_in(store, bench.queue) < 90, "each new one looks at some others"
+    bench.broker.sweep(bench.queue)
+    assert keys_in(store, bench.queue) == 5
     assert bench.waiting() == held
