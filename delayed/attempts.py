@@ -1,8 +1,8 @@
 """The attempts of a task: a short note of each that ended is kept beside its message until the task ends.
 
 A note is one line of JSON: the number of the attempt, when it ended, the worker, and its verdict without traceback and
-stack, which are in the worker's log. Brokers keep the last 20 and never read them. An attempt without a note ended
-with its worker, or in somebody's hands who said nothing.
+stack, which are in the worker's log. Brokers keep the last 20 and never read them; of an attempt whose worker was lost
+their sweep makes one itself. An attempt without a note was in somebody's hands who said nothing of its end.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ TEXT_MAX = 300  # characters of an exception's text that a note has; fewer if th
 NAME_MAX = 100  # ... of the exception's type, of the limit, and of the worker
 
 
+WORKER_LOST = Verdict(verdict.LOST, text="its worker was lost")
+
+
 class Attempt(NamedTuple):
     """One run of a task, and how it ended.
 
     Attributes:
         attempt: its number: 1 for the first that counts.
-        ended: when it ended, by its worker's clock, in UTC; None if nobody told.
+        ended: when it ended, by its worker's clock, or was found lost, by the store's or the sweeper's; in UTC. None if
+            nobody told.
         verdict: how it ended; without traceback and stack, and of the text 300 characters. ``lost`` if nobody told.
         worker: the id of its worker; "" if nobody told.
     """
@@ -45,10 +49,19 @@ def noted(claim: Claim, settlement: Settlement, found: Verdict, worker: str) -> 
         return settlement
     if claim.payload[3:4] == bytes((ENCRYPTED,)):  # what it raised may say what nobody but its worker shall read
         found = found._replace(text="")
-    return settlement._replace(note=_note(claim.attempt, found, worker))
+    return settlement._replace(note=_note(claim.attempt, found, worker, time.time()))
 
 
-def _note(attempt: int, found: Verdict, worker: str) -> bytes:
+def lost(attempt: int, worker: str, at: float) -> bytes:
+    """The note of an attempt whose worker was lost; those sweeps that are no Python write the same.
+
+    Args:
+        at: when that was found, unix time.
+    """
+    return _note(attempt, WORKER_LOST, worker, at)
+
+
+def _note(attempt: int, found: Verdict, worker: str, at: float) -> bytes:
     short = found._replace(
         type=found.type[:NAME_MAX],
         text=found.text[:TEXT_MAX],
@@ -59,7 +72,7 @@ def _note(attempt: int, found: Verdict, worker: str) -> bytes:
         stack="",
         arguments="",
     )
-    told = {"attempt": attempt, "ended": round(time.time(), 3), "worker": worker[:NAME_MAX]}
+    told = {"attempt": attempt, "ended": round(at, 3), "worker": worker[:NAME_MAX]}
     while True:
         # JSON has no newline within a text. What is no character, as in a file's name that is no UTF-8, becomes a "?".
         words = json.dumps(told | short.fields(), separators=(",", ":"), ensure_ascii=False)

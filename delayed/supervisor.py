@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from delayed.attempts import WORKER_LOST, noted
 from delayed.errors import BrokerError, ConfigError, DecodeError
 from delayed.logger import logger
 from delayed.message import DEFAULT_MAX_DELIVERIES, Claim, Settlement
@@ -335,7 +336,7 @@ class Supervisor:
         try:
             claims = self.worker.broker.held(member.worker, [queue.name for queue in self.worker.queues])
             if claims:
-                self.worker.broker.settle(member.worker, [_return(claim) for claim in claims])
+                self.worker.broker.settle(member.worker, [_return(claim, member.worker) for claim in claims])
         except BrokerError as error:
             logger.warning("the tasks of worker %s wait for the end of its lease: %s", member.worker, error)
             return
@@ -419,17 +420,16 @@ def _departed(member: Member) -> Member:
     return gone
 
 
-def _return(claim: Claim) -> Settlement:
+def _return(claim: Claim, worker: str) -> Settlement:
     """As a sweep does: to the front the first time, to the end later, and dead after too many deliveries."""
     try:
         most = claim.message().max_deliveries
     except DecodeError:
         most = DEFAULT_MAX_DELIVERIES
     if claim.deliveries >= most:
-        return Settlement(
-            claim.ref, "dead", reason=f"poison: delivered {claim.deliveries} times, and its worker was lost again"
-        )
-    return Settlement(claim.ref, "back" if claim.deliveries == 1 else "retry")
+        reason = f"poison: delivered {claim.deliveries} times, and its worker was lost again"
+        return noted(claim, Settlement(claim.ref, "dead", reason=reason), WORKER_LOST, worker)
+    return noted(claim, Settlement(claim.ref, "back" if claim.deliveries == 1 else "retry"), WORKER_LOST, worker)
 
 
 def _words(code: int) -> str:

@@ -13,6 +13,7 @@ from itertools import count, islice
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from delayed import attempts
 from delayed.brokers import keys
 from delayed.brokers.base import DEAD_LETTERS, LEASE, PRODUCER_AGE, Broker, Listener
 from delayed.brokers.masked import masked
@@ -57,6 +58,9 @@ class _Task:
     lost: int = 0
     reason: str = ""
     notes: tuple[bytes, ...] = ()
+
+    def note(self, note: bytes) -> None:
+        self.notes = (*self.notes, note)[-NOTES_MAX:]
 
     def entry(self, now: float, *, payload: bool = True) -> Entry:
         message = Message.glimpse(self.id, self.header, self.payload if payload else b"")
@@ -305,7 +309,7 @@ class MemoryBroker(Broker):
         if action in ("done", "dead"):
             queue.answer(task.id, answer, now)
         if note:
-            task.notes = (*task.notes, note)[-NOTES_MAX:]
+            task.note(note)
         if action == "done":
             del queue.tasks[task.id]
         elif action == "dead":
@@ -456,8 +460,8 @@ class MemoryBroker(Broker):
             if now < found.grace:
                 return Swept(0, 0, True)
             returned = dead = 0
-            lost = [task for mine in found.held.values() for task in mine.values() if task.at < now]
-            for task in lost:
+            for task in [task for mine in found.held.values() for task in mine.values() if task.at < now]:
+                task.note(attempts.lost(task.attempt, task.worker, time.time()))
                 found.release(task)
                 task.lost += 1
                 deliveries = task.delivery % LIFE

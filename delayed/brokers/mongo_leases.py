@@ -8,6 +8,7 @@ sweeper: each writes there first, on the condition that the other has not.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,12 +16,13 @@ from pymongo import DeleteMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from delayed import attempts
 from delayed.brokers import mongo_once as onces
 from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers.base import DEAD_LETTERS
 from delayed.brokers.mongo_client import Opened
 from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, repair, tidy
-from delayed.brokers.mongo_tasks import AT_END, LET_GO, name_of, ref_of, token
+from delayed.brokers.mongo_tasks import AT_END, LET_GO, name_of, noted, ref_of, token
 from delayed.message import LIFE, Bounds, Ref, Swept
 
 Document = dict[str, Any]
@@ -89,7 +91,7 @@ def _return_lost(opened: Opened, queue: str) -> Swept:
     returned = dead = 0
     lost = opened.tasks.find(
         {"s": "h/" + queue, "at": {"$exists": True}, "$expr": {"$lt": ["$at", "$$NOW"]}},
-        {"q": 1, "id": 1, "d": 1, "n": 1, "m": 1, "l": 1},
+        {"q": 1, "id": 1, "a": 1, "d": 1, "n": 1, "m": 1, "l": 1, "w": 1},
     ).sort([("at", 1), ("o", 1)])
     rows: list[Document] = []
     for row in lost:
@@ -165,13 +167,18 @@ def _end(tasks: Collection[Document], rows: Sequence[Document], change: Callable
 
 def _back(row: Document) -> Document:
     change: Document = {"$set": {"s": "r/" + row["q"]}, "$unset": {**LET_GO, "at": ""}, "$inc": {"l": 1}}
-    return change | ({"$currentDate": AT_END} if row["l"] else {})
+    return change | ({"$currentDate": AT_END} if row["l"] else {}) | _lost(row)
 
 
 def _dead(row: Document) -> Document:
     reason = f"poison: delivered {row['d'] % LIFE} times, and its worker was lost again"
     now = {"at": True, **AT_END}
-    return {"$set": {"s": "d/" + row["q"], "r": reason}, "$unset": LET_GO, "$inc": {"l": 1}, "$currentDate": now}
+    dead: Document = {"$set": {"s": "d/" + row["q"], "r": reason}, "$unset": LET_GO, "$inc": {"l": 1}}
+    return dead | {"$currentDate": now} | _lost(row)
+
+
+def _lost(row: Document) -> Document:
+    return noted(attempts.lost(row["a"], row["w"], time.time()))
 
 
 def _tidy(opened: Opened, queue: str, bounds: Bounds) -> None:

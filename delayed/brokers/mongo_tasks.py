@@ -253,6 +253,7 @@ def _is_sound(row: Mapping[str, Any], queue: str) -> bool:
         and is_task(_as_claimed(row))
         and type(row.get("o")) is Timestamp
         and all(isinstance(row.get(name), int) for name in "pml")
+        and isinstance(row.get("v", []), list)
     )
 
 
@@ -350,7 +351,7 @@ def _step(settlement: Settlement) -> Any:
         clean = reason.encode("utf-8", "replace").decode()[:REASON_MAX]
         beside = answers.beside(answer) if answer is not None else {}
         dead = {"$set": {"s": "d/" + ref.queue, "r": clean, **beside}, "$unset": LET_GO, **now}
-        return UpdateOne(which, dead | _noted(note))
+        return UpdateOne(which, dead | noted(note))
     if delay > 0:
         later: Document = {"s": {"$literal": "l/" + ref.queue}, "at": {"$add": ["$$NOW", milliseconds(delay)]}}
         if action == "back":
@@ -361,10 +362,10 @@ def _step(settlement: Settlement) -> Any:
         return UpdateOne(which, [{"$set": later}, {"$unset": list(LET_GO)}])
     ready: Document = {"$set": {"s": "r/" + ref.queue}, "$unset": {**LET_GO, "at": ""}}
     place: Document = {"$inc": {"a": -1}} if action == "back" else {"$currentDate": AT_END}
-    return UpdateOne(which, ready | place | _noted(note))
+    return UpdateOne(which, ready | place | noted(note))
 
 
-def _noted(note: bytes) -> Document:
+def noted(note: bytes) -> Document:
     """Adds to the notes of a task; the oldest go."""
     return {"$push": {"v": {"$each": [note], "$slice": -NOTES_MAX}}} if note else {}
 

@@ -589,15 +589,28 @@ def _entry(now: int, state: State, id: bytes, message: bytes, record: bytes, sco
         notes, message = rest[: int(notes_size)], rest[int(notes_size) :]
     elif record:
         delivery, _, attempt, _, rest = record.split(b"|", 4)
-        rest, _, owner = rest.rpartition(b"|")
-        notes = rest[rest.find(b"\n") :] if b"\n" in rest else b""
+        noted, bar, owner = rest.rpartition(b"\n|")
+        if bar:
+            notes = noted[noted.index(b"\n") :] + b"\n"
+        else:
+            owner = rest.partition(b"|")[2]
         worker = owner.decode("utf-8", "replace")
     header, payload = _split(message)
     parsed = Message.glimpse(int(id) if id.isdigit() else 0, header, payload)
     due = max(float(score) - now, 0.0) / 1000 if state in ("scheduled", "running") else 0.0
     died = (now - float(score)) / 1000 if state == "dead" else 0.0
-    told = (int(attempt), int(delivery) % LIFE, worker, due, reason, died, header, tuple(notes.split(b"\n")[1:]))
-    return Entry(parsed, state, *told)
+    return Entry(
+        message=parsed,
+        state=state,
+        attempt=int(attempt),
+        delivery=int(delivery) % LIFE,
+        worker=worker,
+        due=due,
+        reason=reason,
+        died=died,
+        header=header,
+        notes=tuple(notes[1:-1].split(b"\n")) if notes else (),
+    )
 
 
 def _fields(info: bytes) -> dict[str, str]:

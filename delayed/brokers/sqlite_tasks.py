@@ -6,10 +6,12 @@ Queues go by their numbers, times are milliseconds by the file's clock, and nonc
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from delayed import attempts
 from delayed.brokers.base import DEAD_LETTERS, PRODUCER_AGE
 from delayed.message import LIFE, NOTES_MAX, Bounds, Claim, Message, Ref, Settlement, next_life
 
@@ -20,6 +22,7 @@ SWEEP_MAX = 10_000  # lost tasks that one sweep returns at most
 # decoded, and then no row of the answer could be read.
 _ID = "CASE typeof(id) WHEN 'integer' THEN id END"
 _HEADER = "CASE typeof(header) WHEN 'blob' THEN header END"
+_NOTES = "CASE typeof(notes) WHEN 'blob' THEN notes ELSE x'' END"
 _PAYLOAD = "CASE typeof(payload) WHEN 'blob' THEN payload END"
 
 Executor = sqlite3.Connection | sqlite3.Cursor
@@ -71,21 +74,21 @@ _BACK_LATER = f"{_END} state = 0, at = ?, attempt = attempt - 1 {_CLAIM}"
 _DEAD = f"{_END} state = 3, at = ?, reason = ? {_CLAIM}"
 
 # Goes from worker to worker, so that the claims whose lease has not ended are never looked at.
-_EXPIRED = """
+_EXPIRED = f"""
     WITH RECURSIVE holder (worker) AS (
         SELECT min(worker) FROM delayed_task WHERE queue = :queue AND state = 2
         UNION ALL
         SELECT (SELECT min(worker) FROM delayed_task WHERE queue = :queue AND state = 2 AND worker > holder.worker)
         FROM holder WHERE holder.worker IS NOT NULL
     )
-    SELECT task.seat, task.delivery, task.max_deliveries, task.lost
+    SELECT seat, delivery, max_deliveries, lost, attempt + 0, CAST(task.worker AS BLOB), {_NOTES}
     FROM holder CROSS JOIN delayed_task AS task
     WHERE task.queue = :queue AND task.state = 2 AND task.worker = holder.worker AND task.at < :now
     LIMIT :limit
 """
-_LOST_FIRST = f"{_END} state = 1, at = 0, lost = 1 WHERE seat = ?"
-_LOST_AGAIN = f"{_END} state = 1, at = 0, lost = lost + 1, place = ? WHERE seat = ?"
-_LOST_DEAD = f"{_END} state = 3, at = ?, lost = lost + 1, reason = ? WHERE seat = ?"
+_LOST_FIRST = f"{_END} state = 1, at = 0, lost = 1, notes = ? WHERE seat = ?"
+_LOST_AGAIN = f"{_END} state = 1, at = 0, lost = lost + 1, place = ?, notes = ? WHERE seat = ?"
+_LOST_DEAD = f"{_END} state = 3, at = ?, lost = lost + 1, reason = ?, notes = ? WHERE seat = ?"
 _LETTER = "SELECT seat, id, delivery FROM delayed_task WHERE queue = ? AND id = ? AND state = 3"
 _REVIVE = """
     UPDATE delayed_task SET state = 1, at = 0, place = ?, attempt = 0, delivery = ?, lost = 0, reason = '', notes = x''
@@ -284,9 +287,12 @@ def _step(
 
 def _note(db: sqlite3.Connection, token: tuple[int, int, int, int], note: bytes) -> None:
     """Add to the notes of a task, if the claim holds; the oldest go."""
-    for (notes,) in db.execute(f"SELECT notes FROM delayed_task {_CLAIM}", token).fetchall():
-        lines = [*notes.split(b"\n"), note] if notes else [note]
-        db.execute(f"UPDATE delayed_task SET notes = ? {_CLAIM}", (b"\n".join(lines[-NOTES_MAX:]), *token))
+    for (notes,) in db.execute(f"SELECT {_NOTES} FROM delayed_task {_CLAIM}", token).fetchall():
+        db.execute(f"UPDATE delayed_task SET notes = ? {_CLAIM}", (_with_note(notes, note), *token))
+
+
+def _with_note(notes: bytes, note: bytes) -> bytes:
+    return b"\n".join([*notes.split(b"\n"), note][-NOTES_MAX:]) if notes else note
 
 
 def _token(numbers: Mapping[str, int], ref: Ref) -> tuple[int, int, int, int]:
@@ -326,19 +332,20 @@ def has_lost(db: sqlite3.Connection, number: int, now: int) -> bool:
 
 def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int]:
     """End the claims whose lease has ended; how many tasks are ready again, and how many dead."""
-    first: list[tuple[int]] = []
-    again: list[tuple[int, int]] = []
-    dead: list[tuple[int, str, int]] = []
-    for seat, delivery, max_deliveries, lost in db.execute(
+    first: list[tuple[bytes, int]] = []
+    again: list[tuple[int, bytes, int]] = []
+    dead: list[tuple[int, str, bytes, int]] = []
+    for seat, delivery, max_deliveries, losses, attempt, worker, before in db.execute(
         _EXPIRED, {"queue": number, "now": now, "limit": SWEEP_MAX}
     ).fetchall():
         deliveries = delivery % LIFE
+        notes = _with_note(before, attempts.lost(attempt, worker.decode(errors="replace"), time.time()))
         if deliveries >= max_deliveries:
-            dead.append((now, f"poison: delivered {deliveries} times, and its worker was lost again", seat))
-        elif lost:
-            again.append((_places(db, number, 1), seat))
+            dead.append((now, f"poison: delivered {deliveries} times, and its worker was lost again", notes, seat))
+        elif losses:
+            again.append((_places(db, number, 1), notes, seat))
         else:
-            first.append((seat,))
+            first.append((notes, seat))
     db.executemany(_LOST_FIRST, first)
     db.executemany(_LOST_AGAIN, again)
     db.executemany(_LOST_DEAD, dead)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
 
+from delayed.attempts import WORKER_LOST, attempts_of, noted
 from delayed.brokers import Broker
 from delayed.message import NOTE_MAX, NOTES_MAX, Action, Answer, Claim, Settlement
+from delayed.worker import verdict
+from delayed.worker.verdict import Verdict
 from tests.brokers.test_conformance import Bench
 
 
@@ -90,6 +94,10 @@ def test_a_dead_letter_has_its_notes_until_it_is_revived(bench: Bench) -> None:
     assert notes(bench, second) == (b"one of %d" % second, b"two|")
 
 
+def note_of(claim: Claim, found: Verdict) -> bytes:
+    return noted(claim, Settlement(claim.ref, "retry"), found, "w").note
+
+
 def test_who_lost_his_claim_notes_nothing(bench: Bench) -> None:
     (id,) = bench.put()
     (old,) = bench.claim(worker="w1")
@@ -102,17 +110,27 @@ def test_who_lost_his_claim_notes_nothing(bench: Bench) -> None:
     assert notes(bench, id) == (b"first",)
 
 
-def test_a_lost_task_keeps_its_notes(bench: Bench) -> None:
+def test_a_sweep_notes_who_was_lost(bench: Bench) -> None:
+    begun = time.time()
     ids = bench.put(2, max_deliveries=3)
     for claim in bench.claim():
-        end(bench, claim, "retry", b"first")
+        end(bench, claim, "retry", note_of(claim, Verdict(verdict.RAISED, type="ValueError", text="no")))
 
-    for _ in range(2):
-        assert len(bench.claim(lease=0.3)) == 2
+    for worker in ("host:1|ü", "host:2"):
+        assert len(bench.claim(lease=0.3, worker=worker)) == 2
         bench.sweep_until_returned(2, 0.3)
 
     assert bench.counts().dead == 2
-    assert [notes(bench, id) for id in ids] == [(b"first",)] * 2
+    for entry in bench.broker.peek(bench.queue, "dead"):
+        told = attempts_of(entry)
+        assert entry.message.id in ids
+        assert [(each.attempt, each.verdict.kind, each.worker) for each in told] == [
+            (1, "raised", "w"),
+            (2, "lost", "host:1|ü"),
+            (3, "lost", "host:2"),
+        ]
+        assert told[1].verdict == told[2].verdict == WORKER_LOST
+        assert [each.ended is not None and -5 < each.ended.timestamp() - begun < 60 for each in told] == [True] * 3
 
 
 def test_many_notes_go_in_one_batch_with_other_ends(bench: Bench) -> None:

@@ -535,12 +535,12 @@ def test_a_full_redis_refuses_tasks_whole_and_goes_on_draining() -> None:
         with redis.Redis(port=server.port) as store:
             store.config_set("maxmemory", "1mb")
             assert broker.reserve_ids(QUEUE, 1) > stored[-1]  # it is the enqueue that says what the matter is
+            with pytest.raises(BrokerFull):
+                broker.put_key(QUEUE, "new", b"", version=0)
+            assert broker.put_key(QUEUE, "lock", b"2", version=locked, ttl=15, keep_version=True) == locked
+            assert broker.put_key(QUEUE, "lock", None, version=locked) == locked
             store.config_set("maxmemory", "6mb")
 
-        with pytest.raises(BrokerFull):
-            broker.put_key(QUEUE, "new", b"", version=0)
-        assert broker.put_key(QUEUE, "lock", b"2", version=locked, ttl=15, keep_version=True) == locked
-        assert broker.put_key(QUEUE, "lock", None, version=locked) == locked
         claims = worker.claim(2, lease=15)
         assert ids(claims) == stored[:2]
         assert broker.renew(worker.name, [QUEUE], [claim.ref for claim in claims], 0.05).lost == []

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from delayed import ConfigError, PreforkedWorker, Queue, Supervisor
+from delayed.attempts import WORKER_LOST, attempts_of
 from delayed.retry import Retry
 from tests.workers import lanes, tasks
 from tests.workers.conftest import Bench, alive, children_of, fork_servers_of, wait_for
@@ -132,6 +133,8 @@ def test_what_always_kills_its_worker_is_dead_in_the_end(bench: Bench, start: St
 
     (entry,) = bench.queue.broker.peek(bench.queue.name, "dead")
     assert "poison: delivered 2 times" in entry.reason
+    (told,) = attempts_of(entry)  # the first was given back, uncharged
+    assert told.verdict == WORKER_LOST and told.worker
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -12,8 +12,8 @@
 --     CLAIMED   Q_dequeued   zset    ids of the claimed tasks by the end of their lease, ms
 --     MSG       Q_msg        hash    id -> length of the header (4 bytes, big-endian) .. header .. payload
 --     CLAIM     Q_claim      hash    id -> delivery|nonce|attempt|priority|losses|worker; no worker: it is not claimed
---                                    now. Behind the losses are the notes of its attempts, each begins with a newline;
---                                    the worker is what follows the last |. A task that was never claimed and has priority 0 has none. A dead letter
+--                                    now. Behind the losses are the notes of its attempts, if any, each in a line of
+--                                    its own. A task that was never claimed and has priority 0 has none. A dead letter
 --                                    that is revived goes on with the next million of deliveries
 --     LAST      Q_last       hash    worker -> seq|ms|nonce|id,id,...: the answer of its last claim
 --     HELD      Q_held       hash    worker -> how many claims it holds
@@ -82,18 +82,23 @@ end
 -- The parts of a record in CLAIM: delivery, nonce, attempt, priority (a string), worker, losses, notes.
 local function parts(record)
   if not record then return 0, '', 0, '0', '', 0, '' end
-  local delivery, nonce, attempt, priority, losses, notes, worker =
-    string.match(record, '^(%d+)|(%d*)|(%d+)|(%-?%d+)|(%d+)(.*)|([^|]*)$')
+  local notes = ''
+  local delivery, nonce, attempt, priority, losses, worker =
+    string.match(record, '^(%d+)|(%d*)|(%d+)|(%-?%d+)|(%d+)|(.*)$')
+  if not delivery then
+    delivery, nonce, attempt, priority, losses, notes, worker =
+      string.match(record, '^(%d+)|(%d*)|(%d+)|(%-?%d+)|(%d+)(\n.*\n)|([^\n]*)$')
+  end
   if not delivery then return 0, '', 0, '0', '', 0, '' end -- not ours
   return tonumber(delivery), nonce, tonumber(attempt), priority, worker, tonumber(losses), notes
 end
 
--- The notes of a task with one more; the oldest go.
+-- The notes of a task with one more; the oldest go. They are lines, and a newline before the first.
 local function add_note(notes, note)
   if note == '' then return notes end
-  notes = notes .. '\n' .. note
-  local _, count = string.gsub(notes, '\n', '')
-  for _ = NOTES + 1, count do notes = string.sub(notes, (string.find(notes, '\n', 2, true))) end
+  notes = (notes == '' and '\n' or notes) .. note .. '\n'
+  local _, lines = string.gsub(notes, '\n', '')
+  for _ = NOTES + 2, lines do notes = string.sub(notes, (string.find(notes, '\n', 2, true))) end
   return notes
 end
 

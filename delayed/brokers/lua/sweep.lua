@@ -55,7 +55,11 @@ if now >= grace_until then
   for i, id in ipairs(expired) do
     local delivery, _, attempt, priority, holder, losses, notes = parts(records[i])
     local message = stored[i]
-    if holder ~= '' then owners[holder] = (owners[holder] or 0) + 1 end
+    if holder ~= '' then
+      owners[holder] = (owners[holder] or 0) + 1
+      local note = {attempt = attempt, ended = now / 1000, worker = holder, code = 10, text = 'its worker was lost'}
+      notes = add_note(notes, cjson.encode(note))
+    end
     if not message then
       gone[#gone + 1] = id
     else
