@@ -324,6 +324,7 @@ class Worker:
             log_json=_logs_json(),
             log_arguments=self.log_arguments,
             presence=self.presence,
+            sole=threading.current_thread() is threading.main_thread(),
         )
 
         def make_courier(

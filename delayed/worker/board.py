@@ -28,9 +28,11 @@ OF_HANDLER = 2**62  # in the serial of a request to stop: it is meant for what i
 FREE, HANDED, BEGUN, ENDED = range(4)
 # Phases of a lane.
 IDLE, TASK, HANDLER = range(3)
+MONITOR, FORK_SERVER = range(2)  # whose pulse it is
 # Why a child is asked to stop its task.
 STOP_NOTHING, STOP_TIMEOUT, STOP_SHUTDOWN, STOP_LOST, STOP_CANCELLED = range(5)
 
+_PULSE = Struct("<d")  # behind the seats
 _PID = Struct("<I")  # at the beginning of a seat
 _BEAT = Struct("<d")
 _BEAT_AT = 8
@@ -113,11 +115,24 @@ class Board:
         self.slots = SLOTS_SPARE + 2 * lanes
         self.slots_at = SEAT_HEAD + lanes * LANE_SIZE
         self.seat_size = self.slots_at + self.slots * SLOT_SIZE
-        os.ftruncate(fd, seats * self.seat_size)
-        self.map = mmap.mmap(fd, seats * self.seat_size)
+        self.pulses_at = seats * self.seat_size
+        size = self.pulses_at + 2 * _PULSE.size
+        os.ftruncate(fd, size)
+        self.map = mmap.mmap(fd, size)
 
     def close(self) -> None:
         self.map.close()
+
+    # -- by the guardians --------------------------------------------------------------------------------------
+
+    def note_pulse(self, who: int, at: float) -> None:
+        """A guardian is awake."""
+        _PULSE.pack_into(self.map, self.pulses_at + who * _PULSE.size, at)
+
+    def pulse(self, who: int) -> float:
+        """When it last was."""
+        (at,) = _PULSE.unpack_from(self.map, self.pulses_at + who * _PULSE.size)
+        return float(at)
 
     # -- by the child ------------------------------------------------------------------------------------------
 
@@ -291,6 +306,11 @@ class Board:
         if self.lanes == 1:
             return self.map[base] != IDLE
         return any(self.map[base : base + self.lanes * LANE_SIZE : LANE_SIZE])
+
+    def holds_any(self) -> bool:
+        """Whether any task was handed to a child, or has ended and is not settled yet."""
+        bases = (seat * self.seat_size + self.slots_at for seat in range(self.seats))
+        return any(any(self.map[base : base + self.slots * SLOT_SIZE : SLOT_SIZE]) for base in bases)
 
     def began(self, seat: int) -> bool:
         """Whether the child in this seat has ever begun a task, or a handler for one."""

@@ -24,6 +24,7 @@ class Config(NamedTuple):
         spool: descriptor of the file in which tasks leave their answers.
         life: descriptor of the read end of the life pipe, whose end kills the children.
         life_write: ... of its write end, held by monitor and fork server.
+        sole: whether the monitor is all that its process is there for, so that it may be killed if it is frozen.
         one_shot: whether a child runs one task only.
         child: the path of the class of its children.
         lanes: how many tasks a child runs at once.
@@ -75,6 +76,7 @@ class Config(NamedTuple):
     log_arguments: bool = False
     path: Sequence[str] = ()
     presence: int = -1
+    sole: bool = False
 
     @property
     def shared(self) -> bool:

@@ -122,6 +122,7 @@ class Courier(threading.Thread):
         self.dry = False  # the last claim got less than it asked for
         self.empty = False  # in burst mode: nothing is held, and nothing is left in the queues
         self.healthy = True  # the last request was answered
+        self.beat: Callable[[], None] = lambda: None  # called at every turn; set by the monitor
         self.keeps = False  # there have been answers among the settlements; set by the monitor
         self.ambiguous = 0  # settlements whose answer was lost, and that took effect the first time
 
@@ -227,6 +228,7 @@ class Courier(threading.Thread):
 
     def run(self) -> None:
         while True:
+            self.beat()
             try:
                 if not self._turn():
                     break

@@ -29,13 +29,18 @@ from types import FrameType
 from typing import NoReturn
 
 from delayed.functions import resolve
+from delayed.worker import board as boards
 from delayed.worker import channel, child, process
 from delayed.worker.board import Board
 from delayed.worker.channel import Control
 from delayed.worker.config import Config
+from delayed.worker.silence import Silence
 
 LEAVE_PATIENCE = 1.0  # seconds that idle children get for their exit handlers
+LOOK = 1.0  # seconds between looks whether the monitor is awake, at most, and ...
+LOOKS = 15  # looks in a lease, at least
 STOP_PATIENCE = 4.0  # ... and for the hook that ends a process
+KILL_PATIENCE = 1.0  # seconds that a killed monitor gets to be gone
 
 
 class ForkServer:
@@ -51,6 +56,11 @@ class ForkServer:
         ]
         self.pids: dict[int, int] = {}  # seat -> pid of its child
         self.last_ended: dict[int, Control] = {}  # by seat: the monitor may die before it reads that
+        self.monitor = os.getppid()
+        self.look = min(LOOK, config.lease / LOOKS)
+        self.silence = Silence(self.board, boards.MONITOR, 2 * self.look)
+        self.silent = 0.0  # seconds that the monitor was
+        self.deposed = 0.0  # when the monitor was killed, for it was frozen
         self.born: dict[int, float] = {}  # pid -> when it was forked
         self.daemons: dict[int, set[int]] = {}  # pid of an orphan -> the children that may be using it
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -100,7 +110,10 @@ class ForkServer:
         try:
             channel.send_control(self.control, Control(channel.READY))
             while True:
-                ready = {fd for fd, _ in poller.poll()}
+                ready = {fd for fd, _ in poller.poll(self.look * 1000 if self.pids else None)}
+                self.board.note_pulse(boards.FORK_SERVER, process.now())
+                if self.pids and self.monitor_is_frozen():
+                    return False
                 if self.wake_read in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self.wake_read, 4096)
@@ -116,6 +129,19 @@ class ForkServer:
                     self.obey(order)
         except (BrokenPipeError, ConnectionResetError):
             return self.was_dismissed()
+
+    def monitor_is_frozen(self) -> bool:
+        """Whether the monitor was silent for half a lease while it had tasks; it is dead then."""
+        at = process.now()
+        if self.deposed:
+            return at > self.deposed + KILL_PATIENCE  # its end of file should have come
+        silent = self.silence.seconds(at, counts=self.config.sole and self.board.holds_any())
+        if silent < self.config.lease / 2 - self.look or os.getppid() != self.monitor:
+            return False
+        self.deposed = at
+        self.silent = silent
+        os.kill(self.monitor, signal.SIGKILL)
+        return False
 
     def was_dismissed(self) -> bool:
         """Whether the last words of a monitor that is gone were a goodbye."""
@@ -259,7 +285,8 @@ def main(config_fd: int) -> None:
     from delayed.worker.standin import StandIn
 
     setup_logger(config.log_level, as_json=config.log_json)
-    logger.warning("the monitor of worker %s is gone; its fork server stands in", config.worker)
+    how = f"was frozen for {server.silent:.1f} s with tasks, and killed" if server.deposed else "is gone"
+    logger.warning("the monitor of worker %s %s; its fork server stands in", config.worker, how)
     StandIn(server).run()
 
 

@@ -44,12 +44,14 @@ from delayed.worker.memory import Gauge
 from delayed.worker.orders import Orders
 from delayed.worker.process import now
 from delayed.worker.seat import Seat
+from delayed.worker.silence import Silence
 from delayed.worker.spool import Spool
 from delayed.worker.verdict import Verdict
 from delayed.worker.watch import Watch
 
 TICK = 0.05  # seconds between looks at the deadlines while something runs
 IDLE_TICK = 1.0  # ... and while nothing does
+SILENCE_MAX = 5.0  # seconds that a fork server may be silent
 AHEAD = 0.02  # seconds of work to hand to a child ahead of need
 DEPTH_MAX = 192  # tasks to hand to a child ahead of need at most
 LONG = 0.1  # seconds after which what waits behind a running task is taken back
@@ -101,6 +103,7 @@ class Monitor:
         seats = processes + (1 if config.one_shot or config.lanes > 1 else 0)
         self.board_file = process.anonymous_file("delayed-board")
         self.board = Board(self.board_file, seats, config.lanes)
+        self.silence = Silence(self.board, boards.FORK_SERVER, 2 * IDLE_TICK)
         self.spool_file = process.anonymous_file("delayed-spool")
         self.spool = Spool(self.spool_file, self.board.slots)
         self.keeper = Keeper(self.board, self.spool)
@@ -115,6 +118,7 @@ class Monitor:
         self.outgrown = False
         self.turn = threading.Lock()  # held while seats are looked at or changed
         self.courier = make_courier(self.deliver, self.freed, self.info)
+        self.courier.beat = self.beat
         self.control: socket.socket | None = None
         self.server: subprocess.Popen[bytes] | None = None
         self.server_ready = False
@@ -228,6 +232,7 @@ class Monitor:
         while True:
             events = self.poller.poll(self.poll_timeout() * 1000)
             at = now()
+            self.beat()
             with self.turn:
                 for fd, event in events:
                     self.read(fd, event)
@@ -249,6 +254,10 @@ class Monitor:
                 if self.lanes > 1:
                     self.hand_suspects(at)
                 self.keep_seats_taken(at)
+
+    def beat(self) -> None:
+        """Show the fork server that this process is awake: the monitor's thread does, and the courier's."""
+        self.board.note_pulse(boards.MONITOR, now())
 
     def listen_to(self, seat: Seat) -> None:
         """Read what comes from a seat's channel."""
@@ -741,6 +750,10 @@ class Monitor:
                 surplus -= 1
         if not self.server_ready and self.server is not None and at > self.server_started + FORK_SERVER_PATIENCE:
             logger.error("the fork server does not start; trying another")
+            self.server.kill()
+        needed = self.server_ready and any(seat.pid or seat.forking for seat in self.seats)
+        if self.silence.seconds(at, counts=needed) > SILENCE_MAX and self.server is not None:
+            logger.error("the fork server is frozen, and killed; starting another")
             self.server.kill()
         if self.gauge is not None and not self.stopping:
             self.mind_size(self.gauge, at)

@@ -182,7 +182,7 @@ class Checker:
             if leave is not None and leave <= run.begun:
                 return "its worker was told to leave"
         # A lease that ends was renewed a third of it ago at most.
-        if any(end - start >= self.bounds.lease * 0.6 for start, end in history.frozen(before, run.begun)):
+        if any(end - start >= self.bounds.lease * 0.6 for start, end in history.frozen(before, run.begun, whole=True)):
             return "its worker was frozen or cut off"
         if any(record.get("lossy") and before.begun <= record["at"] <= run.begun for record in history.having("down")):
             return "the store forgot its last moments"
@@ -215,7 +215,7 @@ class Checker:
 
     def _was_frozen(self, before: Run, run: Run) -> bool:
         """Whether a run could not know that it had lost its claim, and ended as soon as it could."""
-        windows = list(self.history.frozen(before, self.history.end))
+        windows = list(self.history.frozen(before, self.history.end, whole=True))
         long = [end for start, end in windows if min(end, run.begun) - start >= self.bounds.lease * 0.6]
         # It learns it with the next renewal.
         return bool(long) and before.sign <= max(long) + self.bounds.lease / 3 + GIVING_UP

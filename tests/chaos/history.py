@@ -140,11 +140,18 @@ class History:
     def _ready_before(self, at: float) -> set[int]:
         return {record["pid"] for record in self.having("ready") if record["at"] < at}
 
-    def frozen(self, run: Run, until: float) -> Iterable[Window]:
-        """The times before `until` in which the run's worker was stopped or cut off."""
+    def frozen(self, run: Run, until: float, *, whole: bool = False) -> Iterable[Window]:
+        """The times before `until` in which the run's worker was stopped or cut off.
+
+        Args:
+            whole: those in which all of it was: when only its monitor is frozen, nobody may notice anything.
+        """
         worker = self.worker_of(run)
-        whole = lambda record: record.get("worker") == worker  # noqa: E731
-        for start, end in [*self._windows("stop", "cont", whole), *self._windows("cut", "healed", whole)]:
+
+        def applies(record: Any) -> bool:
+            return record.get("worker") == worker and not (whole and record.get("role") == "monitor")
+
+        for start, end in [*self._windows("stop", "cont", applies), *self._windows("cut", "healed", applies)]:
             if start < until and end > run.begun:
                 yield start, min(end, until)
 

@@ -51,6 +51,7 @@ class Nemesis:
             "stop fork server": (2, self.stop_fork_server),
             "stop worker": (1, self.stop_worker),
             "freeze worker": (1, self.freeze_worker),
+            "freeze monitor": (1, self.freeze_monitor),
         }
         if store.server is not None:
             self.faults["restart store"] = (1, self.restart_store)
@@ -107,6 +108,11 @@ class Nemesis:
         pair = self._spared()
         return pair is not None and self._stop(pair[0], "monitor", pair[0])
 
+    def freeze_monitor(self) -> bool:
+        """For longer than its leases: somebody has to notice, and to take over."""
+        pair = self._spared()
+        return pair is not None and self._stop(pair[0], "monitor", pair[0], self._long())
+
     def stop_fork_server(self) -> bool:
         pair = self._spared()
         return pair is not None and self._stop(pair[1], "forkserver", pair[0])
@@ -116,8 +122,8 @@ class Nemesis:
         now = time.monotonic()
         return self._pair([pair for pair in self.arena.guardians() if self._stops.get(pair[0], 0.0) < now])
 
-    def _stop(self, pid: int | None, role: str, worker: int) -> bool:
-        seconds = self._short()
+    def _stop(self, pid: int | None, role: str, worker: int, seconds: float | None = None) -> bool:
+        seconds = self._short() if seconds is None else seconds
         if pid is None or not send(pid, signal.SIGSTOP):
             return False
         self.arena.note("stop", role=role, pid=pid, worker=worker)
@@ -134,7 +140,7 @@ class Nemesis:
         return self._freeze(self._short())
 
     def freeze_worker(self) -> bool:
-        return self._freeze(self.arena.lease * self.dice.uniform(1.5, 2.5))
+        return self._freeze(self._long())
 
     def _freeze(self, seconds: float) -> bool:
         pair = self._spared()
@@ -145,6 +151,9 @@ class Nemesis:
         pids = self.arena.freeze(monitor)
         self._in_a_while(seconds, lambda: self.arena.thaw(monitor, pids))
         return True
+
+    def _long(self) -> float:
+        return self.arena.lease * self.dice.uniform(1.5, 2.5)
 
     def _short(self) -> float:
         """So short that a lease, which is renewed at a third of it, does not end meanwhile."""

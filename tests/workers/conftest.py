@@ -116,6 +116,7 @@ BY_STORE_ONCE = {"test_orders", "test_control"}
 TWO_MODES = {
     "test_control": "async",
     "test_expiry": "async",
+    "test_frozen_guardians": "async",
     "test_hooks": "async",
     "test_letters": "async",
     "test_limits": "threaded",
