@@ -11,6 +11,7 @@ Its duties:
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections import deque
@@ -140,6 +141,7 @@ class Courier(threading.Thread):
         self._unanswered: tuple[int, int] | None = None
         self._slack = min(CHORES_TOGETHER, lease / 30)
         self._renew_at = 0.0
+        self._renewed = 0.0  # when the last request was sent that did
         self._sweep_at = 0.0
         self._announce_at = 0.0
         self._announced = 0.0
@@ -367,6 +369,7 @@ class Courier(threading.Thread):
                 resent = True
                 if self._closing and now() > self._close_by:
                     raise
+                self._keep_all()
             except BaseException:  # not to be expected, but what has ended must not be forgotten for it
                 with self._condition:
                     self._outbox[:0] = batch
@@ -463,7 +466,15 @@ class Courier(threading.Thread):
         if self.orders:
             self.notify()
 
-    def _renew(self) -> None:
+    def _keep_all(self) -> None:
+        """Renew what is held, if it is time: other requests may get through while one does not."""
+        if now() > self._renewed + min(RENEW_INTERVAL, self.lease / 3):
+            with contextlib.suppress(BrokerError):
+                # What is not known may be what the request under way has got: its answer will tell.
+                self._renew(look=False)
+
+    def _renew(self, *, look: bool = True) -> None:
+        """Renew what is held; `look`: give back what is held and not known."""
         sent = now()
         with self._condition:
             settling = {held for held, _ in self._outbox}
@@ -471,6 +482,7 @@ class Courier(threading.Thread):
         renewal = self.broker.renew(self.worker, self.queues, list(mine), self.lease)
         for ref in renewal.held:
             mine[ref].confirmed = sent
+        self._renewed = sent
         for ref in renewal.lost:
             held = mine[ref]
             if held not in settling and not held.lost:
@@ -479,7 +491,7 @@ class Courier(threading.Thread):
                 self.lost.append(held)
         with self._condition:
             known = {(held.claim.queue, held.claim.id) for held in self._held.values()}
-            for claim in renewal.unknown:
+            for claim in renewal.unknown if look else ():
                 if (claim.queue, claim.id) not in known and is_task(claim):
                     logger.info("task %d was claimed but the answer was lost: it goes back", claim.id)
                     self._outbox.append((None, Settlement(claim.ref, "back")))

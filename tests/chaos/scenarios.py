@@ -7,7 +7,7 @@ lost_settle_replies       ... of settlements: no rerun
 lost_renew_replies        ... of renewals, while tasks run for several leases: no rerun
 lost_sweep_replies        ... of sweeps, which return the tasks of a killed worker: each once
 lost_requests             three of twenty requests of any kind never arrive
-stubborn_settlement       eight times in a row a settlement never arrives: the ninth does, before the lease ends
+stubborn_settlement       for two leases no settlement arrives, all else does: no rerun
 late_claim_replies        claims are answered two leases later: what is not held any more is not begun
 resets                    all connections are reset, five times a second
 cut_off                   a worker is cut off for longer than its lease: fenced, and it serves again
@@ -112,9 +112,11 @@ def stubborn_settlement(scene: Scene) -> None:
     scene.arena.start()
     scene.arena.start("sweeper", url=scene.arena.direct)
     scene.wait_for(scene.arena.guardians)
-    scene.proxy.set(Rule("settle", "drop_request", most=8))
-    scene.put(count=1)
-    scene.wait_for(lambda: len(scene.proxy.hits()) == 8)
+    scene.put(1.0, count=1)
+    scene.wait_for(scene.begun)
+    scene.proxy.set(Rule("settle", "drop_request"))
+    scene.wait_for(scene.proxy.hits)
+    time.sleep(2 * scene.arena.lease)
 
 
 def late_claim_replies(scene: Scene) -> None:
