@@ -32,6 +32,7 @@ from delayed.message import DEFAULT_MAX_DELIVERIES, Claim, Settlement
 from delayed.sizes import size_text
 from delayed.worker import memory, process
 from delayed.worker.base import Worker
+from delayed.worker.remains import Remains
 
 OK, FAILED = 0, 3  # what run() returns
 STOPPED_BY_TASK = 5  # exit code of a worker whose task wants all workers to stop
@@ -41,6 +42,7 @@ STABLE = 10.0  # seconds that a worker has to live for its end not to count as a
 BACKOFF = (0.5, 30.0)  # seconds: pause after the first failed start, and the longest
 FAILURES_MAX = 5  # failed starts of one worker in a row, after which the supervisor gives up
 KILL_PATIENCE = 10.0  # seconds beyond the shutdown timeout, after which what is left is killed
+SETTLE_MAX = 16  # claims of a dead worker that are ended in one call
 READY_PATIENCE = 30.0  # seconds that a worker gets to start in a renewal
 
 
@@ -56,6 +58,7 @@ class Member:
         self.worker = ""  # its id, once it has said it
         self.news = -1
         self.leash = -1
+        self.files: tuple[int, ...] = ()  # its board and its spool, which have to outlive it
         self.leaving = False  # it was told to
         self.gauge: memory.Gauge | None = None
 
@@ -69,10 +72,11 @@ class Member:
                 self.process.send_signal(number)
 
     def vacate(self) -> None:
-        for fd in (self.news, self.leash):
+        for fd in (self.news, self.leash, *self.files):
             if fd >= 0:
                 os.close(fd)
         self.news = self.leash = -1
+        self.files = ()
         self.process = None
         self.worker = ""
         self.leaving = False
@@ -273,13 +277,15 @@ class Supervisor:
     def _start(self, member: Member) -> None:
         news_read, news_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         leash_read, leash_write = os.pipe2(os.O_CLOEXEC)
+        board, spool = member.files = process.anonymous_file("delayed-board"), process.anonymous_file("delayed-spool")
         file = process.anonymous_file("delayed-worker")
-        os.write(file, json.dumps({**self.settings, "news": news_write, "leash": leash_read}).encode())
+        given = {"news": news_write, "leash": leash_read, "board": board, "spool": spool}
+        os.write(file, json.dumps({**self.settings, **given}).encode())
         program = f"import sys; sys.path[:] = {_path()!r}; from delayed.supervisor import serve; serve({file})"
         arguments = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", program]  # type: ignore[attr-defined]
         member.process = subprocess.Popen(
             arguments,
-            pass_fds=[file, news_write, leash_read],
+            pass_fds=[file, news_write, leash_read, board, spool],
             stdin=subprocess.DEVNULL,
             process_group=0,  # Ctrl-C at the terminal is for the supervisor, which then stops it
         )
@@ -298,7 +304,7 @@ class Supervisor:
         now = time.monotonic()
         if member.worker:  # the others of its processes may still be at work
             self.departed.append(_departed(member))
-            member.news = -1
+            member.news, member.files = -1, ()
         expected = code == 0 and (member.leaving or self._stops or self.worker.burst)
         if code == STOPPED_BY_TASK:
             if not self._stops:  # else it would be the second time: at once
@@ -331,18 +337,30 @@ class Supervisor:
         member.vacate()
 
     def _give_back(self, member: Member) -> None:
-        """All processes of a worker are gone: what it held can't be finished by anybody."""
-        os.close(member.news)
+        """All processes of a worker are gone: what it held can't be finished by anybody, but may have ended before."""
+        queues = self.worker.queues
+        names = [queue.name for queue in queues]
+        keeps = [queue.dead_letters is not None for queue in queues]
         try:
-            claims = self.worker.broker.held(member.worker, [queue.name for queue in self.worker.queues])
+            claims = self.worker.broker.held(member.worker, names)
+            ended = {}
             if claims:
-                self.worker.broker.settle(member.worker, [_return(claim, member.worker) for claim in claims])
+                board, spool = member.files
+                remains = Remains(board, spool, self.worker.lanes, names, keeps, member.worker)
+                ended = {claim.ref: settlement for claim, settlement in remains.settled(claims)}
+            settlements = [ended.get(claim.ref) or _return(claim, member.worker) for claim in claims]
+            for start in range(0, len(settlements), SETTLE_MAX):  # few at a time: they may have large answers
+                self.worker.broker.settle(member.worker, settlements[start : start + SETTLE_MAX])
         except BrokerError as error:
             logger.warning("the tasks of worker %s wait for the end of its lease: %s", member.worker, error)
             return
+        finally:
+            for fd in (member.news, *member.files):
+                os.close(fd)
         if claims:
             logger.warning(
-                "worker %s is gone; %d of its tasks are back in their queues", member.worker, len(claims),
+                "worker %s is gone; of its tasks %d had ended, and %d are back in their queues",
+                member.worker, len(ended), len(claims) - len(ended),
                 extra={"action": "gave_back", "worker": member.worker},
             )  # fmt: skip
 
@@ -352,7 +370,8 @@ class Supervisor:
             self._read_news()
             time.sleep(0.02)
         for member in self.departed:  # stand-ins, which finish what runs
-            os.close(member.news)
+            for fd in (member.news, *member.files):
+                os.close(fd)
         self.departed.clear()
 
     def _reap_others(self) -> None:
@@ -385,8 +404,8 @@ def serve(file: int) -> None:
     """The life of one worker: what its process is started to run."""
     settings = json.loads(os.pread(file, os.fstat(file).st_size, 0))
     os.close(file)
-    news, leash = settings.pop("news"), settings.pop("leash")
-    for fd in (news, leash):
+    news, leash, board, spool = (settings.pop(name) for name in ("news", "leash", "board", "spool"))
+    for fd in (news, leash, board, spool):
         os.set_inheritable(fd, False)
     worker = Worker.from_settings(settings)
 
@@ -401,6 +420,7 @@ def serve(file: int) -> None:
 
     threading.Thread(target=watch, name="delayed-leash", daemon=True).start()
     worker.presence, worker.told = news, told
+    worker.board, worker.spool = board, spool
     worker.worker_memory = None  # the supervisor measures it, and renews it
     try:
         worker.run()
@@ -416,7 +436,7 @@ def serve(file: int) -> None:
 def _departed(member: Member) -> Member:
     """What is remembered of a worker whose first process has ended."""
     gone = Member(member.number)
-    gone.worker, gone.news = member.worker, member.news
+    gone.worker, gone.news, gone.files = member.worker, member.news, member.files
     return gone
 
 

@@ -182,6 +182,8 @@ class Worker:
         self.id = ""
         # For a supervisor: a descriptor that all processes of this worker shall hold, and who wants to know its id.
         self.presence = -1
+        # ... and, if they are not to be of its own: of the files in which its tasks note their ends and their answers.
+        self.board = self.spool = -1
         self.told: Callable[[str], None] | None = None
         self.stopped_by_task = False  # the last run ended because a task raised StopWorkers
         self.dismissed = False  # whether somebody asked it to stop, so that a supervisor shall not start it again
@@ -302,8 +304,8 @@ class Worker:
             codecs=[queue.codec.spec() for queue in self.queues],
             keeps=[queue.dead_letters is not None for queue in self.queues],
             seats=[],
-            board=-1,
-            spool=-1,
+            board=self.board,
+            spool=self.spool,
             answer_max=self.broker.answer_max,
             life=-1,
             life_write=-1,

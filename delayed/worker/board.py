@@ -114,11 +114,21 @@ class Board:
         self.lanes = lanes
         self.slots = SLOTS_SPARE + 2 * lanes
         self.slots_at = SEAT_HEAD + lanes * LANE_SIZE
-        self.seat_size = self.slots_at + self.slots * SLOT_SIZE
+        self.seat_size = self._seat_size(lanes)
         self.pulses_at = seats * self.seat_size
         size = self.pulses_at + 2 * _PULSE.size
         os.ftruncate(fd, size)
         self.map = mmap.mmap(fd, size)
+
+    @classmethod
+    def found(cls, fd: int, lanes: int) -> Board:
+        """The board that a worker, with so many lanes in each child, has made of a file; it may have no seats yet."""
+        size = os.fstat(fd).st_size - 2 * _PULSE.size
+        return cls(fd, max(size, 0) // cls._seat_size(lanes), lanes)
+
+    @staticmethod
+    def _seat_size(lanes: int) -> int:
+        return SEAT_HEAD + lanes * LANE_SIZE + (SLOTS_SPARE + 2 * lanes) * SLOT_SIZE
 
     def close(self) -> None:
         self.map.close()

@@ -101,10 +101,10 @@ class Monitor:
         # A spare one keeps the next one-shot child warm, which needs a moment to be forked and to go; where children
         # have lanes, it is for tasks that have to run alone.
         seats = processes + (1 if config.one_shot or config.lanes > 1 else 0)
-        self.board_file = process.anonymous_file("delayed-board")
+        self.board_file = config.board if config.board >= 0 else process.anonymous_file("delayed-board")
         self.board = Board(self.board_file, seats, config.lanes)
         self.silence = Silence(self.board, boards.FORK_SERVER, 2 * IDLE_TICK)
-        self.spool_file = process.anonymous_file("delayed-spool")
+        self.spool_file = config.spool if config.spool >= 0 else process.anonymous_file("delayed-spool")
         self.spool = Spool(self.spool_file, self.board.slots)
         self.keeper = Keeper(self.board, self.spool)
         self.seats = [Seat(index, self.board.slots) for index in range(seats)]
