@@ -27,7 +27,7 @@ from delayed.errors import (
 )
 from delayed.functions import is_decorated, resolve
 from delayed.message import Message
-from delayed.seals import OVERHEAD, RESULT, TASK, Seals, about, secrets_of
+from delayed.seals import OVERHEAD, RESULT, SCHEDULE, TASK, Seals, about, secrets_of
 from delayed.serializers import SERIALIZERS, Serializer
 
 if TYPE_CHECKING:
@@ -309,12 +309,26 @@ class Codec:
         Raises:
             DecodeError: When it can't be decoded, or when its seal is not right, or missing.
         """
-        if self.seals is not None:
-            self._check_size(payload, OVERHEAD)
-            self._check_version(payload)
-            if payload[3] or not self.accept_unsigned:
-                payload = self._unseal(about(RESULT, self._name, id, b""), payload)
-        return self._load(payload)[1]
+        return self._load(self._opened(about(RESULT, self._name, id, b""), payload))[1]
+
+    # -- schedules -------------------------------------------------------------------------------------------------
+
+    def seal_schedule(self, head: bytes, payload: bytes) -> bytes:
+        """The payload of a schedule that is to be stored, sealed with all that is stored before it."""
+        return payload if self.seals is None else self.seals.seal(about(SCHEDULE, self._name, 0, head), payload)
+
+    def open_schedule(self, head: bytes, payload: bytes) -> bytes:
+        """The payload of a stored schedule without its seal. Who enqueues it seals it for each task: so what had no
+        right seal before must not get one.
+
+        Raises:
+            DecodeError: When it is too large, or when its seal is not right, or missing.
+        """
+        self._check_size(payload, OVERHEAD)
+        self._check_version(payload)
+        if self.seals is None and payload[3]:
+            raise DecodeError("the payload is sealed, and this queue has no secret: set DELAYED_SECRET")
+        return self._opened(about(SCHEDULE, self._name, 0, head), payload)
 
     # -- bytes -----------------------------------------------------------------------------------------------------
 
@@ -364,6 +378,15 @@ class Codec:
             self._inflaters  # noqa: B018
         except Exception as error:
             raise NotReadable(f"a serializer or compressor of queue {self.queue!r} can't be loaded: {error}") from error
+
+    def _opened(self, place: bytes, payload: bytes) -> bytes:
+        """The payload without its seal, if the queue has a secret."""
+        if self.seals is not None:
+            self._check_size(payload, OVERHEAD)
+            self._check_version(payload)
+            if payload[3] or not self.accept_unsigned:
+                return self._unseal(place, payload)
+        return payload
 
     def _unseal(self, place: bytes, payload: bytes) -> bytes:
         assert self.seals is not None

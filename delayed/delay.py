@@ -22,13 +22,14 @@ from delayed.functions import DECORATIONS
 from delayed.handle import TaskHandle
 from delayed.options import Options
 from delayed.queue import Queue
-from delayed.schedule import LATE, Schedule, checked_late
+from delayed.schedule import LATE, Schedule, checked_late, rule_of
 from delayed.task import Task
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from delayed.group import Group
+    from delayed.message import Message
     from delayed.signature import Signature
 
 P = ParamSpec("P")
@@ -164,6 +165,18 @@ class Call(Generic[P, R_co]):
         message = template.with_args((), {}).unsealed(queue.codec, 0, queue.default_timeout)
         return Schedule.of(rule, late, message)
 
+    def message(self, queue: Queue, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
+        """The message of a call on `queue`, whatever the function's own is, without an id and not sealed.
+
+        Raises:
+            NotEnqueueable, SignatureMismatch: As :meth:`delay`.
+        """
+        call = Call(self._func, queue, self._options)
+        template = call._prepare(queue)
+        if call._signature is not None:
+            call._signature.check(args, kwargs)
+        return template.with_args(args, kwargs).unsealed(queue.codec, 0, queue.default_timeout)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Call, (self._func, self._queue, self._options, self._due)
 
@@ -295,12 +308,7 @@ class Delayed:
             ConfigError: When a value makes no sense.
             MissingDependency: When `cron` is given and ``cronsim`` is not installed.
         """
-        from delayed.ticks import ticks_of
-
-        rule = {"every": period, "cron": cron, **({"tz": tz} if tz is not None else {})}
-        if tz is not None and cron is None:
-            raise ConfigError("tz goes with cron=...; a period is counted in UTC")
-        plain = ticks_of(rule).data()
+        plain = rule_of(period, cron, tz)
         return Delayed(self._queue, self._options, (plain, checked_late(seconds_of("late", late))))
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
 from delayed.durations import seconds_of
 from delayed.errors import AlreadyEnqueued, ConfigError
 from delayed.producer import TIMEOUT, JoinedProducer, Producer
-from delayed.schedule import Schedule
+from delayed.schedule import LATE, Schedule, checked_late, rule_of
 from delayed.serializers import CloudPickle
 from delayed.task import Task
 
@@ -306,13 +306,77 @@ class Queue:
         """Have workers that know of this queue enqueue a task again and again; ``@delayed(queue).every(...)`` does."""
         self._schedules.append(make)
 
-    def schedules(self) -> list[Schedule]:
-        """What this process knows to be enqueued by itself.
+    def declared_schedules(self) -> list[Schedule]:
+        """Those of decorated functions, as far as this process has imported their modules.
 
         Raises:
             NotEnqueueable: When a worker could not find a function.
         """
         return [make() for make in self._schedules]
+
+    def schedule(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        every: float | timedelta | str | None = None,
+        cron: str | None = None,
+        tz: str | None = None,
+        late: float | timedelta | str = LATE,
+        **kwargs: Any,
+    ) -> None:
+        """Have ``function(*args, **kwargs)`` enqueued by itself, again and again, until :meth:`unschedule`.
+
+        It is kept in the store, outlives this process, and takes the place of what has the same name; if that is the
+        same to the letter, nothing changes. Workers of this queue follow it within seconds, with `--queue` too, and
+        each tick comes once however many they are.
+
+        Args:
+            name: unique in the queue; 1 to 491 characters.
+            function: decorated, or ``f.options(...)``, whose options hold for each task; or any function.
+            every: seconds, a timedelta, or text such as ``"5m"``, from 0.1 s: at its multiples since 1970 in UTC.
+            cron: or an expression of cron, such as ``"*/5 9-17 * * mon-fri"``; needs ``delayed[cron]``.
+            tz: the time zone that `cron` means; None: UTC.
+            late: how late the last tick is made up for, if nobody was there for it; half an hour at most. Earlier ones
+                are left out, and so are those before it was scheduled.
+
+        Raises:
+            ConfigError: When a value makes no sense, or it takes more than 64 KB.
+            NotEnqueueable, SignatureMismatch: When no worker could run it.
+            MissingDependency: When `cron` is given and ``cronsim`` is not installed.
+            BrokerUnavailable: When the store can't be reached.
+        """
+        from delayed import schedules
+
+        message = schedules.message_of(self, function, args, kwargs)
+        seconds = checked_late(seconds_of("late", late))
+        schedules.put(self, Schedule.of(rule_of(every, cron, tz), seconds, message, schedules.checked_name(name)))
+
+    def unschedule(self, name: str) -> bool:
+        """End what :meth:`schedule` began. What it has enqueued is left alone.
+
+        Returns:
+            False if there is none of this name.
+
+        Raises:
+            BrokerUnavailable: When the store can't be reached.
+        """
+        from delayed import schedules
+
+        return schedules.remove(self, schedules.checked_name(name))
+
+    def schedules(self) -> list[Schedule]:
+        """What is enqueued by itself: the functions that are decorated for it, as far as this process has imported
+        their modules, and behind them what the store keeps, by name. What can't be read is left out, and logged.
+
+        Raises:
+            NotEnqueueable: When a worker could not find a function.
+            BrokerUnavailable: When the store can't be reached.
+        """
+        from delayed import schedules
+
+        return self.declared_schedules() + schedules.load(self)
 
     def _producing(self) -> Producer | JoinedProducer:
         """What enqueues now: through the open transaction, if there is one in this queue's store."""
@@ -465,7 +529,7 @@ class Queue:
             "name": self.name,
             "url": url,
             "codec": self.codec.spec(secret=secret),
-            "schedules": [schedule.data() for schedule in self.schedules()] if secret else [],
+            "schedules": [schedule.data() for schedule in self.declared_schedules()] if secret else [],
             "default_timeout": self.default_timeout,
             "requeue_timeout": self.requeue_timeout,
             "dead_letters": None if self.dead_letters is None else list(self.dead_letters),

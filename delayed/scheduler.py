@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import heapq
+import random
 import threading
 import time
 from collections.abc import Sequence
+from itertools import count
 
-from delayed.errors import BrokerError, BrokerUnavailable, ConfigError
+from delayed.errors import BrokerUnavailable, ConfigError, DelayedError
 from delayed.logger import logger
+from delayed.message import CLOCK_BITS
 from delayed.queue import Queue
 from delayed.schedule import Schedule
+from delayed.schedules import Follower
 from delayed.ticks import Ticks
 
-NAP = 60.0  # seconds that it sleeps at most, since clocks are set
+LOOK = 2.0  # seconds between two looks for what was scheduled meanwhile, more or less
 BACKOFF = (0.1, 5.0)  # seconds before the first and the slowest further attempt to reach the store
 
 
 class Scheduler:
     """Enqueues the periodic tasks of queues: those of functions decorated with ``@delayed(queue).every(...)`` in
-    modules that this process has imported.
+    modules that this process has imported, and those that programs have scheduled with :meth:`Queue.schedule`.
 
     Any number may run, on any number of hosts: each tick is enqueued once, because all of them enqueue it under the
     same name, and the store takes it once. They go by the store's clock. A tick that nobody was there for is made up
@@ -39,29 +43,44 @@ class Scheduler:
         if not self.queues:
             raise ConfigError("a scheduler needs a queue: give queue=Queue(...) or queues=[...]")
         self._stopped = threading.Event()
-        self._ahead = 0.0  # seconds by which the store's clock is ahead of ours
+        self._ahead: float | None = None  # seconds by which the store's clock is ahead of ours; None: not known yet
+        self._serial = count()
+        self._due: list[tuple[float, int, _Plan]] = []  # a heap; those that are dropped stay until it is their turn
+        self._stored: dict[tuple[int, str], _Plan] = {}  # by the number of the queue, and the name
+        self._look_at = 0.0  # when to look for changes, monotonic
+        self._away = False  # whether the last look was in vain
 
     def run(self) -> None:
-        """Enqueue what is due until :meth:`stop`. A store that can't be reached is logged and tried again."""
-        plans = [_Plan(queue, schedule) for queue in self.queues for schedule in queue.schedules()]
-        due: list[tuple[float, int]] = []
+        """Enqueue what is due until :meth:`stop`. A store that can't be reached is logged and tried again.
+
+        Raises:
+            NotEnqueueable: When a worker could not find a decorated function.
+        """
+        self._due, self._stored, self._look_at = [], {}, 0.0
+        followers = [Follower(queue) for queue in self.queues]
+        plans = [_Plan(queue, schedule) for queue in self.queues for schedule in queue.declared_schedules()]
         try:
-            if not plans or not self._look_at_clock(plans[0].queue):
-                return
-            for number, plan in enumerate(plans):
-                missed = plan.last(self._now())
-                heapq.heappush(due, (missed if missed is not None else plan.ticks.after(self._now()), number))
+            for plan in plans:
+                if not self._add(plan):
+                    return
             while not self._stopped.is_set():
-                tick, number = due[0]
+                self._follow(followers)
+                if not self._due:
+                    self._sleep(LOOK)
+                    continue
+                tick, _, plan = self._due[0]
+                if plan.dropped:
+                    heapq.heappop(self._due)
+                    continue
                 wait = tick - self._now()
                 if wait > 0:
-                    self._stopped.wait(min(wait, NAP))
+                    self._sleep(wait)
                     continue
-                self._fire(plans[number], tick)
-                following = plans[number].ticks.after(tick)
+                self._fire(plan, tick)
+                following = plan.ticks.after(tick)
                 if following <= self._now():  # of what has been missed meanwhile, the last one
-                    following = plans[number].last(self._now()) or following
-                heapq.heapreplace(due, (following, number))
+                    following = plan.last(self._now()) or following
+                heapq.heapreplace(self._due, (following, next(self._serial), plan))
         finally:
             self._stopped.clear()
 
@@ -69,8 +88,46 @@ class Scheduler:
         """End :meth:`run`, from another thread or a signal handler. If it does not run yet, its next call ends."""
         self._stopped.set()
 
+    def _sleep(self, seconds: float) -> None:
+        """Until then, or until it is time to look, which also finds out that a clock was set."""
+        self._stopped.wait(max(0.0, min(seconds, self._look_at - time.monotonic())))
+
     def _now(self) -> float:
-        return time.time() + self._ahead
+        return time.time() + (self._ahead or 0.0)
+
+    def _add(self, plan: _Plan) -> bool:
+        """Keep a schedule from now on; False if this is stopped before the store's time is known."""
+        if self._ahead is None and not self._look_at_clock(plan.queue):
+            return False
+        now = self._now()
+        missed = plan.last(now)
+        tick = missed if missed is not None else plan.ticks.after(now)
+        heapq.heappush(self._due, (tick, next(self._serial), plan))
+        return True
+
+    def _follow(self, followers: Sequence[Follower]) -> None:
+        """Look, every few seconds, what was scheduled, changed and removed."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK * random.uniform(0.75, 1.25)  # those that began together shall not stay so
+        for number, follower in enumerate(followers):
+            try:
+                changes = follower.changes()
+            except DelayedError as error:
+                if not self._away:
+                    logger.warning("the schedules of %s can't be read for now: %s", follower.queue.name, error)
+                self._away = True
+                continue
+            self._away = False
+            for name, found in changes.items():
+                old = self._stored.pop((number, name), None)
+                if old is not None:
+                    old.dropped = True
+                if found is not None:
+                    plan = _Plan(follower.queue, found.schedule, follower, found.version, found.since)
+                    if self._add(plan):
+                        self._stored[number, name] = plan
 
     def _fire(self, plan: _Plan, tick: float) -> None:
         """Enqueue one tick, unless it has been, or is too old."""
@@ -87,13 +144,17 @@ class Scheduler:
                 )  # fmt: skip
                 return
             try:
+                if plan.follower is not None and not plan.follower.holds(schedule.name, plan.version):
+                    plan.dropped = True
+                    self._look_at = 0.0
+                    return
                 id = self._reserve(queue) if id is None else id
                 message = schedule.message(id, tick, queue.codec)
                 queue.broker.enqueue(queue.name, [message], schedule.session(queue.name, tick), 1)
                 return
             except BrokerUnavailable as error:
                 logger.warning("%s of %s is due and can't be enqueued yet: %s", schedule.name, queue.name, error)
-            except BrokerError as error:
+            except DelayedError as error:
                 logger.error("%s of %s was due and can't be enqueued: %s", schedule.name, queue.name, error)
                 return
             self._stopped.wait(pause)
@@ -103,9 +164,9 @@ class Scheduler:
         """An id. It says what time it is at the store: see :meth:`Broker.reserve_ids`."""
         before = time.time()
         id = queue.broker.reserve_ids(queue.name, 1)
-        ahead = (id >> 11) / 1000 - (before + time.time()) / 2
+        ahead = (id >> CLOCK_BITS) / 1000 - (before + time.time()) / 2
         # The ids of a queue into which very much is enqueued run a little ahead of the clock; so do not follow each.
-        if abs(ahead - self._ahead) > 0.05:
+        if self._ahead is None or abs(ahead - self._ahead) > 0.05:
             self._ahead = ahead
         return id
 
@@ -116,7 +177,7 @@ class Scheduler:
             try:
                 self._reserve(queue)
                 return True
-            except BrokerError as error:
+            except DelayedError as error:
                 logger.warning("no schedules yet: %s", error)
             self._stopped.wait(pause)
             pause = min(2 * pause, BACKOFF[1])
@@ -124,13 +185,26 @@ class Scheduler:
 
 
 class _Plan:
-    """One schedule that is kept."""
+    """One schedule that is kept.
 
-    def __init__(self, queue: Queue, schedule: Schedule) -> None:
+    Attributes:
+        follower: who tells whether it is in the store still; None: it is a decorated function's.
+        version: of what is stored.
+        since: when it was stored: earlier ticks are none of its own.
+        dropped: whether it is to be forgotten.
+    """
+
+    def __init__(
+        self, queue: Queue, schedule: Schedule, follower: Follower | None = None, version: int = 0, since: float = 0.0
+    ) -> None:
         self.queue = queue
         self.schedule = schedule
+        self.follower = follower
+        self.version = version
+        self.since = since
+        self.dropped = False
         self.ticks: Ticks = schedule.ticks()
 
     def last(self, now: float) -> float | None:
         """The last tick up to now that is not too late; None if there is none."""
-        return self.ticks.last(now - self.schedule.late, now)
+        return self.ticks.last(max(now - self.schedule.late, self.since), now)

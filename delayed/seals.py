@@ -3,10 +3,10 @@
 A signed payload has an HMAC-SHA256 between its first four bytes and its body; an encrypted one has AES-256-GCM's salt,
 nonce, text and tag in the place of its body. Both are made over all that the payload belongs to::
 
-    b"delayed" version  T or R  length(2) queue  id(8)  length(4) header  the payload's first four bytes  [body]
+    b"delayed" version  kind  length(2) queue  id(8)  length(4) header  the payload's first four bytes  [body]
 
-T is for a task, R for a result, which has no header; numbers have the highest byte first. Byte by byte it is told in
-docs/wire-format.md.
+The kind is T for a task, R for a result, which has no header, and S for a stored schedule, which has no id (0); numbers
+have the highest byte first. Byte by byte it is told in docs/wire-format.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAC_SIZE = 32
 SALT_SIZE, NONCE_SIZE, TAG_SIZE = 12, 12, 16
 OVERHEAD = SALT_SIZE + NONCE_SIZE + TAG_SIZE  # bytes that a seal adds, at most
 SECRET_MIN = 16  # bytes
-TASK, RESULT = b"T", b"R"
+TASK, RESULT, SCHEDULE = b"T", b"R", b"S"
 
 _START = b"delayed" + bytes((VERSION,))
 _PLACE = Struct(">QI")
@@ -35,7 +35,7 @@ def about(kind: bytes, queue: bytes, id: int, header: bytes) -> bytes:
     """What a payload belongs to.
 
     Args:
-        kind: TASK or RESULT.
+        kind: TASK, RESULT or SCHEDULE.
         queue: the name of the queue.
         id: of the task.
         header: as it is stored.

@@ -12,10 +12,11 @@ from typing import Any
 
 from delayed.codec import Codec
 from delayed.compressors import COMPRESSORS, TooLarge
-from delayed.errors import DecodeError, NotAllowed
+from delayed.errors import ConfigError, DecodeError, NotAllowed, NotEnqueueable
 from delayed.extended import Reader
 from delayed.message import Message
 from delayed.retry import delay_before_next
+from delayed.schedule import Schedule
 from delayed.serializers import SERIALIZERS
 from delayed.worker import channel
 from delayed.worker.verdict import Verdict
@@ -41,6 +42,13 @@ def settings() -> dict[str, dict[str, Any]]:
 
 
 CODECS = {name: Codec(max_size=LIMIT, queue=QUEUE, allow=["tests.*"], **how) for name, how in settings().items()}
+
+
+def schedules_of(codec: Codec) -> list[bytes]:
+    """Stored schedules."""
+    rules: list[dict[str, Any]] = [{"every": 0.5}, {"cron": "*/5 9-17 1,15 * mon-fri", "tz": "Europe/Rome"}]
+    message = Message(0, "tests.functions:add", codec.encode((1,), {"c": [3]}), timeout=1.5, key="key")
+    return [Schedule.of(rule, 5.0, message, "x").dump(codec) for rule in rules]
 
 
 def message_of(codec: Codec, *args: Any, **fields: Any) -> Message:
@@ -89,6 +97,21 @@ def result(codec: Codec, data: bytes) -> bool:
         codec.decode_result(7, data)
     except DecodeError:
         return False
+    return True
+
+
+def schedule(codec: Codec, data: bytes) -> bool:
+    """A schedule in the store: what is read, can be kept, and stored again."""
+    try:
+        found = Schedule.load("x", data, codec)
+    except (DecodeError, ConfigError):
+        return False
+    assert found.ticks().after(1.7e9) > 1.7e9 and 0 <= found.late <= 1800
+    with contextlib.suppress(NotEnqueueable):  # with its key, it may be too large
+        message = found.message(7, 1.7e9, codec)
+        assert Message.parse(7, message.header(), message.payload) == message
+        again = Schedule.load("x", found.dump(codec), codec)
+        assert repr(again) == repr(found)
     return True
 
 

@@ -99,6 +99,31 @@ def test_any_bytes_for_a_payload(name: str) -> None:
     check()
 
 
+@pytest.mark.parametrize("name", fuzzed.CODECS)
+def test_any_bytes_for_a_stored_schedule(name: str) -> None:
+    codec = fuzzed.CODECS[name]
+    good = fuzzed.schedules_of(codec)
+    assert all(fuzzed.schedule(codec, data) for data in good)
+
+    @few
+    @given(st.binary(max_size=100) | mutated(good))
+    def check(data: bytes) -> None:
+        was_read = fuzzed.schedule(codec, data)
+        sealed = codec.seals is not None and not codec.accept_unsigned
+        assert not (was_read and sealed and data not in good)
+
+    check()
+
+
+@few
+@given(st.dictionaries(st.sampled_from(["every", "cron", "tz"]), anything | st.text("0123456789*/,-LW# ", max_size=20)))
+def test_any_rule_of_a_stored_schedule(rule: dict[str, Any]) -> None:
+    plain = json.dumps({"v": 1, "n": "x", "r": rule, "l": 5}).encode()
+    header = b'{"v":1,"f":"a:b"}'
+    parts = b"".join(len(part).to_bytes(4, "big") + part for part in (plain, header))
+    fuzzed.schedule(fuzzed.CODECS["json"], parts + b"\1\4\0\0[[],{}]")
+
+
 @pytest.mark.parametrize("name", ["json", "msgpack"])
 def test_any_bytes_for_a_body(name: str) -> None:
     codec = fuzzed.CODECS[name]

@@ -51,7 +51,7 @@ LAYERS = [
     ["delayed.schedule"],
     ["delayed.consumer", "delayed.context", "delayed.keys", "delayed.letters", "delayed.orders", "delayed.results"],
     ["delayed.locks"],
-    ["delayed.handle", "delayed.group", "delayed.queue"],
+    ["delayed.handle", "delayed.group", "delayed.queue", "delayed.schedules"],
     ["delayed.delay", "delayed.sweeper", "delayed.scheduler"],
     ["delayed.worker"],
     ["delayed.testing"],

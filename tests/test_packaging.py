@@ -105,7 +105,9 @@ def test_the_first_page_of_the_readme_works_when_typed_in(tmp_path: Path) -> Non
     assert output[1].split() == ["app.py", hashlib.sha256(app.encode()).hexdigest()]
 
 
-@pytest.mark.parametrize(("page", "number"), [("README.md", 5), ("docs/payloads.md", 2), ("docs/locks.md", 4)])
+@pytest.mark.parametrize(
+    ("page", "number"), [("README.md", 5), ("docs/payloads.md", 2), ("docs/locks.md", 4), ("docs/schedules.md", 2)]
+)
 def test_every_block_of_python_runs(page: str, number: int, tmp_path: Path) -> None:
     reader = Reader(page, tmp_path)
     blocks = [text for kind, text in reader.blocks if kind == "python"]

@@ -254,12 +254,12 @@ def test_a_schedule_travels_with_its_queue_and_not_with_a_pickle() -> None:
     delayed(sealed).every("1h")(hourly)
 
     spec = json.loads(json.dumps(sealed.spec()))
-    (schedule,) = Queue.from_spec(spec).schedules()
+    (schedule,) = Queue.from_spec(spec).declared_schedules()
     assert (schedule.name, schedule.rule) == ("tests.test_schedule:hourly", {"every": 3600.0})
     message = schedule.message(5, at("2026-11-21T10:00"), sealed.codec)
     assert message.key == "tests.test_schedule:hourly@2026-11-21T10:00:00.000Z"
     assert sealed.codec.open(message, message.header()).payload[:4] == b"\1\4\0\0"
-    assert pickle.loads(pickle.dumps(sealed)).schedules() == []
+    assert pickle.loads(pickle.dumps(sealed)).declared_schedules() == []
 
 
 def hourly() -> None: ...
@@ -281,6 +281,10 @@ def look() -> None:
 @delayed(queue).every(cron="0 3 * * *", tz="Europe/Rome")
 def tidy() -> None: ...
 
+def note(*words: str) -> None:
+    with open("ledger", "a") as file:
+        print("noted", *words, file=file)
+
 class Post:
     @classmethod
     @delayed(queue, timeout=5).every("1d")
@@ -296,15 +300,17 @@ def test_workers_of_a_module_enqueue_its_periodic_tasks(workers: list[str], tmp_
     shown = subprocess.run(
         [*command, "schedule", "app"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=30
     )
-    assert shown.returncode == 0, shown.stderr
+    assert (shown.returncode, shown.stderr) == (0, "")
     (head, first, *rest) = shown.stdout.splitlines()
     assert head.split() == ["next", "in", "rule", "function", "queue"]
     assert "every 0:00:00.300000" in first and len(rest) == 2 and "0 3 * * * Europe/Rome" in shown.stdout
 
+    code = "import app; app.queue.schedule('notes', app.note, 'this', every=0.2)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ, check=True, timeout=30)
     worker = subprocess.Popen([*command, "worker", "app", "--mode", "preforked", *workers], cwd=tmp_path, env=environ)
     deadline = time.monotonic() + 20
     ledger = tmp_path / "ledger"
-    while not (ledger.exists() and ledger.read_text().count("look") >= 5):
+    while not (ledger.exists() and all(ledger.read_text().count(word) >= 4 for word in ("look", "noted this"))):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     worker.terminate()
@@ -316,4 +322,30 @@ def test_a_module_without_periodic_tasks_is_told(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "delayed", "schedule", "app"], cwd=tmp_path, capture_output=True, text=True, timeout=30
     )
-    assert (done.returncode, done.stdout) == (0, "app has no periodic tasks; @delayed(queue).every('5m') makes one\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "app has no periodic tasks; @delayed(queue).every('5m') makes one, and so does queue.schedule()\n",
+    )
+
+
+def test_what_is_scheduled_in_a_queue_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    environ = {**os.environ, "DELAYED_URL": f"sqlite:///{tmp_path}/tasks.db", "COLUMNS": "160"}
+    stored = Queue("letters", environ["DELAYED_URL"])
+    stored.schedule("tenant [/b]", functions.add, 1, cron="0 3 * * *")
+    stored.broker.put_key("letters", "schedule:odd", b"odd")
+    stored.broker.close()
+
+    def shown(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "delayed", "schedule", *words]
+        return subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=30)
+
+    table, listed, nothing = shown("app"), shown("--queue", "letters", "--json"), shown()
+
+    head, *rows = table.stdout.splitlines()
+    assert head.split() == ["next", "in", "rule", "name", "function", "queue"] and len(rows) == 4
+    assert [row for row in rows if "tenant [/b]" in row and "0 3 * * * UTC" in row and "tests.functions:add" in row]
+    assert "the schedule 'odd' of letters is not kept: the stored schedule is not whole" in table.stderr
+    (one,) = json.loads(listed.stdout)
+    assert (one["name"], one["function"], one["queue"]) == ("tenant [/b]", "tests.functions:add", "letters")
+    assert nothing.returncode == 2 and "name a module, or queues with --queue" in nothing.stderr

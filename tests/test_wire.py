@@ -14,6 +14,7 @@ import pytest
 from delayed import Queue
 from delayed.codec import Codec
 from delayed.message import Message
+from delayed.schedule import Schedule
 from tests import functions, wire
 from tests.golden import make
 
@@ -85,6 +86,22 @@ def test_who_knows_the_document_only_writes_and_reads_the_same(compressor: str |
     ours = codec.seal(ours)
     assert WIRE.read(ours.payload, "q é", 7, ours.header(), secret=sealed) == value
     assert WIRE.read(codec.encode_result(7, [1.5]), "q é", 7, kind=b"R", secret=sealed) == [1.5]
+
+
+@pytest.mark.parametrize("secret", [None, SECRET])
+def test_who_knows_the_document_only_stores_schedules(secret: str | None) -> None:
+    codec = Codec("json", queue="q é", secret=secret or [], allow=["*"])
+    plain = json.dumps({"v": 1, "n": "näme", "r": {"every": 300}, "l": 5}).encode()
+    header = WIRE.header_of("tests.functions:add", t=5)
+    head = b"".join(len(part).to_bytes(4, "big") + part for part in (plain, header))
+    payload = WIRE.write([[1], {}], "q é", 0, head, kind=b"S", secret=secret.encode() if secret else None)
+
+    schedule = Schedule.load("näme", head + payload, codec)
+
+    assert (schedule.name, schedule.rule, schedule.late) == ("näme", {"every": 300}, 5)
+    message = schedule.message(2**40, 1.7e9, codec)
+    assert (message.func, message.timeout, message.key) == ("tests.functions:add", 5, "näme@2023-11-14T22:13:20.000Z")
+    assert codec.decode(codec.open(message, message.header()).payload)[:2] == ((1,), {})
 
 
 def test_the_example_of_the_document_is_right() -> None:

@@ -261,10 +261,12 @@ class Worker:
 
     @contextlib.contextmanager
     def _scheduling(self) -> Iterator[None]:
-        """Enqueue periodic tasks meanwhile, if there are some."""
-        scheduler = Scheduler(queues=[queue for queue in self.queues if queue.schedules()] or self.queues)
+        """Enqueue periodic tasks meanwhile."""
+        for queue in self.queues:
+            queue.declared_schedules()  # what is wrong with one is told here, not in a thread
+        scheduler = Scheduler(queues=self.queues)
         thread = threading.Thread(target=scheduler.run, name="delayed-scheduler", daemon=True)
-        wanted = self.schedule and not self.burst and any(queue.schedules() for queue in self.queues)
+        wanted = self.schedule and not self.burst
         if wanted:
             thread.start()
         try:

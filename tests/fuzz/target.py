@@ -27,6 +27,11 @@ def payload_of(name: str) -> tuple[Callable[[bytes], object], list[bytes]]:
     return check, [message.payload, *(message.payload[:4] + body for body in GOOD[name.partition("-")[0]])]
 
 
+def schedule_of(name: str) -> tuple[Callable[[bytes], object], list[bytes]]:
+    codec = fuzzed.CODECS[name]
+    return lambda data: fuzzed.schedule(codec, data), fuzzed.schedules_of(codec)
+
+
 def compressed_by(name: str) -> tuple[Callable[[bytes], object], list[bytes]]:
     compressor = COMPRESSORS.make(name)
     return lambda data: fuzzed.inflated(name, data), [compressor.compress(data) for data in GOOD["inflated"]]
@@ -45,6 +50,7 @@ TARGETS: dict[str, Callable[[], tuple[Callable[[bytes], object], list[bytes]]]] 
     "verdict": lambda: (fuzzed.verdict, GOOD["verdict"]),
     **{f"frame-{name}": lambda name=name: frame_of(name) for name in fuzzed.FRAMES},  # type: ignore[misc]
     **{f"payload-{name}": lambda name=name: payload_of(name) for name in fuzzed.CODECS},  # type: ignore[misc]
+    **{f"schedule-{name}": lambda name=name: schedule_of(name) for name in fuzzed.CODECS},  # type: ignore[misc]
     **{f"inflate-{kind.name}": lambda name=kind.name: compressed_by(name) for kind in COMPRESSORS},  # type: ignore[misc]
 }
 
