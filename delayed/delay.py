@@ -346,6 +346,8 @@ def delayed(first: Any = None, /, **options: Any) -> Any:
         unique: whether a call is left out while there is one that is the same, whose handle is then returned. True: by
             function and arguments; or a key, such as ``"import-{customer_id}"``, in which arguments are named; or a
             :class:`Unique`, which says more. None (the default): it is not.
+        fair_by: the name of an argument, such as ``"customer_id"``, by whose values the queue takes turns, so that the
+            many calls of one do not hold up those of others. None (the default): first come, first served.
 
     `memory` and `cpu` hold in forked and preforked workers on Linux; others refuse the task: :class:`LimitsRefused`.
 

@@ -74,6 +74,8 @@ class Message(NamedTuple):
         expires: seconds, counted by the store's clock from when its id was reserved, after which it is not begun any
             more; None means that any time will do.
         extra: header fields of later versions: kept and handed on untouched.
+        tenant: 32 hex digits that stand for whose it is, among whom turns are taken; None: it is not fair. The store
+            has it beside the header, which has it not.
     """
 
     id: int
@@ -91,6 +93,7 @@ class Message(NamedTuple):
     keep: float | None = None
     expires: float | None = None
     extra: Mapping[str, Any] = _NO_EXTRA
+    tenant: str | None = None
 
     def header(self) -> bytes:
         """The header as it is stored; `id` and `payload` are stored beside it.
@@ -99,7 +102,7 @@ class Message(NamedTuple):
             NotEnqueueable: When it is larger than any worker reads.
         """
         if self.key is None and self.trace is None and not self.extra and 0 < self.enqueued_at < 1e15:
-            shape = self[1:2] + self[3:6] + self[7:-1]
+            shape = self[1:2] + self[3:6] + self[7:-2]
             try:
                 ends = _written.get(shape)
             except TypeError:  # a table is in it

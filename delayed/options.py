@@ -44,6 +44,7 @@ class Options(NamedTuple):
         keep: seconds that its answer is kept for after its end; None: none is kept.
         expires: seconds from the enqueue after which it is not begun any more; None: any time will do.
         unique: whether a second task of the same key is kept out; None: it is not.
+        fair_by: the argument by whose values the queue takes turns; None: first come, first served.
     """
 
     timeout: float | None = None
@@ -57,6 +58,7 @@ class Options(NamedTuple):
     keep: float | None = None
     expires: float | None = None
     unique: Unique | None = None
+    fair_by: str | None = None
 
     def updated(self, given: Mapping[str, Any]) -> Self:
         """These options, with those of `given` instead, which are as a user writes them.
@@ -143,6 +145,12 @@ def _expires(value: Any) -> float | None:
     return None if value is None else seconds_of("expires", value, least=0.001)
 
 
+def _fair_by(value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and value.isidentifier()):
+        raise ConfigError(f"fair_by is the name of an argument, such as 'customer_id', or None, not {value!r}")
+    return value
+
+
 _CHECKS = {
     "timeout": _timeout,
     "retry": Retry.of,
@@ -155,4 +163,5 @@ _CHECKS = {
     "keep": _keep,
     "expires": _expires,
     "unique": Unique.of,
+    "fair_by": _fair_by,
 }

@@ -18,7 +18,7 @@ from delayed.message import DEFAULT_MAX_DELIVERIES, KEEP_MIN, Message, Once
 from delayed.retry import Retry
 from delayed.sizes import size_of
 from delayed.tracing import outgoing
-from delayed.unique import Unique
+from delayed.unique import Unique, named
 
 if TYPE_CHECKING:
     from delayed.retry import Decider
@@ -45,6 +45,7 @@ class Task:
         keep: seconds that its answer is kept for after its end, or text such as ``1h``; None: none is kept.
         expires: seconds from its enqueue after which it is not begun any more; None: any time will do.
         unique: a :class:`Unique`, or what means one: True, or a key; None: it is not unique.
+        fair_by: the name of the argument by whose values its queue takes turns; None: first come, first served.
 
     Attributes:
         verdict: in an error handler: how the run ended.
@@ -53,8 +54,9 @@ class Task:
     """
 
     __slots__ = (
-        "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "expires", "func_path", "keep",
-        "key", "kwargs", "max_deliveries", "memory", "priority", "queue", "retry", "timeout", "unique", "verdict",
+        "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "expires", "fair_by",
+        "func_path", "keep", "key", "kwargs", "max_deliveries", "memory", "priority", "queue", "retry", "timeout",
+        "unique", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +79,7 @@ class Task:
         keep: float | str | None = None,
         expires: float | None = None,
         unique: Unique | bool | str | None = None,
+        fair_by: str | None = None,
         func: Callable[..., Any] | None = None,
     ) -> None:
         self._id = id
@@ -94,6 +97,7 @@ class Task:
         self.keep = None if keep is None else seconds_of("keep", keep, least=KEEP_MIN)
         self.expires = expires
         self.unique = Unique.of(unique)
+        self.fair_by = fair_by
         self.verdict: Verdict | None = None
         self.attempt: int | None = None
         self.queue: str | None = None
@@ -222,6 +226,7 @@ class Task:
             limits=None if self.memory is self.cpu is None else self._limits(),
             keep=self.keep,
             expires=self.expires,
+            tenant=None if self.fair_by is None else self._tenant(codec, self.fair_by),
         )
 
     def once(self, codec: Codec) -> Once:
@@ -234,6 +239,12 @@ class Task:
         assert self.unique is not None
         args, kwargs = self._dumped(codec)
         return self.unique.once(self.func_path, self._func or loaded(self.func_path), args, kwargs, codec)
+
+    def _tenant(self, codec: Codec, name: str) -> str:
+        """What stands for whose it is."""
+        func = self._func or loaded(self.func_path)
+        whose = named(f"fair_by={name!r}", f"{{{name}}}", self.func_path, func, self.args, self.kwargs)
+        return codec.digest(b"tenant\0" + whose.encode("utf-8", "surrogatepass"))
 
     def _dumped(self, codec: Codec) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments as the codec gets them."""

@@ -109,12 +109,13 @@ class Unique(_Rule):
             NotEnqueueable: When the arguments can't be told apart.
             SignatureMismatch: When they don't fit the function.
         """
-        signature = _signature_of(func) if func is not None else None
         if self.key is not None:
-            name = b"key\0" + self._named(path, signature, args, kwargs).encode("utf-8", "surrogatepass")
+            text = named(f"unique={self.key!r}", self.key, path, func, args, kwargs)
+            name = b"key\0" + text.encode("utf-8", "surrogatepass")
         elif path.startswith(BY_VALUE):
             raise NotEnqueueable(f"{path} travels with its code, so no two calls are known to be the same: give a key")
         else:
+            signature = _signature_of(func) if func is not None else None
             name = b"call\0" + path.encode() + b"\0" + _call(signature, args, kwargs, codec)
         timed = not isinstance(self.until, str)
         return Once(
@@ -124,18 +125,30 @@ class Unique(_Rule):
             replace=self.on_conflict == "replace",
         )
 
-    def _named(self, path: str, signature: Signature | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The key of a call."""
-        assert self.key is not None
-        if "{" not in self.key and "}" not in self.key:
-            return self.key
-        names = signature.arguments(args, kwargs, flat=True) if signature is not None else dict(kwargs)
-        try:
-            return self.key.format_map(names)
-        except Exception as error:
-            known = ", ".join(names) or "none"
-            why = f"there is no argument {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
-            raise ConfigError(f"unique={self.key!r} does not go with {path}: {why}; its arguments: {known}") from error
+
+def named(
+    option: str, text: str, path: str, func: Callable[..., Any] | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> str:
+    """A text with the arguments of a call in the place of their names.
+
+    Args:
+        option: whose text it is, for the error.
+        path, func, args, kwargs: as of :meth:`Unique.once`.
+
+    Raises:
+        ConfigError: When it names an argument that the call does not have.
+        SignatureMismatch: When they don't fit the function.
+    """
+    if "{" not in text and "}" not in text:
+        return text
+    signature = _signature_of(func) if func is not None else None
+    names = signature.arguments(args, kwargs, flat=True) if signature is not None else dict(kwargs)
+    try:
+        return text.format_map(names)
+    except Exception as error:
+        known = ", ".join(names) or "none"
+        why = f"there is no argument {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{option} does not go with {path}: {why}; its arguments: {known}") from error
 
 
 def _check_key(key: object) -> None:

@@ -7,9 +7,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -49,6 +49,7 @@ class _Task:
     priority: int
     max_deliveries: int
     place: int  # its turn among those of its priority
+    tenant: str | None = None  # whose it is, if it is fair
     state: State = "ready"
     at: float = 0.0  # when it is due, its lease ends, or it died
     attempt: int = 0
@@ -90,7 +91,30 @@ class _Queue:
     grace: float = 0.0
     paused: bool = False
     bounds: Bounds = DEAD_LETTERS
-    places: Iterator[int] = field(default_factory=count)
+    # Of the ready tasks that are fair, as `ready`; and the place that each tenant was given last, by priority.
+    fair: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # priority -> (place, id)
+    turns: dict[int, dict[str, int]] = field(default_factory=dict)
+    tail: int = 0  # the last place that was given
+
+    def next_place(self, task: _Task | None = None) -> int:
+        """The place of a task that becomes ready: behind all, or, if it is fair, where it is its tenant's turn."""
+        if task is None or task.tenant is None:
+            self.tail += 1
+            return self.tail
+        turns, fair = self.turns.setdefault(task.priority, {}), self.fair.setdefault(task.priority, [])
+        while fair and not self._is_ready(*fair[0]):
+            heapq.heappop(fair)
+        if not fair:
+            turns.clear()
+        place = max(fair[0][0] if fair else self.tail + 1, turns.get(task.tenant, 0) + 1)
+        turns[task.tenant] = place
+        self.tail = max(self.tail, place)
+        return place
+
+    def _is_ready(self, place: int, id: int) -> bool:
+        task = self.tasks.get(id)
+        return task is not None and task.state == "ready" and task.place == place
+
     keys: MemoryKeys = field(default_factory=MemoryKeys)
 
     def reserve(self, n: int, ms: int) -> int:
@@ -108,6 +132,8 @@ class _Queue:
         else:
             task.state, task.at = "ready", 0.0
             heapq.heappush(self.ready, (-task.priority, task.place, task.id))
+            if task.tenant is not None and task.attempt == 0:
+                heapq.heappush(self.fair.setdefault(task.priority, []), (task.place, task.id))
 
     def release(self, task: _Task) -> None:
         """It is not held any more."""
@@ -141,16 +167,15 @@ class _Queue:
             at, _, id = heapq.heappop(self.scheduled)
             task = self.tasks.get(id)
             if task is not None and task.state == "scheduled" and task.at == at:
-                task.place = next(self.places)
+                task.place = self.next_place(task if task.attempt == 0 else None)
                 self.put(task, 0.0, now)
 
     def next_ready(self) -> _Task | None:
         """The task that is served next, left where it is; None if none is."""
         while self.ready and not self.paused:
             _, place, id = self.ready[0]
-            task = self.tasks.get(id)
-            if task is not None and task.state == "ready" and task.place == place:
-                return task
+            if self._is_ready(place, id):
+                return self.tasks[id]
             heapq.heappop(self.ready)
         return None
 
@@ -244,12 +269,15 @@ class MemoryBroker(Broker):
                     message.payload,
                     message.priority,
                     message.max_deliveries,
-                    next(found.places),
+                    found.next_place(),
+                    message.tenant,
                 )
             found.sessions[session] = (seq, now)
             found.used = True
             found.tasks.update(tasks)
             for message in messages:
+                if message.tenant is not None and message.delay <= 0:
+                    tasks[message.id].place = found.next_place(tasks[message.id])
                 found.put(tasks[message.id], message.delay, now)
             self._store.changed.notify_all()
 
@@ -318,7 +346,7 @@ class MemoryBroker(Broker):
             if action == "back":
                 task.attempt -= 1
             else:
-                task.place = next(queue.places)
+                task.place = queue.next_place()
             queue.put(task, delay, now)
         return True
 
@@ -470,7 +498,7 @@ class MemoryBroker(Broker):
                     dead += 1
                     continue
                 if task.lost > 1:
-                    task.place = next(found.places)
+                    task.place = found.next_place()
                 found.put(task, 0.0, now)
                 returned += 1
             self._tidy(found, now)
@@ -548,7 +576,7 @@ class MemoryBroker(Broker):
             task = found.tasks.get(id)
             if task is None or task.state not in ("scheduled", "ready"):
                 return False
-            task.place = next(found.places)
+            task.place = found.next_place()
             found.put(task, delay, now)
             self._store.changed.notify_all()
             return True
@@ -576,7 +604,7 @@ class MemoryBroker(Broker):
                 task.attempt = task.lost = 0
                 task.delivery = next_life(task.delivery)
                 task.reason, task.notes = "", ()
-                task.place = next(found.places)
+                task.place = found.next_place()
                 found.answers.pop(task.id, None)
                 found.put(task, 0.0, now)
             self._store.changed.notify_all()

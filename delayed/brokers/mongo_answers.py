@@ -25,7 +25,22 @@ Document = dict[str, Any]
 
 AWAIT = 500  # milliseconds that a stream waits in the server at most
 POLL = (0.005, 0.25)  # seconds between looks without a stream: at first, and at most
-REST = ["p", "o", "at", "a", "m", "l", "h", "b", "w", "n", "r", "t", "v"]  # of a task, without its name and deliveries
+REST = [
+    "p",
+    "o",
+    "at",
+    "a",
+    "m",
+    "l",
+    "h",
+    "b",
+    "w",
+    "n",
+    "r",
+    "t",
+    "v",
+    "f",
+]  # of a task, without its name and deliveries
 
 
 def becomes(queue: str, answer: Answer) -> list[Document]:

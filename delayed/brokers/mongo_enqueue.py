@@ -33,9 +33,11 @@ from bson import ObjectId
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo import InsertOne, UpdateMany, UpdateOne
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 
+from delayed.brokers import mongo_fair as fair
 from delayed.brokers.base import PRODUCER_AGE
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
@@ -57,9 +59,10 @@ PUBLISH: list[Document] = [
         "$set": {
             "s": {"$concat": [{"$cond": [{"$gt": ["$g", 0]}, "l/", "r/"]}, "$q"]},
             "at": {"$cond": [{"$gt": ["$g", 0]}, {"$add": ["$$NOW", {"$min": ["$g", MAX_DELAY]}]}, "$$REMOVE"]},
+            "o": {"$ifNull": ["$e", "$o"]},
         }
     },
-    {"$unset": ["g", "t", "c", "u"]},
+    {"$unset": ["g", "t", "c", "u", "e"]},
 ]
 
 
@@ -94,9 +97,20 @@ def documents(queue: str, messages: Sequence[Message]) -> list[Document]:
                 "g": milliseconds(message.delay),
                 "h": header,
                 "b": message.payload,
+                **({"f": message.tenant} if message.tenant is not None else {}),
             }
         )
     return found
+
+
+def take_turns(
+    tasks: Collection[Document], queue: str, rows: Sequence[Document], session: ClientSession | None = None
+) -> None:
+    """Note in those of the documents which are fair, and not for later, what place they get when they are published."""
+    if any("f" in row for row in rows):
+        ready = [row for row in rows if not row["g"]]
+        for number, at in fair.place(tasks, queue, ready, session).items():
+            ready[number]["e"] = at
 
 
 def milliseconds(delay: float) -> int:
@@ -108,6 +122,7 @@ def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message]
     """Store all messages or none, unless this session has sent them before."""
     batch = "p/" + secrets.token_hex(12)
     rows = documents(queue, messages)
+    take_turns(tasks, queue, rows)
     for row in rows:
         row |= {"s": batch, "at": EPOCH, "t": session, "c": seq}
     commit = UpdateOne(

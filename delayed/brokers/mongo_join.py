@@ -18,7 +18,7 @@ from delayed.brokers import mongo_answers as answers
 from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers.base import Joined
 from delayed.brokers.mongo_client import DURABLE, REFUSED, MongoAccess, Opened, translate
-from delayed.brokers.mongo_enqueue import documents
+from delayed.brokers.mongo_enqueue import documents, take_turns
 from delayed.brokers.mongo_once import join_once
 from delayed.brokers.mongo_tasks import holding, token
 from delayed.errors import BrokerError, BrokerUnavailable, ConfigError, TaskLost, Unsupported
@@ -76,20 +76,22 @@ class MongoJoined(Joined):
             raise BrokerError("not enqueued: the session's transaction is over, and the tasks were to be a part of it")
         self._note(queue)
         rows = documents(queue, messages)
-        later: list[Any] = []
-        for row in rows:
-            delay = row.pop("g")
-            if delay:
-                row["s"] = "l/" + queue
-                due: list[Document] = [{"$set": {"at": {"$add": ["$$NOW", delay]}}}]
-                later.append(UpdateOne({"_id": row["_id"]}, due))
         with self._access.use() as opened:
             tasks = session.client.get_database(self._access.database)[opened.tasks.name]
+        later: list[Any] = []
         try:
             if once is not None:
                 other = join_once(tasks, queue, messages[0], once, session)
                 if other is not None:
                     return other
+            take_turns(tasks, queue, rows, session)
+            for row in rows:
+                row["o"] = row.pop("e", row["o"])
+                delay = row.pop("g")
+                if delay:
+                    row["s"] = "l/" + queue
+                    due: list[Document] = [{"$set": {"at": {"$add": ["$$NOW", delay]}}}]
+                    later.append(UpdateOne({"_id": row["_id"]}, due))
             tasks.insert_many(rows, session=session)
             if later:
                 tasks.bulk_write(later, session=session)

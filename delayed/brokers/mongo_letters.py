@@ -26,7 +26,7 @@ def revive(opened: Opened, queue: str, ids: Sequence[int]) -> list[int]:
     def step(_id: ObjectId, delivery: int) -> UpdateOne:
         ready: Document = {
             "$set": {"s": "r/" + queue, "d": next_life(delivery), "a": 0, "l": 0},
-            "$unset": {"at": "", "r": "", "v": "", "y": "", "t": ""},
+            "$unset": {"at": "", "f": "", "r": "", "v": "", "y": "", "t": ""},
             "$currentDate": AT_END,
         }
         return UpdateOne({"_id": _id, "s": "d/" + queue, "d": delivery}, ready)

@@ -43,7 +43,7 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from delayed.brokers.mongo_client import unsent
-from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, documents, finish, milliseconds, run, upsert
+from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, documents, finish, milliseconds, run, take_turns, upsert
 from delayed.errors import BrokerUnavailable
 from delayed.message import Message, Once
 
@@ -66,6 +66,7 @@ def enqueue_once(name: str, tasks: Tasks, queue: str, message: Message, once: On
     key = _name(queue, once)
     for _ in range(TRIES):
         with unsent(name):
+            take_turns(tasks, queue, (row,))
             found = {
                 each["_id"]: each
                 for each in tasks.aggregate([{"$match": {"_id": {"$in": [key, "s/" + session]}}}, _OVER])

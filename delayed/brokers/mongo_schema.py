@@ -4,17 +4,18 @@
 
     q queue · id · s state and queue (``r/name``) · p priority · o place · at · d deliveries · a attempts · m most
     deliveries · l losses · h header · b payload · w worker · n nonce · r reason · v notes of its attempts, a list ·
-    and while it is staged: t session, c number, g delay; and of one whose answer is kept: y answer, gone until when,
-    t for how long
+    f tenant, if it is fair · and while it is staged: t session, c number, g delay, e place if it is fair, u the name of
+    its key if it is unique; and of one whose answer is kept: y answer, gone until when, t for how long
 
 `s` begins with a letter: **p**repared (not enqueued yet, see `mongo_enqueue.py`), **l**ater, **r**eady, **h**eld,
 **d**ead, or **a**nswer: what is kept of a task that has ended, see `mongo_answers.py`. `at` is when a later one is due,
 when the first lease of a held one ends, and when a dead one died. `o` is a timestamp of the server's logical clock,
-which it never gives twice: the order of arrival.
+which it never gives twice: the order of arrival; of a fair one it is what `mongo_fair.py` says.
 
-Beside them, because one command changes them together with tasks, are the sessions of producers (``s/…``) and the
-numbers of claimers (``c/…``). Only those have a field `seen`, and so only those are forgotten with time: a session has
-it once its last batch is published. And because one stream shall tell of both, so is what pauses a queue (``q/…``).
+Beside them, because one command changes them together with tasks, are the sessions of producers (``s/…``), the numbers
+of claimers (``c/…``) and the keys of unique tasks (``u/…``, see `mongo_once.py`). Only the first two have a field
+`seen`, and so only those are forgotten with time: a session has it once its last batch is published. And because one
+stream shall tell of both, so is what pauses a queue (``q/…``).
 
 ``delayed_keys`` holds small values, see `mongo_keys.py`.
 """
@@ -30,7 +31,7 @@ from pymongo.errors import DuplicateKeyError
 from delayed.brokers.base import PRODUCER_AGE
 from delayed.errors import ConfigError
 
-SCHEMA = 3
+SCHEMA = 4
 
 _READY = IndexModel(
     [("s", 1), ("p", -1), ("o", 1)], name="ready", partialFilterExpression={"s": {"$gte": "r/", "$lt": "r0"}}
@@ -50,6 +51,12 @@ _GONE = IndexModel([("until", 1)], name="gone", expireAfterSeconds=0)
 _FORGOTTEN = IndexModel(
     [("gone", 1)], name="forgotten", expireAfterSeconds=0, partialFilterExpression={"gone": {"$exists": True}}
 )
+_FAIR = IndexModel(
+    [("s", 1), ("p", 1), ("a", 1), ("o", 1)], name="fair", partialFilterExpression={"f": {"$exists": True}}
+)
+_TENANT = IndexModel(
+    [("s", 1), ("f", 1), ("p", 1), ("a", 1), ("o", 1)], name="tenant", partialFilterExpression={"f": {"$exists": True}}
+)
 _OF_QUEUE = IndexModel([("q", 1), ("w", 1)], name="of_queue")
 
 
@@ -67,7 +74,7 @@ def prepare(database: Database[dict[str, Any]], name: str) -> None:
         )
     if version == SCHEMA:
         return
-    database["delayed_tasks"].create_indexes([_READY, _TIMED, _HELD, _BY_ID, _SEEN, _FORGOTTEN])
+    database["delayed_tasks"].create_indexes([_READY, _TIMED, _HELD, _BY_ID, _SEEN, _FORGOTTEN, _FAIR, _TENANT])
     database["delayed_leases"].create_indexes([_ENDED, _OPEN])
     database["delayed_workers"].create_indexes([_GONE, _OF_QUEUE])
     database["delayed_keys"].create_indexes([_FORGOTTEN])

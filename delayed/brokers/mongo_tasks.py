@@ -18,6 +18,7 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
 from delayed.brokers import mongo_answers as answers
+from delayed.brokers import mongo_fair as fair
 from delayed.brokers import odd
 from delayed.brokers.mongo_enqueue import DUPLICATE, milliseconds
 from delayed.message import NOTES_MAX, Claim, Ref, Settlement, is_task
@@ -46,16 +47,20 @@ def promote(tasks: Tasks, queue: str) -> int:
             {"$match": {"s": "l/" + queue, "at": {"$exists": True}, **_past("$at")}},
             {"$sort": {"at": 1, "o": 1}},
             {"$limit": PROMOTE_LOOK},
-            {"$project": {"p": 1, "at": 1, "o": 1}},
+            {"$project": {"p": 1, "at": 1, "o": 1, "a": 1, "f": 1}},
             {"$sort": {"p": -1, "at": 1, "o": 1}},
             {"$limit": PROMOTE_MAX},
-            {"$project": {"_id": 1}},
+            {"$project": {"p": 1, "f": {"$cond": [{"$eq": ["$a", 0]}, "$f", "$$REMOVE"]}}},
         ]
     )
-    due = [row["_id"] for row in found]
+    due = list(found)
     if due:
-        ready = {"$set": {"s": "r/" + queue}, "$unset": {"at": ""}, "$currentDate": AT_END}
-        tasks.bulk_write([UpdateOne({"_id": _id, "s": "l/" + queue}, ready) for _id in due])
+        ready: Document = {"$set": {"s": "r/" + queue}, "$unset": {"at": ""}, "$currentDate": AT_END}
+        steps = [UpdateOne({"_id": row["_id"], "s": "l/" + queue}, ready) for row in due]
+        for number, at in fair.place(tasks, queue, due).items():
+            fairly = {"$set": {"s": "r/" + queue, "o": at}, "$unset": {"at": ""}}
+            steps[number] = UpdateOne({"_id": due[number]["_id"], "s": "l/" + queue}, fairly)
+        tasks.bulk_write(steps)
     return len(due)
 
 
@@ -201,7 +206,7 @@ def was_noted(tasks: Tasks, worker: str, seq: int) -> bool:
 def reschedule(tasks: Tasks, queue: str, id: int, delay: float) -> bool:
     """See :meth:`Broker.reschedule`. Of a task that is moved from later to sooner nobody hears before its wait ends."""
     which = {"q": queue, "id": Int64(id), "s": {"$in": ["l/" + queue, "r/" + queue]}}
-    change: Any = {"$set": {"s": "r/" + queue}, "$unset": {"at": ""}, "$currentDate": AT_END}
+    change: Any = {"$set": {"s": "r/" + queue}, "$unset": {"at": "", "f": ""}, "$currentDate": AT_END}
     if delay > 0:
         change = [{"$set": {"s": {"$literal": "l/" + queue}, "at": {"$add": ["$$NOW", milliseconds(delay)]}}}]
     return tasks.update_one(which, change).matched_count == 1

@@ -43,17 +43,18 @@ OLD_TRANSACTION = 3600  # seconds
 ENQUEUE_MAX = 900_000_000  # bytes; the protocol's messages end at 1 GB
 
 _RESERVE = "SELECT @.delayed_reserve(%s::text, %s::int)"
-_ENQUEUE = """
-    SELECT @.delayed_enqueue(
+_MESSAGES = """
         %(session)s::uuid, %(seq)s::bigint, %(queue)s::text, %(ids)b::bigint[], %(priorities)b::int[],
         %(delays)b::float8[], %(most)b::int[], %(headers)b::bytea[], %(payloads)b::bytea[]
-    )
 """
+_ENQUEUE = f"SELECT @.delayed_enqueue({_MESSAGES})"
+_ENQUEUE_FAIR = f"SELECT @.delayed_enqueue_fair({_MESSAGES}, %(tenants)s::uuid[])"
 _ENQUEUE_ONCE = """
     SELECT @.delayed_enqueue_once(
         %(session)s::uuid, %(seq)s::bigint, %(queue)s::text,
         %(key)s::uuid, %(begun)s::boolean, %(period)s::float8, %(replace)s::boolean,
-        %(id)s::bigint, %(priority)s::int, %(delay)s::float8, %(most)s::int, %(header)b::bytea, %(payload)b::bytea
+        %(id)s::bigint, %(priority)s::int, %(delay)s::float8, %(most)s::int, %(header)b::bytea, %(payload)b::bytea,
+        %(tenant)s::uuid
     )
 """
 _COLUMNS = "o_queue, o_id, o_delivery, o_attempt, o_priority, o_place, o_header, o_payload"
@@ -133,7 +134,7 @@ class PostgresBroker(Broker):
                 f"{len(messages)} tasks of {size / 1e6:,.0f} MB are more than PostgreSQL takes at once "
                 f"({ENQUEUE_MAX / 1e6:,.0f} MB): enqueue fewer at a time, or keep the data elsewhere"
             )
-        return self._sql(_ENQUEUE), {
+        values = {
             "session": session,
             "seq": seq,
             "queue": _checked(queue),
@@ -144,6 +145,10 @@ class PostgresBroker(Broker):
             "headers": headers,
             "payloads": [message.payload for message in messages],
         }
+        tenants = [message.tenant for message in messages]
+        if any(tenants):
+            return self._sql(_ENQUEUE_FAIR), {**values, "tenants": tenants}
+        return self._sql(_ENQUEUE), values
 
     def enqueue_once(self, queue: str, message: Message, once: Once, session: str, seq: int) -> int:
         return int(self._link.run(*self._enqueue_once(session, seq, queue, message, once))[0][0])
@@ -163,6 +168,7 @@ class PostgresBroker(Broker):
             "most": message.max_deliveries,
             "header": message.header(),
             "payload": message.payload,
+            "tenant": message.tenant,
         }
 
     def join(self, conn: Any) -> PostgresJoined:

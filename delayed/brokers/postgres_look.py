@@ -51,6 +51,7 @@ RESCHEDULE = f"""
         UPDATE @.delayed_task SET
             state = CASE WHEN %(delay)s::float8 > 0 THEN 0 ELSE 1 END,
             at = clock_timestamp() + %(delay)s::float8 * interval '1 second',
+            tenant = CASE WHEN %(delay)s::float8 > 0 THEN tenant END,
             place = nextval('@.delayed_place') << 20
         WHERE {_NUMBER} AND id = %(id)s::bigint AND state + 0 < 2
         RETURNING id

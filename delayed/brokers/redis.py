@@ -82,6 +82,7 @@ _SUFFIXES = {
     "KEYNAME": "_keys_names",
     "KEYEND": "_keys_ends",
     "ONCE": "_once",
+    "FAIR": "_fair",
 }
 _script = functools.cache(Script)
 
@@ -148,15 +149,14 @@ class RedisBroker(Broker):
         if not messages:
             return
         self._name(queue)
-        plain = [message for message in messages if not message.priority and message.delay <= 0]
-        others = [message for message in messages if message.priority or message.delay > 0]
+        plain = [each for each in messages if not each.priority and each.delay <= 0 and each.tenant is None]
+        others = [each for each in messages if each.priority or each.delay > 0 or each.tenant is not None]
         args: list[bytes | int] = [session.encode(), seq, len(plain)]
         for message in (*plain, *others):
             args.append(message.id)
             args.append(_joined(message))
         for message in others:
-            args.append(_ms(message.delay))
-            args.append(message.priority)
+            args += (_ms(message.delay), message.priority, (message.tenant or "").encode())
         self._run("enqueue", queue, *args)
 
     def enqueue_once(self, queue: str, message: Message, once: Once, session: str, seq: int) -> int:
@@ -164,7 +164,7 @@ class RedisBroker(Broker):
         rule = b"b" if once.begun else b"d"
         args = (session.encode(), seq, message.id, _joined(message), _ms(message.delay), message.priority)
         hold = (once.key.encode(), rule if once.period is None else _ms(once.period), int(once.replace))
-        return int(self._run("enqueue_once", queue, *args, *hold))
+        return int(self._run("enqueue_once", queue, *args, *hold, (message.tenant or "").encode()))
 
     def _name(self, queue: str) -> None:
         """Note the name of a queue in the store, if that was not done just now."""

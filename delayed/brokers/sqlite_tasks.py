@@ -13,6 +13,7 @@ from typing import Any
 
 from delayed import attempts
 from delayed.brokers.base import DEAD_LETTERS, PRODUCER_AGE
+from delayed.brokers.sqlite_fair import Turns
 from delayed.message import LIFE, NOTES_MAX, Bounds, Claim, Message, Ref, Settlement, next_life
 
 PROMOTE_MAX = 1000  # scheduled tasks that one claim makes ready at most, of each queue
@@ -42,10 +43,13 @@ _NEW_SEQ = """
     RETURNING 1
 """
 _INSERT = """
-    INSERT INTO delayed_task (queue, id, state, priority, place, at, max_deliveries, header, payload)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO delayed_task (queue, id, state, priority, place, at, max_deliveries, header, payload, tenant)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_DUE = "SELECT seat FROM delayed_task WHERE queue = ? AND state = 0 AND at <= ? ORDER BY at, seat LIMIT ?"
+_DUE = """
+    SELECT seat, priority, CASE attempt WHEN 0 THEN tenant END FROM delayed_task
+    WHERE queue = ? AND state = 0 AND at <= ? ORDER BY at, seat LIMIT ?
+"""
 _PROMOTE = "UPDATE delayed_task SET state = 1, place = ? WHERE seat = ?"
 _TAKE = f"""
     UPDATE delayed_task
@@ -53,7 +57,10 @@ _TAKE = f"""
     WHERE seat IN (SELECT seat FROM delayed_task WHERE queue = ? AND state = 1 ORDER BY priority DESC, place LIMIT ?)
     RETURNING -priority, place + 0, seat, {_ID}, delivery, attempt, {_HEADER}, {_PAYLOAD}
 """
-_RESCHEDULE = "UPDATE delayed_task SET state = ?, at = ?, place = ? WHERE queue = ? AND id = ? AND state IN (0, 1)"
+_RESCHEDULE = """
+    UPDATE delayed_task SET state = :state, at = :at, place = :place, tenant = CASE :state WHEN 0 THEN tenant END
+    WHERE queue = :queue AND id = :id AND state IN (0, 1)
+"""
 _HELD = f"""
     SELECT {_ID}, delivery, nonce, attempt, {_HEADER}, {_PAYLOAD} FROM delayed_task
     WHERE queue = ? AND state = 2 AND worker = ? ORDER BY priority DESC, place
@@ -91,7 +98,8 @@ _LOST_AGAIN = f"{_END} state = 1, at = 0, lost = lost + 1, place = ?, notes = ? 
 _LOST_DEAD = f"{_END} state = 3, at = ?, lost = lost + 1, reason = ?, notes = ? WHERE seat = ?"
 _LETTER = "SELECT seat, id, delivery FROM delayed_task WHERE queue = ? AND id = ? AND state = 3"
 _REVIVE = """
-    UPDATE delayed_task SET state = 1, at = 0, place = ?, attempt = 0, delivery = ?, lost = 0, reason = '', notes = x''
+    UPDATE delayed_task
+    SET state = 1, at = 0, place = ?, tenant = NULL, attempt = 0, delivery = ?, lost = 0, reason = '', notes = x''
     WHERE seat = ?
 """
 _DROP = "DELETE FROM delayed_task WHERE queue = ? AND id = ? AND state = 3"
@@ -130,13 +138,18 @@ def note_enqueue(db: Executor, session: str, seq: int, now: int) -> bool:
 def store(db: Executor, number: int, messages: Sequence[Message], now: int) -> None:
     """Store the messages."""
     rows = []
-    for place, message in enumerate(messages, _places(db, number, len(messages))):
+    first = _places(db, number, len(messages))
+    turns = Turns(db, number, first) if any(message.tenant for message in messages) else None
+    for place, message in enumerate(messages, first):
         state, at = (0, now + round(message.delay * 1000)) if message.delay > 0 else (1, 0)
-        header = message.header()
-        rows.append(
-            (number, message.id, state, message.priority, place, at, message.max_deliveries, header, message.payload)
-        )
+        if turns is not None and message.tenant is not None and state == 1:
+            place = turns.place(message.priority, message.tenant)
+        header, tenant = message.header(), message.tenant
+        most, payload = message.max_deliveries, message.payload
+        rows.append((number, message.id, state, message.priority, place, at, most, header, payload, tenant))
     db.executemany(_INSERT, rows)
+    if turns is not None:
+        turns.end()
 
 
 def _places(db: Executor, number: int, n: int) -> int:
@@ -183,8 +196,7 @@ def take(
             continue
         due = db.execute(_DUE, (number, now, PROMOTE_MAX)).fetchall()
         if due:
-            places = range(_places(db, number, len(due)), 1 << 63)
-            db.executemany(_PROMOTE, [(place, seat) for place, (seat,) in zip(places, due, strict=False)])
+            _promote(db, number, due)
         rows = db.execute(_TAKE, (worker, _signed(nonce), end, number, limit - len(claims))).fetchall()
         rows.sort()  # by priority, then place, then seat, which no two share
         claims += [
@@ -192,6 +204,18 @@ def take(
             for _, _, _, id, delivery, attempt, header, payload in rows
         ]
     return claims
+
+
+def _promote(db: sqlite3.Connection, number: int, due: Sequence[tuple[int, int, str | None]]) -> None:
+    """Make tasks that are due (seat, priority, tenant) ready."""
+    first = _places(db, number, len(due))
+    turns = Turns(db, number, first)
+    rows = [
+        (place if tenant is None else turns.place(priority, tenant), seat)
+        for place, (seat, priority, tenant) in enumerate(due, first)
+    ]
+    db.executemany(_PROMOTE, rows)
+    turns.end()
 
 
 def note_claim(db: sqlite3.Connection, worker: str, seq: int, now: int) -> None:
@@ -228,7 +252,8 @@ def renew(db: sqlite3.Connection, numbers: Mapping[str, int], refs: Sequence[Ref
 def reschedule(db: sqlite3.Connection, number: int, id: int, delay: float, now: int) -> bool:
     """Let a task that waits become due after so many seconds; False if there is none."""
     state, at = (0, now + round(delay * 1000)) if delay > 0 else (1, 0)
-    return db.execute(_RESCHEDULE, (state, at, _places(db, number, 1), number, id)).rowcount > 0
+    values = {"state": state, "at": at, "place": _places(db, number, 1), "queue": number, "id": id}
+    return db.execute(_RESCHEDULE, values).rowcount > 0
 
 
 # -- pausing ---------------------------------------------------------------------------------------------------

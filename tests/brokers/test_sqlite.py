@@ -842,6 +842,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, broker: S
     db.executescript(
         "DROP TABLE delayed_key; DROP TABLE delayed_answer; ALTER TABLE delayed_queue DROP COLUMN dead_most;"
         "ALTER TABLE delayed_queue DROP COLUMN dead_age; ALTER TABLE delayed_task DROP COLUMN notes;"
+        "DROP INDEX delayed_task_fair; DROP INDEX delayed_task_tenant; ALTER TABLE delayed_task DROP COLUMN tenant;"
         "DROP TABLE delayed_once; ALTER TABLE delayed_queue DROP COLUMN once_from; UPDATE delayed_meta SET version = 1"
     )
     db.close()

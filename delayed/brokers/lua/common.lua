@@ -4,7 +4,8 @@
 --
 -- The keys of a queue Q (in {} on a cluster) and their names here:
 --     READY     Q            list    ids of the ready tasks of priority 0, the next one first
---     PRIOR     Q_prior      zset    ready tasks of other priorities: score -priority, member = place (16 digits) .. id
+--     PRIOR     Q_prior      zset    ready tasks of other priorities, and the fair ones of priority 0: score -priority,
+--                                    member = place (16 digits) .. id
 --     ID        Q_id         string  the last id that was reserved
 --     NOTI      Q_noti       list    the wake-up: at most one token, '1' when something is ready, 's' when the first
 --                                    scheduled task has changed; a sleeper pops it, the next claim puts it back
@@ -20,8 +21,9 @@
 --     PROD      Q_prod       hash    producer session -> its last sequence number
 --     PRODT     Q_prodt      zset    producer session -> when it was last seen, ms
 --     META      Q_meta       hash    contact (when a worker or sweeper last called), pace, lease, grace_until, jump,
---                                    tidied (all ms), the cursors of the sweep, paused while the queue is, and if
---                                    somebody has said so dead_most and dead_age (ms), the bounds of its dead letters
+--                                    tidied (all ms), the cursors of the sweep, paused while the queue is, turn
+--                                    (whose it is, of the fair and the others), and if somebody has said so dead_most
+--                                    and dead_age (ms), the bounds of its dead letters
 --     DEAD      Q_dead       zset    ids of the dead letters by time of death, ms
 --     DEADMSG   Q_dead_msg   hash    id -> delivery|attempt|length of the reason|length of the notes|reason ..
 --                                    notes .. message
@@ -30,6 +32,7 @@
 --     ORDERS    Q_orders     hash    worker/id -> until when (ms)|what it is asked to do, JSON
 --     ONCE      Q_once       hash    key of a unique task -> its id|for how long it holds it: 'd' until it is done, 'b'
 --                                    until it has begun, or until when, ms
+--     FAIR      Q_fair       hash    priority:tenant -> the last place of his; #id -> tenant of a fair task that is scheduled
 --     ANSWER    Q_answer:id  string  the answer of a task; it has a time to live
 --     KEYVAL    Q_keys       hash    name -> version|value: small values
 --     KEYNAME   Q_keys_names zset    their names, all of score 0
@@ -117,11 +120,48 @@ local function member(id, at)
   return string.rep('0', 16 - #place) .. place .. id
 end
 
--- Makes tasks ready, in the order given. `place` is 'front' or 'back' of those of the same priority.
-local function make_ready(ids, priorities, place, at)
+-- The score in PRIOR of a priority.
+local function score_of(priority)
+  return priority == '0' and '0' or tostring(-priority)
+end
+
+-- The place of the first task in PRIOR of a priority; nil if there is none.
+local function first_place(priority)
+  local score = score_of(priority)
+  local first = redis.call('ZRANGEBYSCORE', PRIOR, score, score, 'LIMIT', 0, 1)[1]
+  return first and tonumber(string.sub(first, 1, 16))
+end
+
+-- Whether a field of FAIR is of no use any more: who is behind the first has lost nothing, and so is as any other.
+local function is_over(field, place)
+  if string.sub(field, 1, 1) == '#' then return redis.call('HEXISTS', MSG, string.sub(field, 2)) == 0 end
+  return tonumber(place) < (first_place(string.match(field, '^(%-?%d+):') or '0') or math.huge)
+end
+
+-- Makes a fair task ready where it is its tenant's turn: beside the first one of all, or behind his last, so that of
+-- those who have tasks ready each gets one done before anybody gets the next, and who comes late has lost nothing. Where
+-- none is ready, what was given before counts no more.
+local function take_turn(id, priority, tenant, at)
+  local first, field = first_place(priority), priority .. ':' .. tenant
+  local last = first and redis.call('HGET', FAIR, field)
+  local place = string.format('%016.0f', math.max(first or at * 2048, last and last + 1 or 0))
+  redis.call('ZADD', PRIOR, score_of(priority), place .. id)
+  if redis.call('HSET', FAIR, field, place) == 1 then -- so that those who are gone do not grow more than the others
+    local some = redis.call('HRANDFIELD', FAIR, 2, 'WITHVALUES')
+    for i = 1, #some, 2 do
+      if is_over(some[i], some[i + 1]) then redis.call('HDEL', FAIR, some[i]) end
+    end
+  end
+end
+
+-- Makes tasks ready, in the order given. `place` is 'front' or 'back' of those of the same priority; but those whose
+-- tenant is given take their turns.
+local function make_ready(ids, priorities, place, at, tenants)
   local plain, ranked = {}, {}
   for i, id in ipairs(ids) do
-    if priorities[i] == '0' then
+    if tenants and tenants[i] then
+      take_turn(id, priorities[i], tenants[i], at)
+    elseif priorities[i] == '0' then
       plain[#plain + 1] = id
     else
       ranked[#ranked + 1] = -priorities[i]

@@ -12,6 +12,7 @@
 -- KEYS[9] -> META
 -- KEYS[10] -> CLAIMED
 -- KEYS[11] -> ONCE
+-- KEYS[12] -> FAIR
 -- ARGV[1] -> producer session
 -- ARGV[2] -> sequence number in it
 -- ARGV[3] -> id
@@ -21,6 +22,7 @@
 -- ARGV[7] -> key
 -- ARGV[8] -> for how long the task holds it: 'd' until it is done, 'b' until it has begun, or ms from now
 -- ARGV[9] -> whether it takes the key away from another: 1 or 0
+-- ARGV[10] -> tenant; '': it is not fair
 -- Returns the id of the task that holds the key now: this one if it is stored, now or before (a resend).
 
 local session, seq, id, key, rule = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[7], ARGV[8]
@@ -42,6 +44,9 @@ redis.call('HSET', MSG, id, ARGV[4])
 if priority ~= '0' then redis.call('HSET', CLAIM, id, '0||0|' .. priority .. '|0|') end
 if delay > 0 then
   redis.call('ZADD', SCHEDULED, now + delay, id)
+  if ARGV[10] ~= '' then redis.call('HSET', FAIR, '#' .. id, ARGV[10]) end
+elseif ARGV[10] ~= '' then
+  take_turn(id, priority, ARGV[10], now)
 elseif priority ~= '0' then
   redis.call('ZADD', PRIOR, -priority, member(id))
 else

@@ -50,7 +50,7 @@ else
       return list
     end)
   end
-  prior('-inf', '(0')
+  prior('-inf', '0')
   page(redis.call('LLEN', READY), function(from, n) return redis.call('LRANGE', READY, from, from + n - 1) end)
   page(redis.call('ZCOUNT', SCHEDULED, '-inf', now), function(from, n)
     return redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'LIMIT', from, n)

@@ -20,6 +20,7 @@
 -- KEYS[17] -> KEYNAME
 -- KEYS[18] -> KEYEND
 -- KEYS[19] -> ONCE
+-- KEYS[20] -> FAIR
 -- ARGV[1] -> lease, ms
 -- ARGV[2] -> how many tasks to return at most
 -- ARGV[3] -> dead letters to keep, unless META says
@@ -124,6 +125,7 @@ if math.abs(now - tidied) >= 1000 then
     local seen = tonumber(string.match(answer, '^%d+|(%d+)|') or 0)
     return seen < now - memory and redis.call('HEXISTS', HELD, worker) == 0
   end)
+  walk('at_fair', FAIR, is_over)
   walk('at_once', ONCE, function(_, entry) return not holder(entry, now) end)
   walk('at_claim', CLAIM, function(id)
     return redis.call('HEXISTS', MSG, id) == 0 and not redis.call('ZSCORE', CLAIMED, id)

@@ -13,7 +13,8 @@
 -- KEYS[10] -> DEAD
 -- KEYS[11] -> DEADMSG
 -- KEYS[12] -> META
--- KEYS[13 ...] -> of the answers
+-- KEYS[13] -> FAIR
+-- KEYS[14 ...] -> of the answers
 -- ARGV[1] -> worker
 -- ARGV[2] -> sequence number of its claim
 -- ARGV[3] -> nonce of its claim
@@ -118,7 +119,7 @@ if #ARGV > 7 then
   for i = 1, answers do
     local at = 6 + 3 * i
     if verdicts[tonumber(ARGV[at])] == '1' then
-      redis.call('SET', KEYS[12 + i], ARGV[at + 2], 'PX', ARGV[at + 1])
+      redis.call('SET', KEYS[13 + i], ARGV[at + 2], 'PX', ARGV[at + 1])
       answered = true
     end
   end
@@ -134,7 +135,14 @@ if #arrived > 0 then
     local _, _, _, priority = parts(record)
     priorities[i] = priority
   end
-  make_ready(arrived, priorities, 'back', now)
+  local tenants
+  if redis.call('EXISTS', FAIR) == 1 then
+    local fields = {}
+    for i, id in ipairs(arrived) do fields[i] = '#' .. id end
+    tenants = fetch(FAIR, fields)
+    redis.call('HDEL', FAIR, unpack(fields))
+  end
+  make_ready(arrived, priorities, 'back', now, tenants)
 end
 
 local ids, deliveries, attempts, messages = {}, {}, {}, {}
@@ -162,19 +170,26 @@ if limit > 0 then
     local ranked = redis.call('ZCARD', PRIOR) > 0
     local function pop(most)
       local popped = {}
+      local function take(names)
+        send('ZREM', PRIOR, names)
+        for _, name in ipairs(names) do popped[#popped + 1] = string.sub(name, 17) end
+      end
       if ranked then
-        local first = redis.call('ZRANGEBYSCORE', PRIOR, '-inf', '(0', 'LIMIT', 0, most)
-        send('ZREM', PRIOR, first)
-        for i, name in ipairs(first) do popped[i] = string.sub(name, 17) end
+        take(redis.call('ZRANGEBYSCORE', PRIOR, '-inf', '(0', 'LIMIT', 0, most))
+        local left = most - #popped
+        local fair = left > 0 and redis.call('ZRANGEBYSCORE', PRIOR, 0, 0, 'LIMIT', 0, left) or {}
+        local plain = #fair > 0 and redis.call('LLEN', READY) or 0
+        if plain > 0 then -- half of each, and the odd one to either in turn
+          local half = left / 2
+          if half % 1 > 0 then half = half - 0.5 + redis.call('HINCRBY', META, 'turn', 1) % 2 end
+          for i = #fair, math.max(half, left - plain) + 1, -1 do fair[i] = nil end
+        end
+        take(fair)
       end
       if #popped < most then
         for _, id in ipairs(redis.call('LPOP', READY, most - #popped) or {}) do popped[#popped + 1] = id end
       end
-      if ranked and #popped < most then
-        local rest = redis.call('ZRANGE', PRIOR, 0, most - #popped - 1)
-        send('ZREM', PRIOR, rest)
-        for _, name in ipairs(rest) do popped[#popped + 1] = string.sub(name, 17) end
-      end
+      if ranked and #popped < most then take(redis.call('ZRANGE', PRIOR, 0, most - #popped - 1)) end
       return popped
     end
 

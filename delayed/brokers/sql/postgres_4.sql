@@ -113,8 +113,8 @@ ALTER TABLE @.delayed_task ADD COLUMN notes bytea[] NOT NULL DEFAULT '{}';
 -- `header` has those of a queue that were accepted, as id/delivery/nonce with commas between. The other rows are claims.
 --
 -- ended_*: claims that are done. other_*: those that end otherwise, by `other_action`: retry, back, dead; each with what
--- is noted of its attempt, if anything. As in step 1, but for the notes, of which the last 20 are kept;
--- that function stays beside this one, for workers that run since before.
+-- is noted of its attempt, if anything. As in step 1, but for the notes, of which the last 20 are kept, and for the turns
+-- of fair tasks; that function stays beside this one, for workers that run since before.
 CREATE FUNCTION @.delayed_work(
     a_worker text,
     ended_queue text[], ended_id bigint[], ended_delivery int[], ended_nonce bigint[],
@@ -132,6 +132,7 @@ DECLARE
     a_queue text;
     a_number int;
     base bigint;
+    last bigint;
     rung text[] := '{}';
     tids tid[];
     sent boolean;
@@ -223,8 +224,15 @@ BEGIN
                 SELECT t.ctid AS tid, t.at, t.id FROM @.delayed_task t
                 WHERE t.queue = a_number AND t.state = 0 AND t.at <= now
                 ORDER BY t.at LIMIT 1000 FOR UPDATE SKIP LOCKED
-            ), turns AS MATERIALIZED (SELECT tid, row_number() OVER (ORDER BY at, id) AS turn FROM due)
-            UPDATE @.delayed_task t SET state = 1, place = base + turn FROM turns WHERE t.ctid = tid;
+            ), turns AS MATERIALIZED (SELECT tid, row_number() OVER (ORDER BY at, id) AS turn FROM due),
+            moved AS (
+                UPDATE @.delayed_task t SET state = 1, place = CASE
+                    WHEN t.tenant IS NULL OR t.attempt > 0 THEN base + turn
+                    ELSE @.delayed_turn(t.queue, t.priority, t.tenant, base + turn) END
+                FROM turns WHERE t.ctid = tid RETURNING t.place, t.tenant
+            )
+            SELECT max(place) FILTER (WHERE tenant IS NOT NULL) INTO last FROM moved;
+            PERFORM nextval('@.delayed_place') FROM generate_series(base >> 20, (last >> 20) - 1);
         END IF;
         RETURN QUERY
         UPDATE @.delayed_task t SET
@@ -288,6 +296,7 @@ BEGIN
     FOR o_id, a_turn IN SELECT i.id, i.turn FROM unnest(ids) WITH ORDINALITY AS i (id, turn) LOOP
         UPDATE @.delayed_task t SET
             state = 1, at = clock_timestamp(), place = base + a_turn, attempt = 0, lost = 0, reason = '', notes = '{}',
+            tenant = NULL,
             delivery = CASE WHEN t.delivery < 2000000000 THEN (t.delivery / 1000000 + 1) * 1000000 ELSE t.delivery END
         WHERE t.id = o_id AND t.queue = a_number AND t.state + 0 = 3;
         IF FOUND THEN
@@ -457,7 +466,7 @@ END $body$;
 -- the same key waits for the row of the key, and so for the end of this transaction.
 CREATE FUNCTION @.delayed_enqueue_once(
     a_session uuid, a_seq bigint, a_queue text, a_key uuid, a_begun boolean, a_period float8, a_replace boolean,
-    a_id bigint, a_priority int, a_delay float8, a_most int, a_header bytea, a_payload bytea
+    a_id bigint, a_priority int, a_delay float8, a_most int, a_header bytea, a_payload bytea, a_tenant uuid
 ) RETURNS bigint LANGUAGE plpgsql
 SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $body$
 DECLARE
@@ -494,10 +503,17 @@ BEGIN
         UPDATE @.delayed_once o SET id = a_id, begun = a_begun, until = a_until
         WHERE o.queue = a_number AND o.key = a_key;
     END IF;
-    PERFORM @.delayed_enqueue(
-        a_session, a_seq, a_queue, ARRAY[a_id], ARRAY[a_priority], ARRAY[a_delay], ARRAY[a_most], ARRAY[a_header],
-        ARRAY[a_payload]
-    );
+    IF a_tenant IS NULL THEN
+        PERFORM @.delayed_enqueue(
+            a_session, a_seq, a_queue, ARRAY[a_id], ARRAY[a_priority], ARRAY[a_delay], ARRAY[a_most], ARRAY[a_header],
+            ARRAY[a_payload]
+        );
+    ELSE
+        PERFORM @.delayed_enqueue_fair(
+            a_session, a_seq, a_queue, ARRAY[a_id], ARRAY[a_priority], ARRAY[a_delay], ARRAY[a_most], ARRAY[a_header],
+            ARRAY[a_payload], ARRAY[a_tenant]
+        );
+    END IF;
     -- So that keys which are over do not grow more than those that are held, two others are looked at for each that is
     -- new; but their rows stay locked as long as the transaction, and so not in one of somebody else's.
     IF a_session IS NOT NULL THEN
@@ -546,4 +562,86 @@ BEGIN
         last := @.delayed_forget_once(q.number, q.once_from, 5000);
         UPDATE @.delayed_queue x SET once_tidied = clock_timestamp(), once_from = last WHERE x.number = q.number;
     END IF;
+END $body$;
+
+
+-- Turns among tenants ------------------------------------------------------------------------------------------
+
+-- Whose a task is that is fair. The first place of all, and the last of its tenant, are looked up here; those that were run
+-- before are served in the order in which they come back. So that each is looked up in its own index, and not in that of all
+-- ready tasks, each writes the priority in its own way.
+ALTER TABLE @.delayed_task ADD COLUMN tenant uuid;
+CREATE INDEX delayed_task_fair ON @.delayed_task (queue, (priority + 0), place)
+    WHERE state = 1 AND tenant IS NOT NULL AND attempt = 0;
+CREATE INDEX delayed_task_tenant ON @.delayed_task (queue, tenant, (priority + 1), place)
+    WHERE state = 1 AND tenant IS NOT NULL AND attempt = 0;
+
+
+-- The place of a fair task that becomes ready: the first one of a tenant who has none ready goes behind the first of all fair
+-- ones, each further one a turn behind his last. So of those that have some ready each gets one done before anybody gets the
+-- next, and who comes late has lost nothing. `base`: a place behind all others, where no fair one is ready. Two transactions
+-- at once may give the same place, as they do not see each other's tasks.
+CREATE FUNCTION @.delayed_turn(a_queue int, a_priority int, a_tenant uuid, base bigint) RETURNS bigint LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
+DECLARE
+    first bigint;
+    last bigint;
+BEGIN
+    SELECT t.place INTO first FROM @.delayed_task t
+    WHERE t.queue = a_queue AND t.priority + 0 = a_priority
+        AND t.state = 1 AND t.tenant IS NOT NULL AND t.attempt = 0
+    ORDER BY t.place LIMIT 1;
+    IF first IS NULL THEN
+        RETURN base;
+    END IF;
+    SELECT t.place INTO last FROM @.delayed_task t
+    WHERE t.queue = a_queue AND t.tenant = a_tenant AND t.priority + 1 = a_priority + 1
+        AND t.state = 1 AND t.tenant IS NOT NULL AND t.attempt = 0
+    ORDER BY t.place DESC LIMIT 1;
+    RETURN greatest(first + 1, last + (1 << 20));
+END $body$;
+
+
+-- Store messages of which some are fair: those that have a tenant. Else as delayed_enqueue.
+CREATE FUNCTION @.delayed_enqueue_fair(
+    a_session uuid, a_seq bigint, a_queue text, ids bigint[], priorities int[], delays float8[],
+    max_deliveries int[], headers bytea[], payloads bytea[], tenants uuid[]
+) RETURNS void LANGUAGE plpgsql
+SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
+DECLARE
+    a_number int;
+    base bigint := nextval('@.delayed_place') << 20;
+    last bigint := base;
+    now timestamptz := clock_timestamp();
+    a_place bigint;
+    m record;
+BEGIN
+    IF a_session IS NOT NULL THEN
+        INSERT INTO @.delayed_producer AS p VALUES (a_session, a_seq, now)
+        ON CONFLICT (session) DO UPDATE SET seq = excluded.seq, seen = excluded.seen WHERE p.seq < excluded.seq;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    SELECT q.number INTO a_number FROM @.delayed_queue q WHERE q.name = a_queue;
+    IF NOT FOUND THEN
+        PERFORM @.delayed_reserve(a_queue, 0);
+        SELECT q.number INTO STRICT a_number FROM @.delayed_queue q WHERE q.name = a_queue;
+    END IF;
+    FOR m IN
+        SELECT * FROM unnest(ids, priorities, delays, max_deliveries, headers, payloads, tenants)
+            WITH ORDINALITY AS x (id, priority, delay, most, header, payload, tenant, turn)
+    LOOP
+        a_place := base + m.turn;
+        IF m.tenant IS NOT NULL AND m.delay <= 0 THEN
+            a_place := @.delayed_turn(a_number, m.priority, m.tenant, a_place);
+            last := greatest(last, a_place);
+        END IF;
+        INSERT INTO @.delayed_task (queue, id, place, at, max_deliveries, state, priority, header, payload, tenant)
+        VALUES (a_number, m.id, a_place, now + m.delay * interval '1 second', m.most,
+            CASE WHEN m.delay > 0 THEN 0 ELSE 1 END, m.priority, m.header, m.payload, m.tenant);
+    END LOOP;
+    -- What comes later, or again, is behind those.
+    PERFORM nextval('@.delayed_place') FROM generate_series(base >> 20, (last >> 20) - 1);
+    PERFORM @.delayed_ring(a_queue, a_session IS NULL);
 END $body$;

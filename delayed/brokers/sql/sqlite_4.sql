@@ -26,3 +26,11 @@ CREATE TABLE delayed_once (
     PRIMARY KEY (queue, key)
 ) WITHOUT ROWID;
 ALTER TABLE delayed_queue ADD COLUMN once_from TEXT NOT NULL DEFAULT '';  -- the last key that a sweep has looked at
+
+-- Whose a task is that is fair. The first place of all, and the last of its tenant, are looked up here; those that were
+-- run before are served in the order in which they come back.
+ALTER TABLE delayed_task ADD COLUMN tenant TEXT;
+CREATE INDEX delayed_task_fair ON delayed_task (queue, priority, place)
+    WHERE state = 1 AND tenant IS NOT NULL AND attempt = 0;
+CREATE INDEX delayed_task_tenant ON delayed_task (queue, tenant, priority, place)
+    WHERE state = 1 AND tenant IS NOT NULL AND attempt = 0;
