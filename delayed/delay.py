@@ -153,8 +153,7 @@ class Call(Generic[P, R_co]):
             ConfigError: When it needs some.
             NotEnqueueable: When no worker could find it.
         """
-        if self._options.unique is not None:
-            raise ConfigError("what is called by itself is enqueued once each time as it is: leave out unique=...")
+        self._check_not_unique()
         queue = self._queue or self._bind()
         template = self._template or self._prepare(queue)
         if self._signature is not None:
@@ -169,13 +168,19 @@ class Call(Generic[P, R_co]):
         """The message of a call on `queue`, whatever the function's own is, without an id and not sealed.
 
         Raises:
+            ConfigError: When it has an option that no such call can have.
             NotEnqueueable, SignatureMismatch: As :meth:`delay`.
         """
+        self._check_not_unique()
         call = Call(self._func, queue, self._options)
         template = call._prepare(queue)
         if call._signature is not None:
             call._signature.check(args, kwargs)
         return template.with_args(args, kwargs).unsealed(queue.codec, 0, queue.default_timeout)
+
+    def _check_not_unique(self) -> None:
+        if self._options.unique is not None:
+            raise ConfigError("what is called by itself is enqueued once each time as it is: leave out unique=...")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Call, (self._func, self._queue, self._options, self._due)

@@ -71,6 +71,7 @@ def test_options_and_arguments_go_with_each_task(queue: Queue) -> None:
         (ConfigError, "no expression of cron", ("x", functions.add, 1), {"cron": "often"}),
         (ConfigError, "late may be half an hour at most", ("x", functions.add, 1), {"every": 5, "late": "1h"}),
         (ConfigError, "has 99... bytes, and may have 65536", ("x", functions.add, b"x" * 99800), {"every": 5}),
+        (ConfigError, "leave out unique", ("x", worded.options(unique=True), 1), {"every": 5}),
         (SignatureMismatch, "missing a required argument: 'a'", ("x", functions.add), {"every": 5}),
         (NotEnqueueable, "lambda", ("x", lambda: None), {"every": 5}),
         (NotEnqueueable, "can't be serialized", ("x", functions.add, threading.Lock()), {"every": 5}),
