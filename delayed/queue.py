@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from delayed.consumer import Consumer
+    from delayed.delay import Call
     from delayed.group import Group
     from delayed.handle import TaskHandle
     from delayed.keys import Keys
@@ -317,7 +318,7 @@ class Queue:
     def schedule(
         self,
         name: str,
-        function: Callable[..., Any],
+        function: Callable[..., Any] | Call[..., Any],
         /,
         *args: Any,
         every: float | timedelta | str | None = None,

@@ -18,6 +18,7 @@ from delayed.message import CLOCK_BITS, Message, Stored
 from delayed.schedule import Schedule
 
 if TYPE_CHECKING:
+    from delayed.delay import Call
     from delayed.queue import Queue
 
 PREFIX = "schedule:"  # and the name
@@ -44,19 +45,18 @@ class Found(NamedTuple):
         return (self.version >> CLOCK_BITS) / 1000
 
 
-def message_of(queue: Queue, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
+def message_of(queue: Queue, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
     """The message of a call, without an id and not sealed.
 
     Args:
-        function: decorated, or one with options, or any.
+        function: any function, or a decorated one, or one with options.
 
     Raises:
         NotEnqueueable, SignatureMismatch: When no worker could run it.
     """
     if hasattr(function, "adelay"):
-        call: Any = function.options()  # type: ignore[attr-defined]
-        message: Message = call.message(queue, args, kwargs)
-        return message
+        call: Call[..., Any] = function.options()
+        return call.message(queue, args, kwargs)
     from delayed.signature import signature_of  # loads inspect
 
     signature = signature_of(function)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from delayed import ConfigError, NotEnqueueable, Queue, Scheduler, SignatureMismatch, delayed, scheduler
+from delayed import ConfigError, NotEnqueueable, Queue, Scheduler, SignatureMismatch, delayed, scheduler, schedules
 from delayed.message import Message
 from tests import functions
 from tests.brokers.patience import eventually
@@ -168,6 +168,20 @@ def test_a_tick_after_it_was_unscheduled_or_replaced_does_not_come(
     later = [entry.message for entry in queue.broker.peek(queue.name, "ready") if entry.message.id not in before]
     assert {message.func for message in later} <= {"tests.functions:echo", "tests.functions:add"}
     assert [message.func for message in later[1:]].count("tests.functions:add") == 0, "one may have been under way"
+
+
+def test_a_change_that_nobody_told_of_is_found(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made it died before he could."""
+    monkeypatch.setattr(scheduler, "LOOK", 0.05)
+    monkeypatch.setattr(schedules, "WHOLE", 0.1)
+    queue.schedule("x", functions.add, 1, every=0.1)
+    data = stored(queue)
+    queue.unschedule("x")
+
+    with running(Scheduler(queue)):
+        assert queue.len() == 0
+        queue.broker.put_key(queue.name, KEY, data)
+        eventually(queue.len)
 
 
 # -- who made them -------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from delayed import Group, Hidden, Queue, Retry, RetryLater, TaskHandle, delayed
+from delayed import Group, Hidden, Lock, Queue, Retry, RetryLater, TaskHandle, delayed
 from delayed.delay import delay, delay_in_time, delay_with_params
 from delayed.retry import exponential, fixed
 from delayed.worker.verdict import Verdict
@@ -155,3 +155,12 @@ class Login:
 assert_type(Login("x").password, str)
 assert_type(log_in("me", "x"), str)
 assert_type(log_in.delay("me", "x", 1, 2, a=["b"]), TaskHandle[str])
+
+with queue.lock("name", ttl="1m", wait=5) as lock:
+    assert_type(lock, Lock)
+    assert_type(lock.fencing_token, int)
+assert_type(queue.keys.get("name"), bytes | None)
+assert_type(queue.keys.list(), list[str])
+queue.schedule("name", add, 1, b=2, every="5m")
+queue.schedule("name", add.options(retry=3), 1, 2, cron="* * * * *", tz="UTC")
+queue.schedule("name", plain, 1, every=60, late="1m")
