@@ -346,6 +346,9 @@ def delayed(first: Any = None, /, **options: Any) -> Any:
             up. None (the default): no limit.
         expires: how long after its enqueue, by the store's clock, its first run has to begin, or it is not run at all:
             as `delay`. None (the default): any time will do.
+        exclusive: whether its run is killed where its lease can't be renewed, at four fifths of the lease: before
+            anybody else may begin it. It is then given back, uncharged. False (the default): a worker that is cut off
+            from the store goes on with it, beside the next run.
         keep: for how long after the end of a task its answer is kept, for :meth:`TaskHandle.result`: seconds, or text
             such as ``90s``, ``5m``, ``1h``, ``7d``. None (the default): none is kept.
         unique: whether a call is left out while there is one that is the same, whose handle is then returned. True: by

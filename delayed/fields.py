@@ -109,5 +109,6 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "x": ("trace", _is_text, "text"),
     "l": ("limits", lambda value: _is_table(value, _LIMITS), "limits that this version knows"),
     "u": ("expires", _is_age, "a number of seconds above 0, up to a hundred years"),
+    "o": ("exclusive", lambda value: type(value) is bool, "true or false"),
     "a": ("keep", _is_age, "a number of seconds above 0, up to a hundred years"),
 }

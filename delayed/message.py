@@ -10,7 +10,7 @@ written), so that a script in any language can read it beside the payload; docs/
     v version · f function path · t timeout (s) · p priority · e enqueued_at (unix s) · d delay (s)
     r retry policy (plain data) · m max deliveries · k key · x trace context
     l limits of a run, {"memory": bytes, "cpu": s}, either of them or both · a how long its answer is kept (s)
-    u expires (s)
+    u expires (s) · o whether it may never run in two places at once
     and what later versions add
 """
 
@@ -47,6 +47,7 @@ STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
 
 CLOCK_BITS = 11  # an id is the milliseconds of the store's clock, shifted by so many bits, and a number
 EXPIRES = b'"u"'  # in the header of whatever expires
+EXCLUSIVE = b'"o"'  # ... of whatever may never run in two places at once
 
 SHAPES_MAX = 1000  # headers of other functions, or with other options, that are remembered
 SHAPE_SIZE = 1000  # bytes of one that is
@@ -73,6 +74,8 @@ class Message(NamedTuple):
         keep: seconds that its answer is kept for after its end; None means that none is kept.
         expires: seconds, counted by the store's clock from when its id was reserved, after which it is not begun any
             more; None means that any time will do.
+        exclusive: whether its run is ended in time where its lease can't be renewed, so that it never runs in two
+            places.
         extra: header fields of later versions: kept and handed on untouched.
         tenant: 32 hex digits that stand for whose it is, among whom turns are taken; None: it is not fair. The store
             has it beside the header, which has it not.
@@ -92,6 +95,7 @@ class Message(NamedTuple):
     limits: Mapping[str, Any] | None = None
     keep: float | None = None
     expires: float | None = None
+    exclusive: bool = False
     extra: Mapping[str, Any] = _NO_EXTRA
     tenant: str | None = None
 
@@ -140,6 +144,8 @@ class Message(NamedTuple):
             data["a"] = float(self.keep)
         if self.expires is not None:
             data["u"] = float(self.expires)
+        if self.exclusive:
+            data["o"] = True
         if self.extra:
             data.update(self.extra)
         header = _dumps(data).encode("ascii")
@@ -227,6 +233,7 @@ class Message(NamedTuple):
 
 # The headers of one function's tasks differ in one number. What comes before and behind it is written, and read, once.
 _TIME = b',"e":'
+_EXTRA = Message._fields.index("extra")  # what is behind it is in no header
 _written: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
 _parsed: dict[tuple[bytes, bytes], Message] = {}
 
@@ -291,6 +298,14 @@ class Claim(NamedTuple):
         except DecodeError:
             return inf
         return inf if expires is None else (self.id >> CLOCK_BITS) / 1000 + expires
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether its run is to be ended in time where its lease can't be renewed."""
+        try:
+            return self.message().exclusive
+        except DecodeError:
+            return False
 
     def message(self) -> Message:
         """The parsed message.

@@ -43,6 +43,7 @@ class Options(NamedTuple):
         cpu: seconds of CPU that one run may use, rounded up to whole ones; None: no limit.
         keep: seconds that its answer is kept for after its end; None: none is kept.
         expires: seconds from the enqueue after which it is not begun any more; None: any time will do.
+        exclusive: whether its run is killed in time where its lease can't be renewed.
         unique: whether a second task of the same key is kept out; None: it is not.
         fair_by: the argument by whose values the queue takes turns; None: first come, first served.
     """
@@ -57,6 +58,7 @@ class Options(NamedTuple):
     cpu: float | None = None
     keep: float | None = None
     expires: float | None = None
+    exclusive: bool = False
     unique: Unique | None = None
     fair_by: str | None = None
 
@@ -151,6 +153,12 @@ def _fair_by(value: Any) -> str | None:
     return value
 
 
+def _exclusive(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"exclusive must be True or False, not {value!r}")
+    return value
+
+
 _CHECKS = {
     "timeout": _timeout,
     "retry": Retry.of,
@@ -162,6 +170,7 @@ _CHECKS = {
     "cpu": _cpu,
     "keep": _keep,
     "expires": _expires,
+    "exclusive": _exclusive,
     "unique": Unique.of,
     "fair_by": _fair_by,
 }

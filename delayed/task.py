@@ -44,6 +44,7 @@ class Task:
         cpu: seconds of CPU that one run may use; None: no limit.
         keep: seconds that its answer is kept for after its end, or text such as ``1h``; None: none is kept.
         expires: seconds from its enqueue after which it is not begun any more; None: any time will do.
+        exclusive: whether its run is killed in time where its lease can't be renewed.
         unique: a :class:`Unique`, or what means one: True, or a key; None: it is not unique.
         fair_by: the name of the argument by whose values its queue takes turns; None: first come, first served.
 
@@ -54,9 +55,9 @@ class Task:
     """
 
     __slots__ = (
-        "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "expires", "fair_by",
-        "func_path", "keep", "key", "kwargs", "max_deliveries", "memory", "priority", "queue", "retry", "timeout",
-        "unique", "verdict",
+        "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "exclusive", "expires",
+        "fair_by", "func_path", "keep", "key", "kwargs", "max_deliveries", "memory", "priority", "queue", "retry",
+        "timeout", "unique", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +79,7 @@ class Task:
         cpu: float | None = None,
         keep: float | str | None = None,
         expires: float | None = None,
+        exclusive: bool = False,
         unique: Unique | bool | str | None = None,
         fair_by: str | None = None,
         func: Callable[..., Any] | None = None,
@@ -96,6 +98,7 @@ class Task:
         self.cpu = cpu
         self.keep = None if keep is None else seconds_of("keep", keep, least=KEEP_MIN)
         self.expires = expires
+        self.exclusive = exclusive
         self.unique = Unique.of(unique)
         self.fair_by = fair_by
         self.verdict: Verdict | None = None
@@ -227,6 +230,7 @@ class Task:
             keep=self.keep,
             expires=self.expires,
             tenant=None if self.fair_by is None else self._tenant(codec, self.fair_by),
+            exclusive=self.exclusive,
         )
 
     def once(self, codec: Codec) -> Once:
@@ -292,6 +296,7 @@ class Task:
             max_deliveries=message.max_deliveries,
             keep=message.keep,
             expires=message.expires,
+            exclusive=message.exclusive,
             func=func if message.func.startswith(BY_VALUE) else None,  # else its path says what is called
         )
         task._plain = codec.is_plain(message.payload)

@@ -28,7 +28,8 @@ OF_HANDLER = 2**62  # in the serial of a request to stop: it is meant for what i
 FREE, HANDED, BEGUN, ENDED = range(4)
 # Phases of a lane.
 IDLE, TASK, HANDLER = range(3)
-MONITOR, FORK_SERVER = range(2)  # whose pulse it is
+MONITOR, FORK_SERVER, LEASES = range(3)  # whose pulse it is: awake, awake, and renewed
+PULSES = 3
 # Why a child is asked to stop its task.
 STOP_NOTHING, STOP_TIMEOUT, STOP_SHUTDOWN, STOP_LOST, STOP_CANCELLED = range(5)
 
@@ -56,7 +57,9 @@ _HANDED = Struct("<BBHHHQQII")
 _TEXT_AT = _SLOT.size
 _ANSWER = Struct("<QQ")  # serial, length of its answer in the spool
 _ANSWER_AT = SLOT_SIZE - _ANSWER.size
-TEXT_MAX = _ANSWER_AT - _TEXT_AT
+_EXCLUSIVE = Struct("<Q")  # serial
+_EXCLUSIVE_AT = _ANSWER_AT - _EXCLUSIVE.size
+TEXT_MAX = _EXCLUSIVE_AT - _TEXT_AT
 # How far a task is lies where later the words about its end do: serial, part that is done, length of the text.
 _PROGRESS = Struct("<QdH")
 PROGRESS_MAX = TEXT_MAX - _PROGRESS.size
@@ -116,14 +119,14 @@ class Board:
         self.slots_at = SEAT_HEAD + lanes * LANE_SIZE
         self.seat_size = self._seat_size(lanes)
         self.pulses_at = seats * self.seat_size
-        size = self.pulses_at + 2 * _PULSE.size
+        size = self.pulses_at + PULSES * _PULSE.size
         os.ftruncate(fd, size)
         self.map = mmap.mmap(fd, size)
 
     @classmethod
     def found(cls, fd: int, lanes: int) -> Board:
         """The board that a worker, with so many lanes in each child, has made of a file; it may have no seats yet."""
-        size = os.fstat(fd).st_size - 2 * _PULSE.size
+        size = os.fstat(fd).st_size - PULSES * _PULSE.size
         return cls(fd, max(size, 0) // cls._seat_size(lanes), lanes)
 
     @staticmethod
@@ -136,7 +139,7 @@ class Board:
     # -- by the guardians --------------------------------------------------------------------------------------
 
     def note_pulse(self, who: int, at: float) -> None:
-        """A guardian is awake."""
+        """A guardian is awake; or the request was sent that renewed what was held for longer."""
         _PULSE.pack_into(self.map, self.pulses_at + who * _PULSE.size, at)
 
     def pulse(self, who: int) -> float:
@@ -233,6 +236,19 @@ class Board:
         """A task is about to be handed over."""
         offset = seat * self.seat_size + self.slots_at + slot * SLOT_SIZE
         _HANDED.pack_into(self.map, offset, HANDED, 0, 0, queue, 0, serial, id, delivery, attempt)
+
+    def note_exclusive(self, seat: int, slot: int, serial: int) -> None:
+        """The task that was handed over may not run in two places at once."""
+        _EXCLUSIVE.pack_into(self.map, self._slot_at(seat, slot) + _EXCLUSIVE_AT, serial)
+
+    def exclusives(self, seat: int) -> list[int]:
+        """The slots of a seat in which such a task has begun, and not ended."""
+        begun = (slot for slot in range(self.slots) if self.state(seat, slot) == BEGUN)
+        return [slot for slot in begun if self._is_exclusive(seat, slot)]
+
+    def _is_exclusive(self, seat: int, slot: int) -> bool:
+        (serial,) = _EXCLUSIVE.unpack_from(self.map, self._slot_at(seat, slot) + _EXCLUSIVE_AT)
+        return bool(serial == self.slot(seat, slot).serial)
 
     def free(self, seat: int, slot: int) -> None:
         """The task of this slot is settled, or was taken back."""

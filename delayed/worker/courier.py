@@ -123,7 +123,8 @@ class Courier(threading.Thread):
         self.dry = False  # the last claim got less than it asked for
         self.empty = False  # in burst mode: nothing is held, and nothing is left in the queues
         self.healthy = True  # the last request was answered
-        self.beat: Callable[[], None] = lambda: None  # called at every turn; set by the monitor
+        self.beat: Callable[[], None] = lambda: None  # called at every turn; set by the monitor, as is ...
+        self.vouched: Callable[[float], None] = lambda at: None  # ... what is told of `renewed`
         self.keeps = False  # there have been answers among the settlements; set by the monitor
         self.ambiguous = 0  # settlements whose answer was lost, and that took effect the first time
 
@@ -141,7 +142,7 @@ class Courier(threading.Thread):
         self._unanswered: tuple[int, int] | None = None
         self._slack = min(CHORES_TOGETHER, lease / 30)
         self._renew_at = 0.0
-        self._renewed = 0.0  # when the last request was sent that did
+        self.renewed = 0.0  # when a request was sent since which all that is held has been confirmed
         self._sweep_at = 0.0
         self._announce_at = 0.0
         self._announced = 0.0
@@ -399,6 +400,8 @@ class Courier(threading.Thread):
     def _take(self, claims: Sequence[Claim], sent: float) -> None:
         fresh: list[Held] = []
         expiring: list[Held] = []
+        if not self._held:
+            self._vouch(sent)
         for claim in claims:
             if not is_task(claim):  # the last defence: the monitor trusts what it is given
                 logger.error("%r handed out what is no task, and it is not run: %.200r", self.broker, claim.ref)
@@ -466,9 +469,13 @@ class Courier(threading.Thread):
         if self.orders:
             self.notify()
 
+    def _vouch(self, sent: float) -> None:
+        self.renewed = sent
+        self.vouched(sent)
+
     def _keep_all(self) -> None:
         """Renew what is held, if it is time: other requests may get through while one does not."""
-        if now() > self._renewed + min(RENEW_INTERVAL, self.lease / 3):
+        if now() > self.renewed + min(RENEW_INTERVAL, self.lease / 3):
             with contextlib.suppress(BrokerError):
                 # What is not known may be what the request under way has got: its answer will tell.
                 self._renew(look=False)
@@ -482,7 +489,7 @@ class Courier(threading.Thread):
         renewal = self.broker.renew(self.worker, self.queues, list(mine), self.lease)
         for ref in renewal.held:
             mine[ref].confirmed = sent
-        self._renewed = sent
+        self._vouch(sent)
         for ref in renewal.lost:
             held = mine[ref]
             if held not in settling and not held.lost:

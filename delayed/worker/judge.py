@@ -45,6 +45,14 @@ def checked(slot: Slot, found: Verdict) -> Verdict:
     return found._replace(code=verdict.UNDECODABLE, text=text, timeout=None)
 
 
+def log_doubt(ids: Sequence[int], seconds: float) -> None:
+    """Say that exclusive tasks are killed, for the store has not vouched for their claims for so long."""
+    logger.warning(
+        "exclusive tasks %s are stopped: their claims could not be renewed for %.3g s, and others may begin them soon",
+        ", ".join(map(str, ids)), seconds, extra={"action": "in_doubt"},
+    )  # fmt: skip
+
+
 def verdict_of_death(
     status: int | None, by_us: bool, out_of_memory: bool, stack: str, wall: float, cpu: float, rss: int
 ) -> Verdict:

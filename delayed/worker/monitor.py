@@ -23,6 +23,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -30,7 +31,7 @@ from delayed import context, tracing
 from delayed.attempts import noted
 from delayed.errors import ConfigError, DecodeError
 from delayed.logger import logger
-from delayed.message import Answer, Claim, Settlement
+from delayed.message import EXCLUSIVE, Answer, Claim, Settlement
 from delayed.sizes import size_text
 from delayed.worker import board as boards
 from delayed.worker import channel, fate, judge, process, verdict
@@ -119,6 +120,7 @@ class Monitor:
         self.turn = threading.Lock()  # held while seats are looked at or changed
         self.courier = make_courier(self.deliver, self.freed, self.info)
         self.courier.beat = self.beat
+        self.courier.vouched = partial(self.board.note_pulse, boards.LEASES)
         self.control: socket.socket | None = None
         self.server: subprocess.Popen[bytes] | None = None
         self.server_ready = False
@@ -343,6 +345,8 @@ class Monitor:
         slot = seat.slots.popleft()
         held.seat, held.slot, held.serial = seat.index, slot, serial
         self.board.hand(seat.index, slot, held.queue, serial, id, delivery, attempt)
+        if EXCLUSIVE in header and held.claim.is_exclusive:
+            self.board.note_exclusive(seat.index, slot, serial)
         seat.tasks[slot] = held
         try:
             channel.send_task(
@@ -755,8 +759,25 @@ class Monitor:
         if self.silence.seconds(at, counts=needed) > SILENCE_MAX and self.server is not None:
             logger.error("the fork server is frozen, and killed; starting another")
             self.server.kill()
+        if at > self.courier.renewed + self.config.lease * TRUST and self.courier.held:
+            self.end_exclusives(at)
         if self.gauge is not None and not self.stopping:
             self.mind_size(self.gauge, at)
+
+    def end_exclusives(self, at: float) -> None:
+        """Kill what may not run in two places at once, and for whose claims the store has not vouched for so long that
+        they may soon be another's.
+        """
+        for seat in self.seats:
+            doubtful = [
+                seat.tasks[slot]
+                for slot in self.board.exclusives(seat.index)
+                if slot in seat.tasks and at > seat.tasks[slot].confirmed + self.config.lease * TRUST
+            ]
+            if doubtful and not self.ladder.has_killed(seat.index):
+                self.take_back(seat)
+                self.ladder.kill(seat.index, boards.STOP_LOST)
+                judge.log_doubt([held.claim.id for held in doubtful], self.config.lease * TRUST)
 
     def mind_leaving(self, seat: Seat, at: float) -> None:
         """Kill a child that was to leave, has nothing more to do, and does not go: its seat is needed."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 TICK = 0.05  # seconds between looks at the deadlines
 SETTLE_MAX = 16  # claims that are ended in one call
+TRUST = 0.8  # part of a lease after which what is exclusive is ended, if it was not renewed
 GIVE_UP = 3600.0  # seconds without an answer from the store; other workers run the tasks again
 REPORTS_MAX = 1000  # reports of a child that are read in one go: more than a channel holds
 PATIENCE = (0.1, 2.0)  # seconds: first and longest pause while the store can't be reached
@@ -83,6 +84,7 @@ class StandIn:
         ends = {monitor_end.fileno() for monitor_end, _ in self.server.channels}
         known = False
         renew_at = broker_at = 0.0
+        renewed = self.board.pulse(boards.LEASES)
         answered = now()
         pause = PATIENCE[0]
         failing = False
@@ -92,13 +94,15 @@ class StandIn:
                 self.ladder.tick(seat, at)
                 if self.lives(seat) and self.board.busy(seat):
                     self.watch.tick(seat, self.board.pid(seat), at)
+            if at > renewed + self.config.lease * TRUST:
+                self.end_exclusives()
             self.bury()
             try:
                 if at >= broker_at:
                     if not known:
                         self.take_over(broker.held(self.config.worker, self.config.queues))
-                        known = True
-                        renew_at = at + self.config.lease / 3
+                        known = True  # and renewed at once: the monitor may have been frozen for long before
+                        renew_at = at
                     self.collect()
                     while self.settlements:  # few at a time: they may have large answers
                         broker.settle(self.config.worker, self.settlements[:SETTLE_MAX])
@@ -110,6 +114,7 @@ class StandIn:
                         refs = [claim.ref for claim in self.claims.values()]
                         renewal = broker.renew(self.config.worker, self.config.queues, refs, self.config.lease)
                         self.renewed(renewal.lost)
+                        renewed = at
                         renew_at = at + min(RENEW_INTERVAL, self.config.lease / 3)
                     pause = PATIENCE[0]
                     failing = False
@@ -290,6 +295,8 @@ class StandIn:
             found = judge.verdict_of_death(status, killed, out_of_memory, crash, now() - slot.begun, cpu, rss)
             if reason == boards.STOP_TIMEOUT:
                 found = found._replace(code=verdict.TIMED_OUT, timeout=slot.timeout)
+            elif reason == boards.STOP_LOST:
+                found = found._replace(code=verdict.STOPPED)
             claim = self.claims.get((slot.queue, slot.id, slot.delivery))
             found = judge.checked(slot, self.watch.explain(seat, found, slot.serial, claim))
             self.deaths[slot.serial] = found
@@ -307,6 +314,14 @@ class StandIn:
                     self.ladder.stop(seat, boards.STOP_LOST, now(), slot.serial)  # in a transaction it finds out itself
                 elif slot.state == boards.ENDED:
                     self.board.free(seat, number)
+
+    def end_exclusives(self) -> None:
+        """See :meth:`Monitor.end_exclusives`."""
+        for seat in range(self.board.seats):
+            doubtful = self.board.exclusives(seat)
+            if doubtful and self.lives(seat) and not self.ladder.has_killed(seat):
+                self.ladder.kill(seat, boards.STOP_LOST)
+                judge.log_doubt([self.board.slot(seat, slot).id for slot in doubtful], self.config.lease * TRUST)
 
     def handlers_run(self) -> bool:
         """Whether a child is still busy: with a handler, or with a task that was lost and is being stopped."""

@@ -79,6 +79,7 @@ HEADERS = {
         extra={"zz": {"of": ["a later version"]}},
     ),
     "expires": Message(1, FUNC, b"", expires=30.0),
+    "exclusive": Message(1, FUNC, b"", exclusive=True),
     "by value": Message(1, "cloudpickle:main.<locals>.<lambda>", b""),
 }
 

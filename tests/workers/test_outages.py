@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import redis
 
+from delayed.message import Entry
 from delayed.task import Task
 from tests.servers.mongo import MongoServer, mongo_server
 from tests.servers.postgres import PostgresServer, postgres_server
@@ -97,6 +98,35 @@ def test_a_stand_in_waits_for_the_store(bench: Bench, server: Server, mode: str)
 
     assert bench.settled()
     assert len(bench.ledger.find("begin")) == 1
+
+
+@only_redis
+@pytest.mark.parametrize("who", ["the monitor", "the stand-in"])
+def test_what_is_exclusive_ends_before_another_may_begin_it(bench: Bench, server: Server, who: str) -> None:
+    bench.put(tasks.nap, "exclusive", 8.0, exclusive=True)
+    bench.put(tasks.nap, "other", 3.0)
+    worker = bench.start("preforked", processes=2)
+    wait_for(lambda: len(bench.ledger.find("begin")) == 2)
+    pid = next(int(line.split()[1]) for line in bench.ledger.find("begin") if line.startswith("exclusive"))
+
+    server.kill()
+    if who == "the stand-in":
+        worker.kill()
+    down = time.monotonic()
+    wait_for(lambda: not alive(pid))
+    assert 0.8 < time.monotonic() - down < 3.0, "the lease is 3 s, and was renewed a second ago at most"
+    wait_for(lambda: bench.ledger.find("end"))
+    server.start()
+
+    wait_for(lambda: bench.queue.broker.counts(bench.queue.name)[1:3] in ((1, 0), (0, 1)))
+    assert bench.ledger.find("end") == ["other"]
+    (entry,) = wait_for(lambda: bench.queue.broker.peek(bench.queue.name, "ready") or _running(bench))
+    assert entry.attempt == (entry.state == "running"), "the run that was stopped is not charged"
+
+
+def _running(bench: Bench) -> list[Entry]:
+    """Those that were begun again."""
+    return [entry for entry in bench.queue.broker.peek(bench.queue.name, "running") if entry.delivery > 1]
 
 
 @pytest.mark.parametrize("server", ["postgres"], indirect=True)
