@@ -331,3 +331,13 @@ def test_what_has_not_begun_in_time_is_not_run(tasks: Tasks) -> None:
         (("in time",), "returned", True), (("late",), "expired", True),
     ]  # fmt: skip
     assert done == [("welcome", "in time", True)]
+
+
+def test_what_fails_for_good_is_kept_if_its_queue_keeps_it() -> None:
+    keeping = Queue("keeping", "redis://127.0.0.1:1", dead_letters=True)
+    with capture() as tasks:
+        delay(keeping)(functions.raise_type_error)()
+        tasks.run_all(raising=False)
+
+    assert len(tasks.dead) == 1
+    assert "TypeError" in tasks.dead[0]

@@ -233,7 +233,7 @@ class Tasks:
         if error is not None and message is not None:
             found = self._decide(claim, message, error).on(found)
         found = found._replace(wall=time.monotonic() - begun, cpu=time.process_time() - cpu)
-        settlement = settle(claim, found)
+        settlement = settle(claim, found, keep=self._queues[claim.queue].dead_letters is not None)
         if settlement is not None:
             if message is not None and message.keep is not None and settlement.action in ("done", "dead"):
                 settlement = settlement._replace(answer=self._answer(claim, message.keep, found, result, error))
