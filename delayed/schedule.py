@@ -96,6 +96,8 @@ class Schedule(NamedTuple):
         the payload, whose seal holds all of it together.
         """
         plain = {"v": VERSION, "n": self.name, "r": self.rule, "l": self.late}
+        if self.fields["tenant"] is not None:  # which no header has
+            plain["t"] = self.fields["tenant"]
         parts = (json.dumps(plain, separators=(",", ":")).encode(), Message(0, payload=b"", **self.fields).header())
         head = b"".join(len(part).to_bytes(_SIZE, "big") + part for part in parts)
         return head + codec.seal_schedule(head, self.payload)
@@ -115,6 +117,7 @@ class Schedule(NamedTuple):
         try:
             plain = json.loads(first)
             version, named, rule, late = plain["v"], plain["n"], plain["r"], plain["l"]
+            tenant = bytes.fromhex(plain["t"]).hex() if "t" in plain else None
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DecodeError(f"the stored schedule can't be read: {type(error).__name__}: {error}") from error
         if version != VERSION:
@@ -124,7 +127,7 @@ class Schedule(NamedTuple):
             )
         if named != name or type(rule) is not dict or type(late) not in (int, float) or not 0 <= late <= LATE_MAX:
             raise DecodeError("the stored schedule has another name, or no rule, or is made up for too late")
-        return cls.of(rule, late, Message.parse(0, header, payload), name)
+        return cls.of(rule, late, Message.parse(0, header, payload)._replace(tenant=tenant), name)
 
 
 def rule_of(every: Any, cron: str | None, tz: str | None) -> dict[str, Any]:

@@ -70,6 +70,18 @@ def test_what_is_no_argument_is_told_by_delay(queue: Queue) -> None:
     assert queue.len() == 0
 
 
+def test_a_schedule_keeps_whose_it_is(queue: Queue) -> None:
+    func = delayed(queue, fair_by="customer")(load)
+    try:
+        queue.schedule("each hour", func, "small", every="1h")
+    finally:
+        vars(load).clear()
+
+    (schedule,) = queue.schedules()
+
+    assert schedule.message(1, 0.0, queue.codec).tenant == tenant(queue, load, "small")
+
+
 def test_calls_take_their_turns(queue: Queue) -> None:
     enqueue = delay_with_params(queue)(fair_by="customer")(load)
     with capture() as tasks:

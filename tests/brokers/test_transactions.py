@@ -113,6 +113,21 @@ def test_a_unique_task_comes_and_goes_with_a_transaction(broker: Broker, queue: 
 
 
 @only(*TRANSACTIONAL)
+def test_fair_tasks_take_their_turns_in_a_transaction(broker: Broker, queue: str, bank: Bank) -> None:
+    tasks = Queue(queue, broker)
+    with bank.transaction() as conn:
+        with tasks.transaction(conn):
+            for customer in "aaaaabb":
+                tasks.enqueue(Task.create(zip, (), {"customer": customer}, key=customer, fair_by="customer"))
+        bank.commit(conn)
+    tasks.enqueue(Task.create(zip, (), {"customer": "c"}, key="c", fair_by="customer"))
+
+    served = [take(broker, queue).message().key or "" for _ in range(8)]
+
+    assert sorted(served[:5]) == ["a", "a", "b", "b", "c"]
+
+
+@only(*TRANSACTIONAL)
 def test_queues_of_one_store_join_and_others_do_not(
     store: str, open_broker: Callable[[], Broker], broker: Broker, queue: str, bank: Bank
 ) -> None:
