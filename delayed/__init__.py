@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from delayed.handle import Progress, TaskHandle
     from delayed.hidden import Hidden
     from delayed.keys import Keys
+    from delayed.limit import Limit
     from delayed.locks import Lock
     from delayed.queue import Queue
     from delayed.retry import Retry
@@ -86,6 +87,7 @@ __all__ = [
     "Hidden",
     "Hooks",
     "Keys",
+    "Limit",
     "LimitsRefused",
     "Lock",
     "LockError",
@@ -140,6 +142,7 @@ _PLACES = {
     "handle": ("Progress", "TaskHandle"),
     "hidden": ("Hidden",),
     "keys": ("Keys",),
+    "limit": ("Limit",),
     "locks": ("Lock",),
     "queue": ("Queue",),
     "retry": ("Retry",),

@@ -303,13 +303,25 @@ class Codec:
         payload = self._pack(body)
         return payload if self.seals is None else self.seals.seal(about(RESULT, self._name, id, b""), payload)
 
-    def decode_result(self, id: int, payload: bytes) -> Any:
+    def reads(self, other: Codec) -> bool:
+        """Whether what `other` seals is read here."""
+        if other.serializer.tag not in self.readers:
+            return False
+        if self.seals is None or other.seals is None:
+            return other.seals is None and (self.seals is None or self.accept_unsigned)
+        return other._secrets[0] in self._secrets
+
+    def decode_result(self, id: int, payload: bytes, queue: str | None = None) -> Any:
         """What :meth:`encode_result` was given.
+
+        Args:
+            queue: of the task; None: this one.
 
         Raises:
             DecodeError: When it can't be decoded, or when its seal is not right, or missing.
         """
-        return self._load(self._opened(about(RESULT, self._name, id, b""), payload))[1]
+        name = self._name if queue is None else queue.encode()
+        return self._load(self._opened(about(RESULT, name, id, b""), payload))[1]
 
     # -- schedules -------------------------------------------------------------------------------------------------
 

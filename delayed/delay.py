@@ -40,6 +40,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 A = TypeVar("A")
 A_contra = TypeVar("A_contra", contravariant=True)  # the only argument of a function
+_GATES = ("limit", "after")  # options of which a task has what its header has
 Awaited = Coroutine[Any, Any, T]  # what a function returns whose result is to be awaited
 
 
@@ -52,7 +53,7 @@ class _Enqueues(Protocol[A_contra, T_co]):
 class Call(Generic[P, R_co]):
     """One function with options, to be called later on one queue."""
 
-    __slots__ = ("_due", "_func", "_options", "_queue", "_signature", "_template")
+    __slots__ = ("_due", "_func", "_gated", "_options", "_queue", "_signature", "_template")
 
     def __init__(
         self, func: Callable[P, R_co], queue: Queue | None, options: Options, due: float | None = None
@@ -61,6 +62,7 @@ class Call(Generic[P, R_co]):
         self._queue = queue
         self._options = options
         self._due = due  # unix time before which it may not run
+        self._gated = options.limit is not None or bool(options.after)
         self._template: Task | None = None
         self._signature: Signature | None = None
 
@@ -79,14 +81,7 @@ class Call(Generic[P, R_co]):
             EnqueueUncertain: When it may be stored or not.
             AlreadyEnqueued: When it is unique, to be rejected if there is another, and there is.
         """
-        queue = self._queue or self._bind()
-        template = self._template or self._prepare(queue)
-        if self._signature is not None:
-            self._signature.check(args, kwargs)
-        task = template.with_args(args, kwargs)
-        if self._due is not None:
-            task.delay = max(0.0, self._due - time.time())
-        return TaskHandle(queue.enqueue(task), queue.name, queue)
+        return self._enqueue(args, kwargs)
 
     @overload
     async def adelay(self: Call[P, Awaited[T]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
@@ -161,7 +156,7 @@ class Call(Generic[P, R_co]):
                 self._signature.check((), {})
             except TypeError as error:  # SignatureMismatch, NotEnqueueable
                 raise ConfigError(f"what is called by itself can have no arguments: {error}") from None
-        message = template.with_args((), {}).unsealed(queue.codec, 0, queue.default_timeout)
+        message = self._task(template, queue, (), {}).unsealed(queue.codec, 0, queue.default_timeout)
         return Schedule.of(rule, late, message)
 
     def message(self, queue: Queue, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
@@ -176,7 +171,7 @@ class Call(Generic[P, R_co]):
         template = call._prepare(queue)
         if call._signature is not None:
             call._signature.check(args, kwargs)
-        return template.with_args(args, kwargs).unsealed(queue.codec, 0, queue.default_timeout)
+        return call._task(template, queue, args, kwargs).unsealed(queue.codec, 0, queue.default_timeout)
 
     def _check_not_unique(self) -> None:
         if self._options.unique is not None:
@@ -184,6 +179,46 @@ class Call(Generic[P, R_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Call, (self._func, self._queue, self._options, self._due)
+
+    def _enqueue(self, args: tuple[Any, ...], kwargs: dict[str, Any], passing: int = 0) -> TaskHandle[Any]:
+        """Enqueue one call; `passing`: whether results come before its arguments, see :mod:`delayed.after`."""
+        queue = self._queue or self._bind()
+        template = self._template or self._prepare(queue)
+        if self._signature is not None:
+            self._signature.check((None, *args) if passing else args, kwargs)
+        task = template.with_args(args, kwargs)
+        if self._gated:
+            task.gates = self._gates(queue, task, passing)
+        if self._due is not None:
+            task.delay = max(0.0, self._due - time.time())
+        kept = template.keep is not None if template.unique is None else None  # it may be the handle of another task
+        return TaskHandle(queue.enqueue(task), queue.name, queue, kept)
+
+    def _task(self, template: Task, queue: Queue, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
+        """The task of one call."""
+        task = template.with_args(args, kwargs)
+        if self._gated:
+            task.gates = self._gates(queue, task, 0)
+        return task
+
+    def _gates(self, queue: Queue, task: Task, passing: int) -> dict[str, Any]:
+        """What has to be so before a call runs, for its header."""
+        from delayed.after import after
+
+        limit, handles = self._options.limit, self._options.after
+        gates = after(handles, queue, passing) if handles else {}
+        if limit is not None:
+            value = None
+            if limit.by is not None:
+                value = self._argument(limit.by, task, passing)
+            gates["limit"] = limit.data(task.func_path, value)
+        return gates
+
+    def _argument(self, name: str, task: Task, passing: int) -> Any:
+        if self._signature is None:
+            raise ConfigError(f"Python knows no parameters of {task.func_path}, so none of them can name a limit")
+        passed = object()  # nobody knows yet what it will be, and it has no text
+        return self._signature.argument(name, (passed, *task.args) if passing else task.args, task.kwargs)
 
     def _enqueue_all(self, calls: Iterable[tuple[Any, ...]]) -> Group[Any]:
         from delayed.group import Group
@@ -194,12 +229,13 @@ class Call(Generic[P, R_co]):
         for args in calls:
             if self._signature is not None:
                 self._signature.check(args, {})
-            tasks.append(template.with_args(args, {}))
+            tasks.append(self._task(template, queue, args, {}))
         if self._due is not None:
             delay = max(0.0, self._due - time.time())
             for task in tasks:
                 task.delay = delay
-        return Group(queue, queue.enqueue_many(tasks), kept=template.keep is not None)
+        kept = template.keep is not None if template.unique is None else None
+        return Group(queue, queue.enqueue_many(tasks), kept=kept)
 
     def _bind(self) -> Queue:
         self._queue = default_queue()
@@ -209,7 +245,8 @@ class Call(Generic[P, R_co]):
         # Not at decoration: only when its module is complete can the path of a function be checked.
         template = queue.task(self._func)
         for name, value in self._options._asdict().items():
-            setattr(template, name, value)
+            if name not in _GATES:
+                setattr(template, name, value)
         from delayed.signature import signature_of  # loads inspect, which a child that enqueues nothing needs not
 
         self._signature = signature_of(self._func)
@@ -356,6 +393,12 @@ def delayed(first: Any = None, /, **options: Any) -> Any:
             :class:`Unique`, which says more. None (the default): it is not.
         fair_by: the name of an argument, such as ``"customer_id"``, by whose values the queue takes turns, so that the
             many calls of one do not hold up those of others. None (the default): first come, first served.
+        at_once: how many of its tasks run at once at most, over all workers of the queue; None (the default): any
+            number.
+        rate: how often they begin, ``100/m`` for instance; None (the default): as often as there are some.
+        limit: both, for each value of an argument, or for several functions together: a :class:`Limit`.
+        after: tasks that have to have returned before it runs: what ``.delay()`` or ``.map()`` returned, or several of
+            these; they have to have the option `keep`. If one fails, this one does without being run. None by default.
 
     `memory` and `cpu` hold in forked and preforked workers on Linux; others refuse the task: :class:`LimitsRefused`.
 

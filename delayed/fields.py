@@ -14,6 +14,9 @@ from delayed.errors import DELAY_MAX
 from delayed.functions import is_path
 
 ENDLESS = 2**31 - 1  # deliveries of a task that is retried for ever; no store counts further
+ID_MAX = (1 << 53) - 1  # what every tool can read as a number
+QUEUE_MAX = 200  # characters of a queue's name
+GATE_MAX = 300  # characters of the name of a limit
 SHOWN_MAX = 100  # characters of a value that is not right
 _FLOAT_MAX = sys.float_info.max
 _NUMBERS = (int, float)  # and no bool
@@ -94,6 +97,41 @@ _RETRY: dict[str, Callable[[Any], bool]] = {
     "never": _is_names,
     "policy": lambda value: value is None or is_path(value),
 }
+
+
+def _is_gate(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) == 3
+        and type(value[0]) is str
+        and 1 <= len(value[0]) <= GATE_MAX
+        and value[0].isprintable()
+        and (value[1] is None or (type(value[1]) is int and value[1] >= 1))
+        and (value[2] is None or (type(value[2]) in _NUMBERS and 0 < value[2] <= DELAY_MAX))
+    )
+
+
+def _is_queue(name: str) -> bool:
+    return 1 <= len(name) <= QUEUE_MAX and name.isprintable() and not set("{}") & set(name)
+
+
+def _is_after(value: Any) -> bool:
+    return (
+        type(value) is dict
+        and bool(value)
+        and all(
+            _is_queue(queue) and type(ids) is list and ids and all(type(id) is int and 0 < id <= ID_MAX for id in ids)
+            for queue, ids in value.items()
+        )
+    )
+
+
+_GATES: dict[str, Callable[[Any], bool]] = {
+    "limit": _is_gate,
+    "after": _is_after,
+    "with": lambda value: type(value) is int and value in (1, 2),
+    "runs": _is_deliveries,
+}
 _LIMITS: dict[str, Callable[[Any], bool]] = {"memory": _is_limit, "cpu": _is_limit}
 
 # What each key of a header stands for: the attribute of a message, what it may be, and that in words.
@@ -108,6 +146,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "k": ("key", _is_text, "text"),
     "x": ("trace", _is_text, "text"),
     "l": ("limits", lambda value: _is_table(value, _LIMITS), "limits that this version knows"),
+    "g": ("gates", lambda value: _is_table(value, _GATES), "gates that this version knows"),
     "u": ("expires", _is_age, "a number of seconds above 0, up to a hundred years"),
     "o": ("exclusive", lambda value: type(value) is bool, "true or false"),
     "a": ("keep", _is_age, "a number of seconds above 0, up to a hundred years"),

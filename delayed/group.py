@@ -7,22 +7,26 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Self, TypeVar, overload
 
-from delayed import answers
+from delayed import after, answers
 from delayed.errors import NotKept, ResultTimeout, TaskError
 from delayed.handle import CANCEL_TIMEOUT, Seen, TaskHandle, _queue_of
 from delayed.results import Waiting
 
 if TYPE_CHECKING:
+    from delayed.after import Next
     from delayed.queue import Queue
 
+P = ParamSpec("P")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 LOOK_MAX = 500  # answers that are asked for in one call
 CANCELS = 16  # running tasks that are cancelled at once
 
-_Told = tuple[int, "bytes | None"]  # the number of a task in its group, and its answer, None if there may be none
+# The number of a task in its group, and its answer; None if there may be none, an error if it can't be waited for.
+_Told = tuple[int, "bytes | BaseException | None"]
 _Ended = tuple[int, "Seen | TaskError"]  # the number of a task, and its answer, or why there is none
 _Advance = Callable[[bool], None]  # called for each end, with whether it was a good one
 
@@ -55,10 +59,10 @@ class Group(Sequence[TaskHandle[R_co]], Generic[R_co]):
     Args:
         queue: the queue.
         ids: of the tasks.
-        kept: whether all of them are known to keep their answers.
+        kept: whether all of them keep their answers; None if that is not known.
     """
 
-    def __init__(self, queue: Queue, ids: Iterable[int], *, kept: bool = False) -> None:
+    def __init__(self, queue: Queue, ids: Iterable[int], *, kept: bool | None = None) -> None:
         self._queue = queue
         self._ids = tuple(ids)
         self._kept = kept
@@ -227,10 +231,22 @@ class Group(Sequence[TaskHandle[R_co]], Generic[R_co]):
             stopped = list(pool.map(lambda handle: handle.cancel(timeout), rest))
         return cancelled + stopped.count(True)
 
+    # -- what follows ----------------------------------------------------------------------------------------------
+
+    def then(self, func: Next[list[R_co], P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
+        """Enqueue ``func(results, *args, **kwargs)``, to run when all tasks have returned; the list of what they
+        returned, in order, comes first.
+
+        If one of them fails, that one does without being run. Raises what :meth:`TaskHandle.then` does.
+        """
+        if not self._ids:
+            return func.delay([], *args, **kwargs)
+        return after.then(tuple(self), after.RESULTS, func, args, kwargs)
+
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def _handle(self, id: int) -> TaskHandle[R_co]:
-        return TaskHandle(id, self._queue.name, self._queue)
+        return TaskHandle(id, self._queue.name, self._queue, self._kept)
 
     def _ends(self, timeout: float | None) -> Iterator[_Ended]:
         """The end of each task, in the order in which they are heard of."""
@@ -324,15 +340,17 @@ class _Watch:
         if rest and not self._group._kept:
             self._put((min(rest), None))  # so that it is told at once if there will be no answers
 
-    def take(self, number: int, data: bytes | None) -> Seen | TaskError | None:
+    def take(self, number: int, told: bytes | BaseException | None) -> Seen | TaskError | None:
         """What the end of a task is that was told of; None if it has not ended, or is known already."""
         if number not in self.left:
             return None
         try:
-            seen = self._look(number, data)
+            seen = self._look(number, told if isinstance(told, bytes) else None)
         except TaskError as error:
             self.left.discard(number)
             return error
+        if not seen.final and isinstance(told, BaseException):
+            raise told
         if not seen.final:
             return None
         self.left.discard(number)
@@ -353,7 +371,7 @@ class _Watch:
     def _expect(self, number: int, seen: bytes = b"") -> None:
         def tell(future: Waiting) -> None:
             if not future.cancelled():
-                self._put((number, future.result()))
+                self._put((number, future.exception() or future.result()))
 
         future = self._stack.enter_context(self._queue.postbox.expecting(self._group.ids[number], seen))
         future.add_done_callback(tell)
@@ -382,5 +400,5 @@ def _bar(group: Group[Any], wanted: bool) -> Iterator[_Advance]:
         yield advance
 
 
-def _again(spec: str, ids: tuple[int, ...], kept: bool) -> Group[Any]:
+def _again(spec: str, ids: tuple[int, ...], kept: bool | None) -> Group[Any]:
     return Group(_queue_of(spec), ids, kept=kept)

@@ -6,9 +6,9 @@ import json
 import time
 from collections.abc import Callable, Generator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
-from delayed import answers, orders
+from delayed import after, answers, orders
 from delayed.answers import Kept, Raised
 from delayed.attempts import Attempt, attempts_of
 from delayed.errors import ConfigError, NotKept, NotSerializable, ResultGone, ResultTimeout, TaskFailed
@@ -18,9 +18,12 @@ from delayed.worker import verdict
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from delayed.after import Next
     from delayed.queue import Queue
     from delayed.worker.verdict import Verdict
 
+P = ParamSpec("P")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 Status = Literal["scheduled", "ready", "running", "done", "failed", "dead", "gone"]
@@ -70,13 +73,18 @@ class TaskHandle(_Place, Generic[R_co]):
         id: the task's number, unique in its queue.
         queue: the queue's name.
         source: the queue; None: it can only be compared.
+        kept: whether the task keeps its answer; None if that is not known.
     """
 
+    kept: bool | None = None
     _home: Queue | str | None = None
 
-    def __new__(cls, id: int, queue: str, source: Queue | str | None = None) -> TaskHandle[R_co]:
+    def __new__(
+        cls, id: int, queue: str, source: Queue | str | None = None, kept: bool | None = None
+    ) -> TaskHandle[R_co]:
         self = super().__new__(cls, id, queue)
         self._home = source
+        self.kept = kept
         return self
 
     # -- the answer ------------------------------------------------------------------------------------------------
@@ -208,6 +216,21 @@ class TaskHandle(_Place, Generic[R_co]):
         """Let the task, if it waits, become due after `delay` from now; see :meth:`Queue.reschedule`."""
         return self._queue().reschedule(self.id, delay)
 
+    def then(self, func: Next[R_co, P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
+        """Enqueue ``func(result, *args, **kwargs)``, to run when this task has returned; what it returned comes first.
+
+        If this task fails, that one does without being run.
+
+        Args:
+            func: a decorated function, or one with options: ``handle.then(g.options(keep="1h"))``.
+
+        Raises:
+            NotKept: When this task is known to keep no answer.
+            ConfigError: When `func` goes to another store, or to a queue where the result can't be read.
+            Exception: What :meth:`Call.delay` raises.
+        """
+        return after.then((self,), after.RESULT, func, args, kwargs)
+
     async def astatus(self) -> Status:
         """:attr:`status` in a thread, so that the event loop goes on meanwhile."""
         import asyncio
@@ -289,7 +312,7 @@ class TaskHandle(_Place, Generic[R_co]):
                 source = json.dumps(source.spec(secret=False))
             except ConfigError:  # no other process can open its store
                 source = None
-        return TaskHandle, (self.id, self.queue, source)
+        return TaskHandle, (self.id, self.queue, source, self.kept)
 
 
 class Seen(NamedTuple):

@@ -11,6 +11,7 @@ written), so that a script in any language can read it beside the payload; docs/
     r retry policy (plain data) · m max deliveries · k key · x trace context
     l limits of a run, {"memory": bytes, "cpu": s}, either of them or both · a how long its answer is kept (s)
     u expires (s) · o whether it may never run in two places at once
+    g gates, {"limit": …, "after": …}: what has to be so before it runs
     and what later versions add
 """
 
@@ -23,7 +24,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from delayed.errors import DecodeError, NotEnqueueable
-from delayed.fields import FIELDS, short
+from delayed.fields import FIELDS, ID_MAX, short
 
 HEADER_VERSION = 1
 HEADER_MAX = 65536  # bytes
@@ -34,7 +35,6 @@ DEFAULT_MAX_DELIVERIES = 11  # one run and ten deaths of its watchers, then a me
 LIFE = 1_000_000
 LIVES_END = 2_000_000_000
 
-ID_MAX = (1 << 53) - 1  # what every tool can read as a number
 COUNT_MAX = (1 << 31) - 1  # deliveries, or attempts, that every store has room for
 NONCE_MAX = (1 << 64) - 1
 
@@ -48,6 +48,7 @@ STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
 CLOCK_BITS = 11  # an id is the milliseconds of the store's clock, shifted by so many bits, and a number
 EXPIRES = b'"u"'  # in the header of whatever expires
 EXCLUSIVE = b'"o"'  # ... of whatever may never run in two places at once
+GATES = b'"g"'  # in the header of whatever has gates
 
 SHAPES_MAX = 1000  # headers of other functions, or with other options, that are remembered
 SHAPE_SIZE = 1000  # bytes of one that is
@@ -76,6 +77,10 @@ class Message(NamedTuple):
             more; None means that any time will do.
         exclusive: whether its run is ended in time where its lease can't be renewed, so that it never runs in two
             places.
+        gates: what has to be so before it is handed to a child: "limit", a list of the name, how many run at once, and
+            the seconds between two that begin; "after", ids of tasks that have to have returned, by queues; "with", 1
+            or 2, if the result of that, or the list of them, is the first argument; and "runs", after how many it is
+            dead, for its deliveries count how often it has waited too. None means none.
         extra: header fields of later versions: kept and handed on untouched.
         tenant: 32 hex digits that stand for whose it is, among whom turns are taken; None: it is not fair. The store
             has it beside the header, which has it not.
@@ -96,6 +101,7 @@ class Message(NamedTuple):
     keep: float | None = None
     expires: float | None = None
     exclusive: bool = False
+    gates: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = _NO_EXTRA
     tenant: str | None = None
 
@@ -146,6 +152,8 @@ class Message(NamedTuple):
             data["u"] = float(self.expires)
         if self.exclusive:
             data["o"] = True
+        if self.gates is not None:
+            data["g"] = self.gates
         if self.extra:
             data.update(self.extra)
         header = _dumps(data).encode("ascii")

@@ -8,7 +8,8 @@ from sys import float_info
 from typing import Any, NamedTuple, Self
 
 from delayed.durations import seconds_of
-from delayed.errors import ConfigError, UnknownOption
+from delayed.errors import ConfigError, NotKept, UnknownOption
+from delayed.limit import Limit, at_once_of, rate_of
 from delayed.message import KEEP_MIN
 from delayed.retry import Retry
 from delayed.sizes import size_of
@@ -46,6 +47,8 @@ class Options(NamedTuple):
         exclusive: whether its run is killed in time where its lease can't be renewed.
         unique: whether a second task of the same key is kept out; None: it is not.
         fair_by: the argument by whose values the queue takes turns; None: first come, first served.
+        limit: how many run at once, and how often they begin; None: no limit.
+        after: the handles of those tasks that have to have returned before it runs; none by default.
     """
 
     timeout: float | None = None
@@ -61,6 +64,8 @@ class Options(NamedTuple):
     exclusive: bool = False
     unique: Unique | None = None
     fair_by: str | None = None
+    limit: Limit | None = None
+    after: tuple[Any, ...] = ()
 
     def updated(self, given: Mapping[str, Any]) -> Self:
         """These options, with those of `given` instead, which are as a user writes them.
@@ -78,6 +83,11 @@ class Options(NamedTuple):
             if real in known:
                 raise ConfigError(f"{name!r} is the old name of the option {real!r}: give one of them")
             known[real] = check(value)
+        at_once, rate = known.pop("at_once", None), known.pop("rate", None)
+        if at_once is not None or rate is not None:
+            if known.get("limit") is not None:
+                raise ConfigError("at_once and rate are parts of the limit: give them to Limit(...)")
+            known["limit"] = Limit(at_once, rate)
         return self._replace(**known) if known else self
 
 
@@ -159,6 +169,31 @@ def _exclusive(value: Any) -> bool:
     return value
 
 
+def _limit(value: Any) -> Limit | None:
+    if value is not None and not isinstance(value, Limit):
+        raise ConfigError(f"limit is a delayed.Limit(...), or None, not {value!r}")
+    return value
+
+
+def _after(value: Any) -> tuple[Any, ...]:
+    # Handles, which this layer does not know; one is a tuple, and a group is a sequence of them.
+    given = (value,) if hasattr(value, "kept") else value or ()
+    if not hasattr(given, "__iter__"):
+        given = (given,)
+    handles: list[Any] = []
+    for each in given:
+        handles += each if hasattr(each, "ids") else [each]
+    for handle in handles:
+        if not hasattr(handle, "kept"):
+            raise ConfigError(f"after takes what .delay() and .map() return, or several of these, not {handle!r}")
+        if handle.kept is False:
+            raise NotKept(
+                f"task {handle.id} keeps no answer, so nothing can tell when it has ended well; enqueue it with "
+                ".options(keep='1h')"
+            )
+    return tuple(handles)
+
+
 _CHECKS = {
     "timeout": _timeout,
     "retry": Retry.of,
@@ -173,4 +208,8 @@ _CHECKS = {
     "exclusive": _exclusive,
     "unique": Unique.of,
     "fair_by": _fair_by,
+    "at_once": at_once_of,
+    "rate": rate_of,
+    "limit": _limit,
+    "after": _after,
 }

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from delayed import waits
 from delayed.answers import cancelled
 from delayed.brokers import Broker
 from delayed.message import Entry
@@ -61,7 +62,10 @@ def remove(broker: Broker, queue: str, entry: Entry) -> bool:
     """
     keep = entry.message.keep
     answer = cancelled(keep) if keep is not None and entry.state != "dead" else None
-    return broker.remove(queue, entry.message.id, answer)
+    removed = broker.remove(queue, entry.message.id, answer)
+    if removed and answer is not None:
+        waits.wake(broker, ((queue, entry.message.id),))
+    return removed
 
 
 def cancel(broker: Broker, queue: str, entry: Entry, deadline: float) -> tuple[bool | None, str]:

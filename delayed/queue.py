@@ -10,12 +10,13 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from delayed import events, transactions
+from delayed import events, transactions, waits
 from delayed.brokers import DEFAULT_URL, Broker, broker_for
 from delayed.brokers.masked import masked
 from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
 from delayed.durations import seconds_of
 from delayed.errors import AlreadyEnqueued, ConfigError
+from delayed.fields import QUEUE_MAX
 from delayed.producer import TIMEOUT, JoinedProducer, Producer
 from delayed.schedule import LATE, Schedule, checked_late, rule_of
 from delayed.serializers import CloudPickle
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from delayed.message import Bounds
     from delayed.results import Postbox
 
-NAME_MAX = 200  # characters of a queue's name
 CHUNK = 1000  # tasks that are stored in one step
 
 
@@ -299,7 +299,10 @@ class Queue:
 
         entry = self.broker.get(self.name, id)
         keep = entry.message.keep if entry is not None else None
-        return self.broker.remove(self.name, id, None if keep is None else cancelled(keep), dead=False)
+        removed = self.broker.remove(self.name, id, None if keep is None else cancelled(keep), dead=False)
+        if removed and keep is not None:
+            waits.wake(self.broker, ((self.name, id),))
+        return removed
 
     # -- what is enqueued by itself --------------------------------------------------------------------------------
 
@@ -560,9 +563,9 @@ class Queue:
 def _checked_name(name: str) -> str:
     if not isinstance(name, str):
         raise ConfigError(f"a queue's name is text, not {name!r}")
-    if not 1 <= len(name) <= NAME_MAX or not name.isprintable() or "{" in name or "}" in name:
+    if not 1 <= len(name) <= QUEUE_MAX or not name.isprintable() or "{" in name or "}" in name:
         raise ConfigError(
-            f"{name[:NAME_MAX]!r} can't name a queue: 1 to {NAME_MAX} characters, no control characters, no braces"
+            f"{name[:QUEUE_MAX]!r} can't name a queue: 1 to {QUEUE_MAX} characters, no control characters, no braces"
         )
     return name
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from delayed.errors import NotEnqueueable, SignatureMismatch
+from delayed.errors import ConfigError, NotEnqueueable, SignatureMismatch
 from delayed.functions import owner_of
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -72,6 +72,17 @@ class Signature:
                 if parameter.kind is parameter.VAR_KEYWORD:
                     return {**found.pop(name), **found}
         return found
+
+    def argument(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The argument that a parameter gets in a call, or its default.
+
+        Raises:
+            ConfigError: When there is no such parameter.
+            SignatureMismatch: When the arguments don't fit.
+        """
+        if name not in self._signature.parameters:
+            raise ConfigError(f"{self._name}{self._signature} has no parameter {name!r} that could name a limit")
+        return self.arguments(args, kwargs)[name]
 
 
 def signature_of(func: Callable[..., Any]) -> Signature | None:

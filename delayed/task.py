@@ -47,6 +47,7 @@ class Task:
         exclusive: whether its run is killed in time where its lease can't be renewed.
         unique: a :class:`Unique`, or what means one: True, or a key; None: it is not unique.
         fair_by: the name of the argument by whose values its queue takes turns; None: first come, first served.
+        gates: what has to be so before it is run, see :attr:`Message.gates`; None: nothing.
 
     Attributes:
         verdict: in an error handler: how the run ended.
@@ -56,8 +57,8 @@ class Task:
 
     __slots__ = (
         "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "exclusive", "expires",
-        "fair_by", "func_path", "keep", "key", "kwargs", "max_deliveries", "memory", "priority", "queue", "retry",
-        "timeout", "unique", "verdict",
+        "fair_by", "func_path", "gates", "keep", "key", "kwargs", "max_deliveries", "memory", "priority", "queue",
+        "retry", "timeout", "unique", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +83,7 @@ class Task:
         exclusive: bool = False,
         unique: Unique | bool | str | None = None,
         fair_by: str | None = None,
+        gates: Mapping[str, Any] | None = None,
         func: Callable[..., Any] | None = None,
     ) -> None:
         self._id = id
@@ -101,6 +103,7 @@ class Task:
         self.exclusive = exclusive
         self.unique = Unique.of(unique)
         self.fair_by = fair_by
+        self.gates = gates
         self.verdict: Verdict | None = None
         self.attempt: int | None = None
         self.queue: str | None = None
@@ -215,6 +218,9 @@ class Task:
             most = DEFAULT_MAX_DELIVERIES if retry is None else DEFAULT_MAX_DELIVERIES + retry.max
             if retry is not None and (retry.max < 0 or retry.policy is not None):
                 most = ENDLESS
+        gates = self.gates
+        if gates is not None:  # each time that it waits is a delivery
+            gates, most = {**gates, "runs": min(most, ENDLESS)}, ENDLESS
         return Message(
             id=id,
             func=self.func_path,
@@ -231,6 +237,7 @@ class Task:
             expires=self.expires,
             tenant=None if self.fair_by is None else self._tenant(codec, self.fair_by),
             exclusive=self.exclusive,
+            gates=gates,
         )
 
     def once(self, codec: Codec) -> Once:
@@ -256,7 +263,8 @@ class Task:
             func = seen(self.func_path)
             types = types_of(func) if func is not None else None
             if types is not None:
-                return types.dump(self.func_path, self.args, self.kwargs)
+                passed = self.gates is not None and "with" in self.gates
+                return types.dump(self.func_path, self.args, self.kwargs, int(passed))
         return self.args, self.kwargs
 
     def _check_allowed(self, codec: Codec) -> None:
@@ -297,6 +305,7 @@ class Task:
             keep=message.keep,
             expires=message.expires,
             exclusive=message.exclusive,
+            gates=message.gates,
             func=func if message.func.startswith(BY_VALUE) else None,  # else its path says what is called
         )
         task._plain = codec.is_plain(message.payload)

@@ -75,14 +75,17 @@ class Types:
         """
         return self._each(path, args, kwargs, Parameter.load)
 
-    def dump(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Args, Kwargs]:
+    def dump(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any], passed: int = 0) -> tuple[Args, Kwargs]:
         """The arguments as plain data, of which :meth:`load` certainly makes the same again.
+
+        Args:
+            passed: arguments that will come before these.
 
         Raises:
             SignatureMismatch: When they are not what is annotated.
             NotEnqueueable: When they can't travel as plain data.
         """
-        return self._each(path, args, kwargs, Parameter.dump)
+        return self._each(path, args, kwargs, Parameter.dump, passed)
 
     def _each(
         self,
@@ -90,10 +93,12 @@ class Types:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         change: Callable[[Parameter, str, Any], Any],
+        passed: int = 0,
     ) -> tuple[Args, Kwargs]:
         changed = list(args)
         for index, value in enumerate(args):
-            parameter = self._by_place[index] if index < len(self._by_place) else self._rest
+            place = index + passed
+            parameter = self._by_place[place] if place < len(self._by_place) else self._rest
             if parameter is not None:
                 changed[index] = change(parameter, path, value)
         named = dict(kwargs)

@@ -1,4 +1,4 @@
-"""Many calls at once, and their results.
+"""Many calls at once, their results, and what follows them.
 
 Run it: python examples/groups.py. It prints:
 
@@ -6,6 +6,7 @@ Run it: python examples/groups.py. It prints:
     Tally(done=5, failed=0, total=5)
     [5, 25]
     number 1 failed: ZeroDivisionError
+    the sum of 3 numbers is 14
 """
 
 import threading
@@ -26,6 +27,11 @@ def divide(a: int, b: int) -> int:
     return a // b
 
 
+@delayed(queue, keep="1h")
+def tell(numbers: list[int], what: str) -> str:
+    return f"the {what} of {len(numbers)} numbers is {sum(numbers)}"
+
+
 def main() -> None:
     group = square.map(range(5))
     print(group.results(timeout=20))
@@ -35,6 +41,7 @@ def main() -> None:
     for number, result in enumerate(group.results(timeout=20, return_exceptions=True)):
         if isinstance(result, Exception):
             print(f"number {number} failed: {type(result).__name__}")
+    print(square.map([1, 2, 3]).then(tell, "sum").result(timeout=20))
 
 
 if __name__ == "__main__":

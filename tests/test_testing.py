@@ -341,3 +341,47 @@ def test_what_fails_for_good_is_kept_if_its_queue_keeps_it() -> None:
 
     assert len(tasks.dead) == 1
     assert "TypeError" in tasks.dead[0]
+
+
+@delayed(queue, keep="1h")
+def double(number: int) -> int:
+    return 2 * number
+
+
+@delayed(queue, keep="1h")
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+def test_groups_and_what_follows_them_have_their_results() -> None:
+    with capture() as tasks:
+        limited = double.options(at_once=1, rate="1/h")
+        group = limited.map([1, 2])
+        last = group.then(total)
+
+        assert len(tasks.run_all()) == 3
+        assert last.result() == 6 and group.results() == [2, 4]
+        assert [run.task.attempt for run in tasks.runs] == [1, 1, 1]
+
+
+def test_a_group_that_is_not_due_can_not_be_waited_for() -> None:
+    with capture() as tasks:
+        later = double.options(delay=60).map([1])
+        after = later[0].then(double)
+        with pytest.raises(ConfigError, match="advance"):
+            later.results()
+        assert tasks.run_all() == []
+
+        tasks.advance("1m")
+
+        assert (later.results(), after.result()) == ([2], 4)
+
+
+def test_what_follows_a_failure_is_not_run() -> None:
+    with capture() as tasks:
+        total.delay([None]).then(double)  # type: ignore[list-item]
+
+        first, second = tasks.run_all(raising=False)
+
+        assert (first.verdict.kind, second.verdict.kind) == ("raised", "not run")
+        assert second.last and isinstance(second.error, TaskFailed)

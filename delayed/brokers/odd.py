@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from delayed.brokers.base import Broker
+from delayed.fields import ID_MAX
 from delayed.logger import logger
-from delayed.message import COUNT_MAX, ID_MAX, NONCE_MAX, Claim, Settlement, is_task
+from delayed.message import COUNT_MAX, NONCE_MAX, Claim, Settlement, is_task
 
 
 def tasks_among(

@@ -16,16 +16,18 @@ from delayed.attempts import noted
 from delayed.brokers.memory import MemoryBroker
 from delayed.consumer import Consumer
 from delayed.durations import seconds_of
-from delayed.errors import ConfigError, NotSerializable, TaskControl, TaskStopped
+from delayed.errors import ConfigError, NotSerializable, TaskControl, TaskFailed, TaskStopped
 from delayed.functions import owner_of, path_of
 from delayed.logger import logger
-from delayed.message import Answer, Claim, Entry, Message, Once, Settlement, State
+from delayed.message import GATES, Answer, Claim, Entry, Message, Once, Settlement, State
 from delayed.producer import Producer
 from delayed.queue import Queue
 from delayed.task import Task
-from delayed.worker import outcome, verdict
+from delayed.worker import gifts, outcome, verdict
+from delayed.worker.courier import Held
 from delayed.worker.deciding import Decision
 from delayed.worker.fate import settle
+from delayed.worker.gates import Gates
 from delayed.worker.verdict import Verdict
 
 RUNS_MAX = 10_000  # in one call: tasks that enqueue each other for ever are an error of the program
@@ -69,6 +71,7 @@ class Tasks:
         self._queues: dict[str, Queue] = {}
         self._producers: dict[str, Producer] = {}
         self._worker = secrets.token_hex(8)
+        self._gates = Gates(self.broker)
         self._claims = 0
         self._running = False
 
@@ -151,12 +154,10 @@ class Tasks:
         __tracebackhide__ = True
         if not self._queues:
             return None
-        self._claims += 1
-        names = list(self._queues)
-        claims = self.broker.claim(names, self._worker, self._claims, self._claims, 1, _LEASE)
-        if not claims:
+        held = self._take()
+        if held is None:
             return None
-        run = self._run(claims[0])
+        run = self._run(held)
         self.runs.append(run)
         failed = run.last and not run.verdict.ok and run.verdict.code != verdict.CANCELLED
         if raising and failed and run.error is not None:
@@ -207,13 +208,37 @@ class Tasks:
         codec = self._queues[queue].codec
         return Task.from_message(codec.open(message, message.header()), codec)
 
-    def _run(self, claim: Claim) -> Run:
+    def _take(self) -> Held | None:
+        """Claim the next task that need not wait for another one; None if none is due."""
+        while True:
+            self._claims += 1
+            names = list(self._queues)
+            claims = self.broker.claim(names, self._worker, self._claims, self._claims, 1, _LEASE)
+            if not claims:
+                return None
+            held = Held(_unlimited(claims[0]), 0.0, 0)
+            ends = self._gates.ask([held])
+            if not ends:
+                return held
+            self._settle(ends[0][1])
+
+    def _settle(self, settlement: Settlement) -> None:
+        self.broker.settle(self._worker, [settlement])
+        self._gates.ended([settlement])
+        while self._gates.busy:
+            self._gates.work()
+
+    def _run(self, held: Held) -> Run:
+        claim = held.claim
         message: Message | None = None
         task: Task | None = None
         result: Any = None
         error: BaseException | None = None
         if claim.begin_by < self.broker.clock(claim.queue):
-            return self._expire(claim)
+            return self._end(claim, Verdict(verdict.EXPIRED), None)
+        if held.blocked:
+            found = Verdict(verdict.BLOCKED, text=held.blocked)
+            return self._end(claim, found, TaskFailed(f"task {claim.id} {found}", found))
         outer, was_running = context.run, self._running
         begun, cpu = time.monotonic(), time.process_time()
         try:
@@ -221,6 +246,8 @@ class Tasks:
             context.run = context.Run(message, claim.ref, claim.attempt, begun, None, lambda *_: None)
             self._running = True
             task = self._task(claim.queue, message)
+            if held.gift:
+                task.args = (gifts.unpack(held.gift, self._queues[claim.queue].codec), *task.args)
             result = _called(task)
         except Exception as raised:
             error = raised
@@ -237,7 +264,7 @@ class Tasks:
         if settlement is not None:
             if message is not None and message.keep is not None and settlement.action in ("done", "dead"):
                 settlement = settlement._replace(answer=self._answer(claim, message.keep, found, result, error))
-            self.broker.settle(self._worker, [noted(claim, settlement, found, self._worker)])
+            self._settle(noted(claim, settlement, found, self._worker))
         if task is None:
             task = Task(claim.id, func_path=message.func if message is not None else "?")
         task.attempt, task.queue, task.verdict = claim.attempt, claim.queue, found
@@ -267,13 +294,25 @@ class Tasks:
                 logger.exception("retry policy %s failed; the task's outcome stands", decision.path)
         return decision
 
-    def _expire(self, claim: Claim) -> Run:
-        found, message = Verdict(verdict.EXPIRED), claim.message()
+    def _end(self, claim: Claim, found: Verdict, error: Exception | None) -> Run:
+        """End a task that is not run."""
+        message = claim.message()
         answer = Answer(answers.pack(found), message.keep) if message.keep is not None else None
-        self.broker.settle(self._worker, [Settlement(claim.ref, "done", answer=answer)])
+        settlement = settle(claim, found, keep=self._queues[claim.queue].dead_letters is not None)
+        assert settlement is not None
+        self._settle(settlement._replace(answer=answer))
         task = self._task(claim.queue, message)
         task.attempt, task.queue, task.verdict = claim.attempt, claim.queue, found
-        return Run(task, found, None, None, True)
+        return Run(task, found, None, error, True)
+
+
+def _unlimited(claim: Claim) -> Claim:
+    """The claim without a limit: one task runs at once here, and time stands still."""
+    if GATES not in claim.header:
+        return claim
+    message = claim.message()
+    gates = {name: gate for name, gate in (message.gates or {}).items() if name != "limit"}
+    return claim._replace(header=message._replace(gates=gates).header())
 
 
 _WAITING: tuple[State, ...] = ("ready", "scheduled")

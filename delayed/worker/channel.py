@@ -64,7 +64,7 @@ class TaskFrame(NamedTuple):
     nonce: int
     header: bytes
     payload: bytes
-    detail: bytes = b""  # for RUN_ERROR_HANDLER: the verdict
+    detail: bytes = b""  # for RUN: the results that it is given, see gifts.py; for RUN_ERROR_HANDLER: the verdict
 
 
 LEAVE_NOW = TaskFrame(LEAVE, 0, 0, 0, 0, 0, 0, 0, b"", b"")

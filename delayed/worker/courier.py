@@ -22,8 +22,9 @@ from typing import Any
 from delayed.brokers.base import RENEW_INTERVAL, SWEEP_INTERVAL, WAIT_TIMEOUT, Broker
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
-from delayed.message import EXPIRES, Action, Answer, Bounds, Claim, Settlement, is_task
+from delayed.message import EXPIRES, GATES, Action, Answer, Bounds, Claim, Settlement, is_task
 from delayed.tracing import extra_of
+from delayed.worker.gates import Gates
 from delayed.worker.process import now
 from delayed.worker.turns import Turns
 
@@ -38,6 +39,7 @@ PROGRESS_INTERVAL = 0.5  # seconds between announcements while tasks say how far
 ANNOUNCEMENT_AGE = 15.0  # seconds that an announcement holds
 REPLY_AGE = 10.0  # seconds that a reply is announced
 ORDERS_KNOWN = 1000  # orders that are remembered, so that one which is sent again is obeyed once
+GATES_PAUSE = 1.0  # seconds that tasks are back for whose gates could not be asked
 TRUST = 0.8  # part of a lease after which a claim must be renewed before it is handed out
 
 
@@ -47,9 +49,11 @@ class Held:
     __slots__ = (
         "answer",
         "begin_by",
+        "blocked",
         "cancel",
         "claim",
         "confirmed",
+        "gift",
         "in_doubt",
         "lost",
         "lost_at",
@@ -71,6 +75,8 @@ class Held:
         self.cancel: tuple[str, ...] = ()  # the orders to cancel its task that have no reply yet
         self.answer = 0  # bytes of its answer in the spool
         self.begin_by = inf  # after that its task is not begun any more
+        self.blocked = ""  # why it can't be begun at all, if it can't
+        self.gift = b""  # the results that it is given
         self.in_doubt = False  # its child died in a transaction that may have ended it
 
 
@@ -128,6 +134,7 @@ class Courier(threading.Thread):
         self.keeps = False  # there have been answers among the settlements; set by the monitor
         self.ambiguous = 0  # settlements whose answer was lost, and that took effect the first time
 
+        self._gates = Gates(broker)
         self._complaint = ""  # what the last request failed for, as far as it was logged
         self._condition = threading.Condition()
         self._outbox: list[tuple[Held | None, Settlement]] = []
@@ -172,8 +179,12 @@ class Courier(threading.Thread):
 
     def forget(self, held: Held) -> None:
         """Drop a claim that was lost: there is nothing to settle."""
+        place = held.claim.queue, held.claim.id
         with self._condition:
-            self._held.pop((held.claim.queue, held.claim.id), None)
+            self._held.pop(place, None)
+            self._gates.left(place)
+            if self._gates.busy:
+                self._nudge()
             self._condition.notify()
         self.freed(held)
 
@@ -254,6 +265,8 @@ class Courier(threading.Thread):
         """Do one thing; False when there is nothing left to do."""
         if self._answers:
             self._put_answers()
+        if self._gates.busy:
+            self._gates.work()
         at = now()
         with self._condition:
             while self._closing and self.inbox:
@@ -295,12 +308,14 @@ class Courier(threading.Thread):
 
     def _put_answers(self) -> None:
         while self._answers:
+            queue, id, answer = self._answers[0]
             try:
-                self.broker.put_result(*self._answers[0])
+                self.broker.put_result(queue, id, answer)
+                self._gates.answered((queue, id))
             except BrokerUnavailable:
                 raise
             except BrokerError as error:
-                logger.error("the answer of task %d can't be stored: %s", self._answers[0][1], error)
+                logger.error("the answer of task %d can't be stored: %s", id, error)
             self._answers.popleft()
 
     def _put(self, held: Held, action: Action) -> None:
@@ -391,6 +406,8 @@ class Courier(threading.Thread):
                 self._settling -= 1
                 self._held.pop((settlement.ref.queue, settlement.ref.id), None)
                 self.freed(held)
+        if self.keeps or self._gates.minds:
+            self._gates.ended(settlement for _, settlement in batch)
         if limit:
             self._answered(queues, limit, claims)
         self._take(claims, sent)
@@ -400,6 +417,7 @@ class Courier(threading.Thread):
     def _take(self, claims: Sequence[Claim], sent: float) -> None:
         fresh: list[Held] = []
         expiring: list[Held] = []
+        gated: list[Held] = []
         if not self._held:
             self._vouch(sent)
         for claim in claims:
@@ -410,8 +428,14 @@ class Courier(threading.Thread):
             fresh.append(held)
             if EXPIRES in claim.header:
                 expiring.append(held)
+            if GATES in claim.header:
+                gated.append(held)
         if expiring and not self._date(expiring):
             fresh = [held for held in fresh if held not in expiring]
+            gated = [held for held in gated if held not in expiring]
+        if gated:
+            shut = self._ask(gated)
+            fresh = [held for held in fresh if held not in shut]
         self.inbox.extend(fresh)
         if fresh:
             self._announce_at = min(self._announce_at, sent + ANNOUNCE_INTERVAL)
@@ -429,6 +453,17 @@ class Courier(threading.Thread):
             at, clock = clocks[held.claim.queue]
             held.begin_by = at + held.claim.begin_by - clock
         return True
+
+    def _ask(self, gated: Sequence[Held]) -> set[Held]:
+        """Ask the gates of these tasks; those that find one shut go back."""
+        try:
+            ends = self._gates.ask(gated)
+        except Exception as error:  # whatever it is, what was claimed must not be forgotten for it
+            logger.warning("%d tasks with gates go back to the queue: %s", len(gated), error)
+            ends = [(held, Settlement(held.claim.ref, "back", GATES_PAUSE)) for held in gated]
+        if ends:
+            self.settle(*ends)
+        return {held for held, _ in ends}
 
     def _chores(self, at: float) -> None:
         at += self._slack  # what is due soon too: each end of a wait costs commands

@@ -39,6 +39,7 @@ def settle(
     raised, timed out,
     exited, killed            retry as the task's policy says, which may mind the error, else done: it failed
     bad arguments             done: no retry can mend it
+    not run                   done: what it was to run after has failed
     unknown function,
     refused for its limits    retry after 5, 15 and 45 s, then dead: another worker may run it
     undecodable, not allowed  dead
@@ -57,7 +58,7 @@ def settle(
         return None
     if code in (verdict.RETURNED, verdict.KEPT, verdict.CANCELLED, verdict.EXPIRED):
         return Settlement(claim.ref, "done")
-    if code == verdict.BAD_ARGUMENTS:
+    if code in (verdict.BAD_ARGUMENTS, verdict.BLOCKED):
         return _failed(claim, found, keep)
     if code == verdict.STOPPED:
         return Settlement(claim.ref, "back")

@@ -222,7 +222,13 @@ class Lane:
             self.limits = self.hold(message.limits)
         if not message.func.startswith(BY_VALUE):
             self.stand_for_main(message)
-        return Task.from_message(message, self.child.codecs[frame.queue])
+        codec = self.child.codecs[frame.queue]
+        task = Task.from_message(message, codec)
+        if frame.detail:
+            from delayed.worker import gifts  # few tasks are given results
+
+            task.args = (gifts.unpack(frame.detail, codec), *task.args)
+        return task
 
     def stand_for_main(self, message: Message) -> None:
         """Let the payload of a message find what was defined in the program's ``__main__``.

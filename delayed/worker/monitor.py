@@ -341,6 +341,7 @@ class Monitor:
     def hand(self, seat: Seat, held: Held) -> bool:
         """Hand a task to a child; False if its channel is full."""
         _, id, delivery, nonce, attempt, header, payload = held.claim
+        gift = held.gift
         self.serial = serial = self.serial + 1
         slot = seat.slots.popleft()
         held.seat, held.slot, held.serial = seat.index, slot, serial
@@ -351,7 +352,7 @@ class Monitor:
         try:
             channel.send_task(
                 seat.mine,
-                TaskFrame(channel.RUN, slot, held.queue, serial, id, delivery, attempt, nonce, header, payload),
+                TaskFrame(channel.RUN, slot, held.queue, serial, id, delivery, attempt, nonce, header, payload, gift),
             )
         except (BlockingIOError, BrokenPipeError) as error:
             self.withdraw(seat, held)
@@ -389,8 +390,9 @@ class Monitor:
                 channel.send_task(seat.mine, channel.LEAVE_NOW)
 
     def expire(self, held: Held) -> None:
-        """End a task that may not begin any more."""
-        self.judge(held, Verdict(verdict.EXPIRED), context.NO_TRANSACTION, handler=True)
+        """End a task that may not begin any more, or can't."""
+        found = Verdict(verdict.BLOCKED, text=held.blocked) if held.blocked else Verdict(verdict.EXPIRED)
+        self.judge(held, found, context.NO_TRANSACTION, handler=True)
 
     def together(self, held: Held) -> int:
         """How many suspects may be in one child with this one, itself included."""

@@ -78,9 +78,11 @@ class StandIn:
             self.server.leave()
             return
         from delayed.brokers import broker_for
+        from delayed.worker.gates import Gates
 
         self.take_charge()
         broker = broker_for(self.config.url)
+        gates = Gates(broker)
         ends = {monitor_end.fileno() for monitor_end, _ in self.server.channels}
         known = False
         renew_at = broker_at = 0.0
@@ -100,16 +102,23 @@ class StandIn:
             try:
                 if at >= broker_at:
                     if not known:
-                        self.take_over(broker.held(self.config.worker, self.config.queues))
+                        held = broker.held(self.config.worker, self.config.queues)
+                        for claim in held:
+                            gates.take_over(claim)
+                        self.take_over(held)
                         known = True  # and renewed at once: the monitor may have been frozen for long before
                         renew_at = at
                     self.collect()
                     while self.settlements:  # few at a time: they may have large answers
                         broker.settle(self.config.worker, self.settlements[:SETTLE_MAX])
+                        gates.ended(self.settlements[:SETTLE_MAX])
                         del self.settlements[:SETTLE_MAX]
                     while self.answers:
                         broker.put_result(*self.answers[-1])
+                        gates.answered(self.answers[-1][:2])
                         self.answers.pop()
+                    if gates.busy:
+                        gates.work()
                     if at >= renew_at:
                         refs = [claim.ref for claim in self.claims.values()]
                         renewal = broker.renew(self.config.worker, self.config.queues, refs, self.config.lease)

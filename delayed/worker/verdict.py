@@ -38,7 +38,9 @@ from delayed.errors import DELAY_MAX
     KEPT,
     # ... and not run, because its time to begin was over:
     EXPIRED,
-) = range(1, 21)
+    # ... and not run, because one has failed that it was to run after:
+    BLOCKED,
+) = range(1, 22)
 
 # Whether a failed run is repeated, as far as its child could tell by what was raised: it could not; as often and as
 # soon as the policy says by numbers; after the delay that a function of the user's named; not at all.
@@ -67,6 +69,7 @@ KINDS = {
     NOT_ALLOWED: "not allowed",
     KEPT: "returned",
     EXPIRED: "expired",
+    BLOCKED: "not run",
 }
 # Not told of as a failure to handlers and hooks: nothing is wrong with the task, or somebody wanted its end.
 NO_FAILURES = frozenset({RETURNED, COMMITTED, STOPPED, LOST, POSTPONED, GIVEN_BACK, CANCELLED, EXPIRED})
@@ -136,7 +139,7 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         """The verdict in one sentence, without traceback and stack."""
-        if not self.wall and self.code in (EXPIRED, LOST):  # it took no time, or nobody knows how much
+        if not self.wall and self.code in (EXPIRED, BLOCKED, LOST):  # it took no time, or nobody knows how much
             return printable(self._what())
         return printable(f"{self._what()} after {self.wall:.3g} s{self._used()}")
 
@@ -152,7 +155,7 @@ class Verdict(NamedTuple):
                 return f"timed out (limit {self.timeout:g} s){how}" if self.timeout else f"timed out{how}"
             case 4:
                 return "stopped: " + (_first_line(self.text) or "the worker shuts down")
-            case 5 | 6 | 7 | 12 | 18:
+            case 5 | 6 | 7 | 12 | 18 | 21:
                 return f"{self.kind}: {_first_line(self.text)}"
             case 8:
                 return f"exited with {self.exit_code}" + (f": {_first_line(self.text)}" if self.text else "") + why

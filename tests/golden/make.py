@@ -80,6 +80,13 @@ HEADERS = {
     ),
     "expires": Message(1, FUNC, b"", expires=30.0),
     "exclusive": Message(1, FUNC, b"", exclusive=True),
+    "gates": Message(
+        1,
+        FUNC,
+        b"",
+        max_deliveries=2147483647,
+        gates={"after": {"golden": [1, 9007199254740991]}, "with": 2, "limit": ["the bank:7", 3, 0.05], "runs": 11},
+    ),
     "by value": Message(1, "cloudpickle:main.<locals>.<lambda>", b""),
 }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from delayed import Group, Hidden, Lock, Queue, Retry, RetryLater, TaskHandle, delayed
+from delayed import Group, Hidden, Limit, Lock, Queue, Retry, RetryLater, TaskHandle, delayed
 from delayed.delay import delay, delay_in_time, delay_with_params
 from delayed.retry import exponential, fixed
 from delayed.worker.verdict import Verdict
@@ -62,6 +62,16 @@ async def later(a: int) -> str:
     return str(a)
 
 
+@delayed(queue, at_once=3, rate="100/m")
+def shout(text: str) -> str:
+    return text
+
+
+@delayed(queue, limit=Limit(3, rate="5/10s", by="separator"))
+def join(texts: list[str], separator: str) -> str:
+    return separator.join(texts)
+
+
 class Shop:
     @staticmethod
     @delayed(queue)
@@ -112,6 +122,13 @@ assert_type(add.starmap([(1, 2)])[:1], Group[int])
 assert_type(add.starmap([(1, 2)]).results(), list[int])
 assert_type([handle.result() for handle in with_options.map([1]).as_completed()], list[str])
 assert_type(queue.group([1, 2]), Group[Any])
+assert_type(with_options.delay(1).then(shout), TaskHandle[str])
+assert_type(with_options.delay(1).then(shout.options(keep="1h")), TaskHandle[str])
+assert_type(add.delay(1, 2).then(add, 3), TaskHandle[int])
+assert_type(add.delay(1, 2).then(add, b=3), TaskHandle[int])
+assert_type(add.delay(1, 2).then(later), TaskHandle[str])
+assert_type(with_options.map([1]).then(join, ","), TaskHandle[str])
+assert_type(add.options(after=[add.delay(1, 2), add.starmap([(1, 2)])]).delay(1, 2), TaskHandle[int])
 number, name = add.delay(1, 2)
 assert_type(number, int)
 assert_type(name, str)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delayed import Hidden, Queue, Retry, delayed
+from delayed import Hidden, Limit, Queue, Retry, delayed
 from delayed.delay import delay, delay_in_time, delay_with_params
 
 queue = Queue("typed", "memory://")
@@ -16,6 +16,11 @@ def add(a: int, b: int) -> int:
 @delayed(queue, timeout=3)
 def with_options(a: int) -> str:
     return str(a)
+
+
+@delayed(queue)
+def shout(text: str) -> str:
+    return text
 
 
 @delayed
@@ -57,6 +62,11 @@ with_options.options(keep=60).map(["x"])  # wrong
 with_options.map(3)  # wrong
 add.starmap([1, 2])  # wrong
 texts: list[int] = with_options.map([1]).results()  # wrong
+add.delay(1, 2).then(shout)  # wrong
+add.delay(1, 2).then(add, "x")  # wrong
+with_options.delay(1).then(plain)  # wrong
+with_options.map([1]).then(shout)  # wrong
+Limit("3")  # wrong
 number: str = add.delay(1, 2).result()  # wrong
 add.delay(1, 2).result("3")  # wrong
 

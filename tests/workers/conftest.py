@@ -110,7 +110,7 @@ class Bench:
 # What a worker does hardly depends on the store: on SQLite everything is run, on the servers what depends on them, with
 # those kinds of workers that differ in how they talk to them.
 BY_STORE = {"test_running", "test_deaths_of_guardians", "test_outages", "test_transactions"}
-BY_STORE_ONCE = {"test_orders", "test_control"}
+BY_STORE_ONCE = {"test_after", "test_limiting", "test_orders", "test_control"}
 # ... and what is much the same in all kinds of children runs in one that takes one task at a time, and in one that is
 # shared.
 TWO_MODES = {

@@ -8,7 +8,7 @@ import sys
 
 from delayed import Queue
 from delayed.logger import setup_logger
-from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, courier, ladder, memory
+from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, courier, gates, ladder, memory
 from delayed.worker.monitor import Monitor
 
 # Their lanes are one unless a test asks for more, so that all kinds run as many tasks at once.
@@ -42,6 +42,8 @@ if __name__ == "__main__":
         settings.setdefault(lanes, 1)
     ladder.HANDLER_TIMEOUT = settings.pop("handler_timeout", ladder.HANDLER_TIMEOUT)
     courier.ANNOUNCE_INTERVAL = settings.pop("announce_interval", courier.ANNOUNCE_INTERVAL)
+    # Far apart, a look that was not asked for shows as a test that takes too long.
+    gates.WAIT = gates.NOTED_MAX = gates.UNNOTED_MAX = settings.pop("gates_wait", 60.0)
     if settings.pop("impatient", False):
         memory.WORKER_PATIENCE, memory.WORKER_LOOK = 0.5, 0.1
     setup_logger(settings.pop("log_level", "INFO"), as_json=settings.pop("log_json", False))
