@@ -48,7 +48,7 @@ class Scheduler:
         self._due: list[tuple[float, int, _Plan]] = []  # a heap; those that are dropped stay until it is their turn
         self._stored: dict[tuple[int, str], _Plan] = {}  # by the number of the queue, and the name
         self._look_at = 0.0  # when to look for changes, monotonic
-        self._away = False  # whether the last look was in vain
+        self._away: set[int] = set()  # the numbers of the queues for which the last look was in vain
 
     def run(self) -> None:
         """Enqueue what is due until :meth:`stop`. A store that can't be reached is logged and tried again.
@@ -115,11 +115,11 @@ class Scheduler:
             try:
                 changes = follower.changes()
             except DelayedError as error:
-                if not self._away:
+                if number not in self._away:
                     logger.warning("the schedules of %s can't be read for now: %s", follower.queue.name, error)
-                self._away = True
+                self._away.add(number)
                 continue
-            self._away = False
+            self._away.discard(number)
             for name, found in changes.items():
                 old = self._stored.pop((number, name), None)
                 if old is not None:
