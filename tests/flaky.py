@@ -44,5 +44,8 @@ class FlakyKeys(MemoryBroker):
     def put_key(self, *args: Any, **options: Any) -> int:
         return self._ask("put", lambda: super(FlakyKeys, self).put_key(*args, **options))
 
+    def list_keys(self, *args: Any) -> list[str]:
+        return self._ask("list", lambda: super(FlakyKeys, self).list_keys(*args))
+
     def add_key(self, *args: Any) -> int:
         return self._ask("add", lambda: super(FlakyKeys, self).add_key(*args))

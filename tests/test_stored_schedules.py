@@ -15,6 +15,7 @@ from delayed.message import Message
 from tests import functions
 from tests.brokers.patience import eventually
 from tests.brokers.test_schedules import running
+from tests.flaky import FlakyKeys
 
 SECRET = "a secret that is long enough"
 KEY = "schedule:x"
@@ -168,6 +169,33 @@ def test_a_tick_after_it_was_unscheduled_or_replaced_does_not_come(
     later = [entry.message for entry in queue.broker.peek(queue.name, "ready") if entry.message.id not in before]
     assert {message.func for message in later} <= {"tests.functions:echo", "tests.functions:add"}
     assert [message.func for message in later[1:]].count("tests.functions:add") == 0, "one may have been under way"
+
+
+def test_to_follow_what_does_not_change_costs_one_request_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "LOOK", 0.02)
+    broker = FlakyKeys()
+    queue = Queue("q", broker)
+    queue.schedule("x", functions.add, 1, cron="0 0 29 2 *")
+    broker.requests.clear()
+
+    with running(Scheduler(queue)):
+        eventually(lambda: len(broker.requests) > 10)
+
+    assert broker.requests[:3] == ["get", "list", "get"] and set(broker.requests[3:]) == {"get"}
+
+
+def test_a_store_that_is_away_is_told_once_and_followed_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scheduler, "LOOK", 0.02)
+    broker = FlakyKeys(*["refused"] * 5)
+    queue = Queue("q", broker)
+    with running(Scheduler(queue)):
+        eventually(lambda: not broker.script)
+        queue.schedule("x", functions.add, 1, every=0.1)
+        eventually(queue.len)
+
+    assert caplog.text.count("the schedules of q can't be read for now: no connection") == 1
 
 
 def test_a_change_that_nobody_told_of_is_found(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
