@@ -2,7 +2,8 @@
 
 The first task of a tenant who has none ready goes beside the first of all fair tasks, each further one behind his last.
 So of those that have tasks ready each gets one done before anybody gets the next, and who comes late has lost nothing.
-What is needed for that is looked up among the ready tasks: there is nothing to be kept, or to be forgotten.
+What is needed for that is looked up among the ready tasks: there is nothing to be kept, or to be forgotten. No place is
+behind the last one that the queue counts, for that counts with each task, whatever place it gets.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Turns:
     def __init__(self, db: Executor, number: int, end: int) -> None:
         self._db = db
         self._number = number
-        self._end = self._top = end
+        self._end = end
         self._first: dict[int, int] = {}  # by priority
         self._last: dict[tuple[int, str], int] = {}
 
@@ -44,10 +45,4 @@ class Turns:
             found = self._db.execute(_LAST, (self._number, tenant, priority)).fetchall()
             last = found[0][0] if found else 0
         place = self._last[priority, tenant] = max(first, last + 1)
-        self._top = max(self._top, place)
         return place
-
-    def end(self) -> None:
-        """Let the queue count on from the last place, so that what comes later, or again, is behind those."""
-        if self._top > self._end:
-            self._db.execute("UPDATE delayed_queue SET tail = max(tail, ?) WHERE number = ?", (self._top, self._number))

@@ -148,8 +148,6 @@ def store(db: Executor, number: int, messages: Sequence[Message], now: int) -> N
         most, payload = message.max_deliveries, message.payload
         rows.append((number, message.id, state, message.priority, place, at, most, header, payload, tenant))
     db.executemany(_INSERT, rows)
-    if turns is not None:
-        turns.end()
 
 
 def _places(db: Executor, number: int, n: int) -> int:
@@ -215,7 +213,6 @@ def _promote(db: sqlite3.Connection, number: int, due: Sequence[tuple[int, int, 
         for place, (seat, priority, tenant) in enumerate(due, first)
     ]
     db.executemany(_PROMOTE, rows)
-    turns.end()
 
 
 def note_claim(db: sqlite3.Connection, worker: str, seq: int, now: int) -> None:

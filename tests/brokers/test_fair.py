@@ -8,6 +8,7 @@ import pytest
 
 from delayed.brokers import Broker
 from delayed.message import Once
+from tests.brokers.conftest import STORES
 from tests.brokers.test_conformance import BOUND, Bench
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
@@ -94,16 +95,59 @@ def test_a_priority_comes_before_all_turns(bench: Fair) -> None:
     assert bench.served(8) == "bb" + "a" * 5 + "c"
 
 
+@pytest.mark.parametrize("store", [store for store in STORES if store != "mongodb"], indirect=True)
 def test_neither_the_fair_nor_the_others_starve(bench: Fair) -> None:
-    bench.put_for(*[A] * 50)
+    for many, few in ((A, None), (None, B)):
+        bench.put_for(*[many] * 20)
+        bench.put_for(*[few] * 3)
+        served = ""
+        for _ in range(40):  # the many are never fewer
+            bench.put_for(many)
+            served += bench.served(1)
+
+        assert served.count((few or "-")[0]) == 3
+        bench.served(100, 50)
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite", "postgres"], indirect=True)
+def test_what_is_not_fair_keeps_its_turn_among_the_fair(bench: Fair) -> None:
+    bench.put_for(None)
+    bench.put_for(*[A] * 20)
+    bench.put_for(None)
+    bench.put_for(A, A)
+
+    assert bench.served(24) == "-" + "a" * 20 + "-aa"
+
+
+@pytest.mark.parametrize("store", ["mongodb"], indirect=True)
+def test_who_comes_in_a_later_second_is_not_behind(bench: Fair, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.put_for(*[A] * 20)
+    monkeypatch.setattr("delayed.brokers.mongo_fair._end", lambda tasks: int(time.time() + 1000) << 32)
+    bench.put_for(*[B] * 2)
+    bench.put_for(A)
+
+    assert bench.served(6).count("b") == 2
+    assert bench.served(20, 20) == "a" * 17
+
+
+@pytest.mark.parametrize("store", ["redis"], indirect=True)
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_the_fair_and_the_others_get_half_each_on_redis(bench: Fair, at_once: int) -> None:
+    bench.put_for(*[A] * 60)
     bench.put_for(*[None] * 50)
 
-    served = bench.served(100, 5)
+    served = bench.served(60, at_once)
 
-    assert sorted(served) == ["-"] * 50 + ["a"] * 50
-    bench.put_for(*[None] * 20)
-    bench.put_for(*[B] * 20)
-    assert sorted(bench.served(40)) == ["-"] * 20 + ["b"] * 20
+    assert 28 <= served.count("-") <= 32
+    assert bench.served(50, 7).count("-") == 50 - served.count("-"), "who has less leaves the rest to the other"
+
+
+def test_beside_others_all_are_served(bench: Fair) -> None:
+    bench.put_for(*[A, None] * 20)
+    bench.put_for(B, None, priority=1)
+
+    assert sorted(bench.served(100, 5)) == ["-"] * 21 + ["a"] * 20 + ["b"]
+    assert bench.counts() == (0, 0, 0, 0)
 
 
 def test_scheduled_tasks_take_their_turns_when_they_are_due(bench: Fair) -> None:
