@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from delayed.errors import Unsupported
@@ -228,6 +228,13 @@ class Broker(ABC):
         Args:
             queues: the worker's queues, in which to look for claims that it does not know.
         """
+
+    def alive(self, worker: str) -> AbstractContextManager[int]:
+        """While the block lasts, `worker` lives as long as any process has the descriptor that this gives: where this
+        store can tell that none has, its tasks need not wait for the end of their leases. -1: it can't, and goes by
+        the leases.
+        """
+        return nullcontext(-1)
 
     @abstractmethod
     def held(self, worker: str, queues: Sequence[str]) -> list[Claim]:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from delayed.brokers import keys
 from delayed.brokers import sqlite_access as access
+from delayed.brokers import sqlite_alive as alive
 from delayed.brokers import sqlite_answers as answers
 from delayed.brokers import sqlite_keys as values
 from delayed.brokers import sqlite_look as look
@@ -124,6 +125,9 @@ class SQLiteBroker(Broker):
             if answer is not None:
                 answers.put(opened.db, numbers[ref.queue], ref.id, answer, opened.now())
         joined.leave()
+
+    def alive(self, worker: str) -> contextlib.AbstractContextManager[int]:
+        return alive.held(self._file.wakes, worker)
 
     def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
         return self.settle_and_claim(worker, (), queues, seq, nonce, limit, lease)[1]
@@ -295,16 +299,17 @@ class SQLiteBroker(Broker):
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
         ((_, number),) = self._numbered([queue])
+        with alive.gone(self._file.wakes) as workers:
+            if workers:
+                with self._file.write() as file:
+                    tasks.expire(file.db, workers)
         lease_ms = round(lease * 1000)
         with self._file.read() as file:  # most sweeps find nothing, and need not keep others from writing
             now = file.now()
             swept, grace = tasks.sweep_times(file.db, number)
-            if swept is not None and now - swept < min(SWEEP_NOTE, lease_ms // 8):
-                if now < grace:
-                    return Swept(0, 0, True)
-                if not tasks.has_lost(file.db, number, now):
-                    return Swept(0, 0, False)
-        returned = dead = 0
+            recent = swept is not None and now - swept < min(SWEEP_NOTE, lease_ms // 8)
+            if recent and not tasks.has_lost(file.db, number, now if now >= grace else tasks.CERTAIN):
+                return Swept(0, 0, now < grace)
         with self._file.write() as file:
             db, now = file.db, file.now()
             swept, grace = tasks.sweep_times(db, number)
@@ -316,8 +321,7 @@ class SQLiteBroker(Broker):
             answers.forget(db, now)
             values.forget(db, now)
             onces.forget(db, number, now)
-            if now >= grace:
-                returned, dead = tasks.return_lost(db, number, now)
+            returned, dead = tasks.return_lost(db, number, now if now >= grace else tasks.CERTAIN)
             waiting = tasks.has_ready(db, number)
         if waiting:
             self._file.bell.ring(number)

@@ -81,6 +81,8 @@ _BACK_LATER = f"{_END} state = 0, at = ?, attempt = attempt - 1 {_CLAIM}"
 _DEAD = f"{_END} state = 3, at = ?, reason = ? {_CLAIM}"
 
 # Goes from worker to worker, so that the claims whose lease has not ended are never looked at.
+_EXPIRE = "UPDATE delayed_task SET at = 0 WHERE queue = ? AND state = 2 AND worker = ?"
+CERTAIN = 1  # ms: only those whose worker is known to be gone have leases that ended before
 _EXPIRED = f"""
     WITH RECURSIVE holder (worker) AS (
         SELECT min(worker) FROM delayed_task WHERE queue = :queue AND state = 2
@@ -346,6 +348,12 @@ def sweep_times(db: sqlite3.Connection, number: int) -> tuple[int | None, int]:
 def note_sweep(db: sqlite3.Connection, number: int, now: int, grace: int) -> None:
     db.execute("UPDATE delayed_queue SET swept = ?, grace = ? WHERE number = ?", (now, grace, number))
     db.execute("UPDATE delayed_meta SET seen = max(seen, ?)", (now,))
+
+
+def expire(db: sqlite3.Connection, workers: Sequence[str]) -> None:
+    """End the leases of workers that are gone."""
+    numbers = db.execute("SELECT number FROM delayed_queue").fetchall()
+    db.executemany(_EXPIRE, [(number, worker) for (number,) in numbers for worker in workers])
 
 
 def has_lost(db: sqlite3.Connection, number: int, now: int) -> bool:

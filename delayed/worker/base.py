@@ -239,7 +239,8 @@ class Worker:
                 raise ConfigError("this worker runs already")
             # Unique per start: a newcomer with the old host name and pid must not keep a dead worker's claims alive.
             self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
-            monitor = self._monitor = self._make_monitor()
+            stack = contextlib.ExitStack()
+            monitor = self._monitor = self._make_monitor(self.presence, stack.enter_context(self.broker.alive(self.id)))
         if self._stop_early:
             monitor.ask_stop()
         handlers = self._install_signals(monitor)
@@ -247,7 +248,7 @@ class Worker:
             logger.info("worker %s starts: %s", self.id, self._describe(), extra={"action": "worker_started"})
             if self.told is not None:
                 self.told(self.id)
-            with self._scheduling():
+            with stack, self._scheduling():
                 monitor.run()
             self.dismissed = monitor.dismissed
             logger.info("worker %s has stopped", self.id, extra={"action": "worker_stopped"})
@@ -298,7 +299,7 @@ class Worker:
         weights = self.order if isinstance(self.order, dict) else {}
         return Turns({queue.name: weights.get(queue.name, 1.0) for queue in self.queues})
 
-    def _make_monitor(self) -> Monitor:
+    def _make_monitor(self, *presence: int) -> Monitor:
         config = Config(
             worker=self.id,
             url=self.broker.spec(),
@@ -327,7 +328,7 @@ class Worker:
             log_level=logger.getEffectiveLevel(),
             log_json=_logs_json(),
             log_arguments=self.log_arguments,
-            presence=self.presence,
+            presence=[fd for fd in presence if fd >= 0],
             sole=threading.current_thread() is threading.main_thread(),
         )
 

@@ -42,8 +42,7 @@ class Config(NamedTuple):
         log_json: whether to log as JSON.
         log_arguments: whether to log the arguments of failed runs.
         path: sys.path of the monitor.
-        presence: a descriptor that all processes of the worker hold, so that its end tells a supervisor that they are
-            gone; -1: none.
+        presence: descriptors that all processes of the worker hold, so that their end tells others that they are gone.
     """
 
     worker: str
@@ -75,7 +74,7 @@ class Config(NamedTuple):
     log_json: bool = False
     log_arguments: bool = False
     path: Sequence[str] = ()
-    presence: int = -1
+    presence: Sequence[int] = ()
     sole: bool = False
 
     @property

@@ -78,8 +78,8 @@ class ForkServer:
         ]
         for fd in own:
             os.set_inheritable(fd, False)  # they were inherited once, by us; not by what tasks execute
-        if config.presence >= 0:  # which children keep
-            os.set_inheritable(config.presence, False)
+        for fd in config.presence:  # which children keep
+            os.set_inheritable(fd, False)
         process.prefer_for_oom()
         self.orphans_come_here = process.set_subreaper(True)
         self.child: child.Child | None = None  # set in a child, which inherits our signal handlers

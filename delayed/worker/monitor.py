@@ -985,7 +985,7 @@ class Monitor:
         os.write(file, config.dump())
         inherited = [file, config.control, config.board, config.spool, config.life, config.life_write]
         inherited += [fd for fds in config.seats for fd in fds]
-        inherited += [config.presence] if config.presence >= 0 else []
+        inherited += config.presence
         # A new interpreter, not a fork of this one: it has none of its threads, locks, sockets and memory.
         program = f"import sys; sys.path[:] = {config.path!r}; from delayed.worker.forkserver import main; main({file})"
         arguments = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", program]  # type: ignore[attr-defined]

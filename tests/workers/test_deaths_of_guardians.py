@@ -7,6 +7,9 @@ import random
 import signal
 import time
 from collections import Counter
+from pathlib import Path
+
+import pytest
 
 from delayed.task import Task
 from tests.workers import tasks
@@ -93,6 +96,27 @@ def test_when_both_die_the_children_die_and_the_tasks_run_again(bench: Bench, mo
     bench.start(mode, lease=1.0)
     wait_for(bench.settled)
     wait_for(lambda: "timed out" in bench.log(1))  # which is written a moment later
+
+
+@pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("mode", ["preforked", "async"])
+def test_a_worker_of_which_nothing_is_left_is_missed_at_once_on_sqlite(bench: Bench, mode: str) -> None:
+    bench.put(tasks.nap, "long", 2.0)
+    worker = bench.start(mode, lease=60.0)
+    wait_for(lambda: bench.ledger.find("begin"))
+    server = fork_server_of(worker)
+    files = Path(f"{bench.folder}/tasks.db-wake")
+    assert len(list(files.glob("worker-*"))) == 1
+
+    os.kill(server, signal.SIGKILL)
+    worker.kill()
+    second = bench.start(mode, lease=60.0)
+
+    wait_for(lambda: len(bench.ledger.find("begin")) == 2, 10.0)
+    wait_for(bench.settled)
+    second.terminate()
+    assert second.wait(10) == 0
+    assert list(files.glob("worker-*")) == []
 
 
 def test_random_deaths_of_monitors_and_fork_servers_lose_and_repeat_nothing(bench: Bench, mode: str) -> None:
