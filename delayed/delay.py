@@ -53,7 +53,7 @@ class _Enqueues(Protocol[A_contra, T_co]):
 class Call(Generic[P, R_co]):
     """One function with options, to be called later on one queue."""
 
-    __slots__ = ("_due", "_func", "_gated", "_options", "_queue", "_signature", "_template")
+    __slots__ = ("_due", "_func", "_gated", "_kept", "_options", "_queue", "_signature", "_template")
 
     def __init__(
         self, func: Callable[P, R_co], queue: Queue | None, options: Options, due: float | None = None
@@ -63,6 +63,8 @@ class Call(Generic[P, R_co]):
         self._options = options
         self._due = due  # unix time before which it may not run
         self._gated = options.limit is not None or bool(options.after)
+        # The handle of a unique call may be that of another task.
+        self._kept = options.keep is not None if options.unique is None else None
         self._template: Task | None = None
         self._signature: Signature | None = None
 
@@ -81,7 +83,16 @@ class Call(Generic[P, R_co]):
             EnqueueUncertain: When it may be stored or not.
             AlreadyEnqueued: When it is unique, to be rejected if there is another, and there is.
         """
-        return self._enqueue(args, kwargs)
+        if self._gated:
+            return self._enqueue(args, kwargs)
+        queue = self._queue or self._bind()
+        template = self._template or self._prepare(queue)
+        if self._signature is not None:
+            self._signature.check(args, kwargs)
+        task = template.with_args(args, kwargs)
+        if self._due is not None:
+            task.delay = max(0.0, self._due - time.time())
+        return TaskHandle(queue.enqueue(task), queue.name, queue, self._kept)
 
     @overload
     async def adelay(self: Call[P, Awaited[T]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
@@ -181,18 +192,18 @@ class Call(Generic[P, R_co]):
         return Call, (self._func, self._queue, self._options, self._due)
 
     def _enqueue(self, args: tuple[Any, ...], kwargs: dict[str, Any], passing: int = 0) -> TaskHandle[Any]:
-        """Enqueue one call; `passing`: whether results come before its arguments, see :mod:`delayed.after`."""
+        """Enqueue the call of a task with gates; `passing`: whether results come before its arguments, see
+        :mod:`delayed.after`.
+        """
         queue = self._queue or self._bind()
         template = self._template or self._prepare(queue)
         if self._signature is not None:
             self._signature.check((None, *args) if passing else args, kwargs)
         task = template.with_args(args, kwargs)
-        if self._gated:
-            task.gates = self._gates(queue, task, passing)
+        task.gates = self._gates(queue, task, passing)
         if self._due is not None:
             task.delay = max(0.0, self._due - time.time())
-        kept = template.keep is not None if template.unique is None else None  # it may be the handle of another task
-        return TaskHandle(queue.enqueue(task), queue.name, queue, kept)
+        return TaskHandle(queue.enqueue(task), queue.name, queue, self._kept)
 
     def _task(self, template: Task, queue: Queue, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
         """The task of one call."""
@@ -234,8 +245,7 @@ class Call(Generic[P, R_co]):
             delay = max(0.0, self._due - time.time())
             for task in tasks:
                 task.delay = delay
-        kept = template.keep is not None if template.unique is None else None
-        return Group(queue, queue.enqueue_many(tasks), kept=kept)
+        return Group(queue, queue.enqueue_many(tasks), kept=self._kept)
 
     def _bind(self) -> Queue:
         self._queue = default_queue()

@@ -146,7 +146,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "k": ("key", _is_text, "text"),
     "x": ("trace", _is_text, "text"),
     "l": ("limits", lambda value: _is_table(value, _LIMITS), "limits that this version knows"),
-    "g": ("gates", lambda value: _is_table(value, _GATES), "gates that this version knows"),
+    "gu": ("gates", lambda value: _is_table(value, _GATES), "gates that this version knows"),
     "u": ("expires", _is_age, "a number of seconds above 0, up to a hundred years"),
     "o": ("exclusive", lambda value: type(value) is bool, "true or false"),
     "a": ("keep", _is_age, "a number of seconds above 0, up to a hundred years"),

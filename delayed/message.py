@@ -11,7 +11,7 @@ written), so that a script in any language can read it beside the payload; docs/
     r retry policy (plain data) · m max deliveries · k key · x trace context
     l limits of a run, {"memory": bytes, "cpu": s}, either of them or both · a how long its answer is kept (s)
     u expires (s) · o whether it may never run in two places at once
-    g gates, {"limit": …, "after": …}: what has to be so before it runs
+    gu gates, {"limit": …, "after": …}: what has to be so before it runs
     and what later versions add
 """
 
@@ -48,7 +48,8 @@ STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
 CLOCK_BITS = 11  # an id is the milliseconds of the store's clock, shifted by so many bits, and a number
 EXPIRES = b'"u"'  # in the header of whatever expires
 EXCLUSIVE = b'"o"'  # ... of whatever may never run in two places at once
-GATES = b'"g"'  # in the header of whatever has gates
+GATES = b'"gu"'  # ... of whatever has gates
+ASKING = b'u"'  # in the header of both, so that one look is enough for most
 
 SHAPES_MAX = 1000  # headers of other functions, or with other options, that are remembered
 SHAPE_SIZE = 1000  # bytes of one that is
@@ -153,7 +154,7 @@ class Message(NamedTuple):
         if self.exclusive:
             data["o"] = True
         if self.gates is not None:
-            data["g"] = self.gates
+            data["gu"] = self.gates
         if self.extra:
             data.update(self.extra)
         header = _dumps(data).encode("ascii")

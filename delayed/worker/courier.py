@@ -22,7 +22,7 @@ from typing import Any
 from delayed.brokers.base import RENEW_INTERVAL, SWEEP_INTERVAL, WAIT_TIMEOUT, Broker
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
-from delayed.message import EXPIRES, GATES, Action, Answer, Bounds, Claim, Settlement, is_task
+from delayed.message import ASKING, EXPIRES, GATES, Action, Answer, Bounds, Claim, Settlement, is_task
 from delayed.tracing import extra_of
 from delayed.worker.gates import Gates
 from delayed.worker.process import now
@@ -44,16 +44,19 @@ TRUST = 0.8  # part of a lease after which a claim must be renewed before it is 
 
 
 class Held:
-    """A claim that this worker holds, and where its task is."""
+    """A claim that this worker holds, and where its task is.
+
+    Attributes:
+        blocked: why it can't be begun at all, if it can't; else "".
+        gift: the results that it is given, see :mod:`.gifts`; else empty.
+    """
 
     __slots__ = (
         "answer",
         "begin_by",
-        "blocked",
         "cancel",
         "claim",
         "confirmed",
-        "gift",
         "in_doubt",
         "lost",
         "lost_at",
@@ -62,6 +65,9 @@ class Held:
         "serial",
         "slot",
     )
+
+    blocked = ""  # of the class: nobody but those with gates pays for them
+    gift = b""
 
     def __init__(self, claim: Claim, confirmed: float, queue: int) -> None:
         self.claim = claim
@@ -75,9 +81,18 @@ class Held:
         self.cancel: tuple[str, ...] = ()  # the orders to cancel its task that have no reply yet
         self.answer = 0  # bytes of its answer in the spool
         self.begin_by = inf  # after that its task is not begun any more
-        self.blocked = ""  # why it can't be begun at all, if it can't
-        self.gift = b""  # the results that it is given
         self.in_doubt = False  # its child died in a transaction that may have ended it
+
+
+class Gated(Held):
+    """A claim of a task with gates."""
+
+    __slots__ = ("blocked", "gift")
+
+    def __init__(self, claim: Claim, confirmed: float, queue: int) -> None:
+        super().__init__(claim, confirmed, queue)
+        self.blocked = ""
+        self.gift = b""
 
 
 class Courier(threading.Thread):
@@ -417,19 +432,22 @@ class Courier(threading.Thread):
     def _take(self, claims: Sequence[Claim], sent: float) -> None:
         fresh: list[Held] = []
         expiring: list[Held] = []
-        gated: list[Held] = []
+        gated: list[Gated] = []
         if not self._held:
             self._vouch(sent)
         for claim in claims:
             if not is_task(claim):  # the last defence: the monitor trusts what it is given
                 logger.error("%r handed out what is no task, and it is not run: %.200r", self.broker, claim.ref)
                 continue
-            held = self._held[claim.queue, claim.id] = Held(claim, sent, self._queue_index[claim.queue])
+            held = Held(claim, sent, self._queue_index[claim.queue])
+            if ASKING in claim.header:
+                if GATES in claim.header:
+                    held = Gated(claim, sent, held.queue)
+                    gated.append(held)
+                if EXPIRES in claim.header:
+                    expiring.append(held)
+            self._held[claim.queue, claim.id] = held
             fresh.append(held)
-            if EXPIRES in claim.header:
-                expiring.append(held)
-            if GATES in claim.header:
-                gated.append(held)
         if expiring and not self._date(expiring):
             fresh = [held for held in fresh if held not in expiring]
             gated = [held for held in gated if held not in expiring]
@@ -454,7 +472,7 @@ class Courier(threading.Thread):
             held.begin_by = at + held.claim.begin_by - clock
         return True
 
-    def _ask(self, gated: Sequence[Held]) -> set[Held]:
+    def _ask(self, gated: Sequence[Gated]) -> set[Held]:
         """Ask the gates of these tasks; those that find one shut go back."""
         try:
             ends = self._gates.ask(gated)

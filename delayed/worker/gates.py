@@ -27,7 +27,7 @@ from delayed.worker.limiter import Limiter, Place, Shut
 from delayed.worker.process import now
 
 if TYPE_CHECKING:
-    from delayed.worker.courier import Held
+    from delayed.worker.courier import Gated, Held
 
 LOOK_MAX = 500  # answers that are asked for in one call
 SAMPLE = 20  # tasks of which one look finds out whether they are there still
@@ -67,15 +67,16 @@ class Gates:
         """These settlements were sent: :meth:`work` does what follows."""
         for settlement in settlements:
             place = settlement.ref.queue, settlement.ref.id
-            self.left(place)
-            awaited = self._back.pop(place, None)
+            awaited = self._back.get(place)
             if awaited is not None and settlement.action == "back":
                 self._again.append((place, awaited))
+            self.left(place)
             if settlement.answer is not None:
                 self._answered.append(place)
 
     def left(self, place: waits.Place) -> None:
         """The claim of a task is over. May be called from any thread."""
+        self._back.pop(place, None)
         inside = self._inside.pop(place, None)
         if inside is not None:
             self._leaving.append(inside)
@@ -121,7 +122,7 @@ class Gates:
 
     # -- what was claimed --------------------------------------------------------------------------------------
 
-    def ask(self, claimed: Sequence[Held]) -> list[_End]:
+    def ask(self, claimed: Sequence[Gated]) -> list[_End]:
         """Ask the gates of these tasks; how the claims of those end that find one shut.
 
         The others can be handed out. Where a task failed that one waits for, that one gets the reason as `blocked`.
@@ -130,7 +131,7 @@ class Gates:
             BrokerError: When the store can't be reached. All of them are to go back.
         """
         ends: list[_End] = []
-        asking: list[tuple[Held, dict[str, Any]]] = []
+        asking: list[tuple[Gated, dict[str, Any]]] = []
         for held in claimed:
             gates = _gates_of(held.claim)
             if not gates or held.begin_by < now():
@@ -140,7 +141,7 @@ class Gates:
             else:
                 asking.append((held, gates))
         found = self._answers(gates["after"] for _, gates in asking if "after" in gates)
-        limits: dict[tuple[str, str], list[tuple[Held, Place]]] = {}
+        limits: dict[tuple[str, str], list[tuple[Gated, Place]]] = {}
         for held, gates in asking:
             if "after" in gates:
                 awaited = self._look(held, gates, found)
@@ -163,10 +164,10 @@ class Gates:
         self._back[held.claim.queue, held.claim.id] = awaited
         return held, Settlement(held.claim.ref, "back", seconds)
 
-    def _change(self, queue: str, name: str, asking: Sequence[tuple[Held, Place]]) -> list[_End]:
+    def _change(self, queue: str, name: str, asking: Sequence[tuple[Gated, Place]]) -> list[_End]:
         """Let those into a limit that may, and out of it what has ended; the ends of those that may not."""
         leaving = [place for place in list(self._leaving) if (place.queue, place.name) == (queue, name)]
-        mine = {id for at, id in self._inside if at == queue}
+        mine = {id for at, id in list(self._inside) if at == queue}  # others may leave meanwhile
         found = self._limiter.change(queue, name, leaving, [place for _, place in asking], mine)
         for place in leaving:
             self._leaving.remove(place)
@@ -199,7 +200,7 @@ class Gates:
                 found.update(((queue, id), data) for id, data in part.items())
         return found
 
-    def _look(self, held: Held, gates: dict[str, Any], found: dict[waits.Place, bytes]) -> waits.Place | str | None:
+    def _look(self, held: Gated, gates: dict[str, Any], found: dict[waits.Place, bytes]) -> waits.Place | str | None:
         """The task that one has to wait for still, or why it can never begin; None if it can now."""
         missing: list[waits.Place] = []
         results: list[tuple[str, int, bytes]] = []
