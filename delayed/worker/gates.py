@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 LOOK_MAX = 500  # answers that are asked for in one call
 SAMPLE = 20  # tasks of which one look finds out whether they are there still
 GIFT_MAX = 256 << 20  # bytes of results that are passed to one task
-# Seconds for which a task is back: first, then twice as long each time, and at most; and at most if it was noted.
-WAIT, NOTED_MAX, UNNOTED_MAX = 1.0, 15.0, 60.0
+# Seconds for which a task is back: first, and at most; each time twice as long. It is woken before, if nobody dies.
+WAIT = (1.0, 15.0)
+LONG_WAIT = (8.0, 60.0)  # ... behind many others, or for another task
 
 _End = tuple["Held", Settlement]
 _Awaited = Place | waits.Place  # a place inside a limit; or the task whose answer somebody waits for
@@ -150,7 +151,7 @@ class Gates:
                     continue
                 if awaited is not None:
                     waits.note(self._broker, *awaited, (held.claim.queue, held.claim.id))
-                    ends.append(self._wait(held, awaited, _pause(held.claim, UNNOTED_MAX)))
+                    ends.append(self._wait(held, awaited, _pause(held.claim, LONG_WAIT)))
                     continue
             if "limit" in gates:
                 claim = held.claim
@@ -182,7 +183,7 @@ class Gates:
     def _shut(self, held: Held, place: Place, shut: Shut) -> _End:
         if shut.seconds is not None:
             return held, Settlement(held.claim.ref, "back", shut.seconds)
-        return self._wait(held, place, _pause(held.claim, NOTED_MAX if shut.noted else UNNOTED_MAX))
+        return self._wait(held, place, _pause(held.claim, WAIT if shut.noted else LONG_WAIT))
 
     # -- what has to have returned -----------------------------------------------------------------------------
 
@@ -260,9 +261,10 @@ def _blocked(held: Held, queue: str, id: int, why: str) -> str:
     return f"it was to run after task {id}{where}, which {why}"
 
 
-def _pause(claim: Claim, most: float) -> float:
+def _pause(claim: Claim, bounds: tuple[float, float]) -> float:
     """Seconds for which a task is back."""
-    return min(WAIT * 2.0 ** min(claim.deliveries - 1, 10), most) * random.uniform(0.8, 1.2)
+    first, most = bounds
+    return min(first * 2.0 ** min(claim.deliveries - 1, 10), most) * random.uniform(0.8, 1.2)
 
 
 def _poison(claim: Claim) -> Settlement:

@@ -4,6 +4,7 @@ A limit is one small value of its queue, under ``limit:`` and its name, that is 
 
     in    [[id, delivery], …] of the tasks that are inside
     wait  [id, …] of some that wait for a place, the first one first
+    more  whether others wait too, who are not noted: they are looked for when few of the noted ones are left
     next  when the next one may begin, by the store's clock
     line  when the turn of one comes who stands in line now
 
@@ -22,16 +23,19 @@ from typing import Any, NamedTuple
 from delayed.brokers.base import Broker
 from delayed.errors import BrokerError
 from delayed.logger import logger
-from delayed.message import LIFE
+from delayed.message import LIFE, Stored
 from delayed.waits import TRIES, pause
 
 WAITING_MAX = 200  # tasks that are noted as waiting for a place
+FEW = 20  # ... and when so few of them are left, others are looked for
+LOOK_INTERVAL = 1.0  # seconds between two such looks that found nobody
 VERIFY_INTERVAL = 1.0  # seconds between two looks whether who is inside of a full limit still runs
 VERIFY_MAX = 20  # tasks that one such look asks for
 EARLY = 0.002  # seconds by which a turn may come early: stores' clocks tell milliseconds
 LATE = 0.1  # seconds by which one may come late without those behind having to wait for it
 TURN_TTL = 60.0  # seconds after which a turn that was not taken is over
-TTL = 30 * 86400.0  # seconds that a limit is kept in which nothing changes, for the sake of those that nobody uses
+TTL = 30 * 86400.0  # seconds that a limit is kept in which nothing changes while somebody is inside: no run is so long
+IDLE_TTL = 3600.0  # ... while nobody is
 
 
 class Place(NamedTuple):
@@ -69,7 +73,8 @@ class Limiter:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._verified: dict[tuple[str, str], float] = {}  # when it was looked who is inside
+        self._verified: dict[tuple[str, str], float] = {}  # before when it is not looked again who is inside
+        self._looked: dict[tuple[str, str], float] = {}  # ... and who else waits
 
     def change(
         self, queue: str, name: str, leaving: Collection[Place], asking: Sequence[Place], mine: Collection[int]
@@ -101,9 +106,7 @@ class Limiter:
             booked = {int(turn.removeprefix("turn:")): _seconds(each.value) for turn, each in stored.items()}
             answers, fresh = state.admit(asking, now, booked)
             woken = state.take_waiting(places, at_once)
-            data = state.dump()
-            version = found.version if found is not None else 0
-            if data == before or self._broker.put_key(queue, f"limit:{name}", data, ttl=TTL, version=version):
+            if state.dump() == before or self._put(queue, name, state, found):
                 break
             pause(attempt)
         else:
@@ -111,6 +114,9 @@ class Limiter:
         for id, turn in fresh.items():
             self._broker.put_key(queue, f"turn:{id}", b"%r" % turn, ttl=max(turn - now, 0.0) + TURN_TTL)
         missed = sum(not self._broker.reschedule(queue, id, 0.0) for id in woken)
+        if places and state.more and len(state.waiting) < FEW:
+            missed += max(places - len(woken), 0)
+            self._find_others(queue, name)
         while missed:  # they have ended, or come by themselves
             missed = self._wake_others(queue, name, at_once, missed)
         return answers
@@ -121,42 +127,66 @@ class Limiter:
         """
         if place.at_once is None:
             return False  # it comes when it is its turn
-        name = f"limit:{place.name}"
         for attempt in range(TRIES):
-            found = self._broker.get_keys(place.queue, [name]).get(name)
+            found = self._get(place.queue, place.name)
             state = _State(found.value if found is not None else None)
             if found is None or len(state.inside) < place.at_once:
                 return True
             if place.id in state.waiting or len(state.waiting) >= WAITING_MAX:
                 return False
             state.waiting.append(place.id)
-            if self._broker.put_key(place.queue, name, state.dump(), ttl=TTL, version=found.version):
+            if self._put(place.queue, place.name, state, found):
                 return False
             pause(attempt)
         return True
 
+    def _get(self, queue: str, name: str) -> Stored | None:
+        return self._broker.get_keys(queue, [f"limit:{name}"]).get(f"limit:{name}")
+
+    def _put(self, queue: str, name: str, state: _State, found: Stored | None) -> bool:
+        """Keep a limit if it is as it was found; False if it is not."""
+        version = found.version if found is not None else 0
+        ttl = TTL if state.inside else IDLE_TTL
+        return bool(self._broker.put_key(queue, f"limit:{name}", state.dump(), ttl=ttl, version=version))
+
     def _wake_others(self, queue: str, name: str, at_once: int | None, number: int) -> int:
         """Wake the next ones who wait; how many of them do not wait any more."""
         for attempt in range(TRIES):
-            found = self._broker.get_keys(queue, [f"limit:{name}"]).get(f"limit:{name}")
+            found = self._get(queue, name)
             if found is None:
                 return 0
             state = _State(found.value)
             woken = state.take_waiting(number, at_once)
             if not woken:
                 return 0
-            if self._broker.put_key(queue, f"limit:{name}", state.dump(), ttl=TTL, version=found.version):
+            if self._put(queue, name, state, found):
                 return sum(not self._broker.reschedule(queue, id, 0.0) for id in woken)
             pause(attempt)
         return 0
+
+    def _find_others(self, queue: str, name: str) -> None:
+        """Note some more of those who wait for a place."""
+        if monotonic() < self._looked.get((queue, name), 0.0):
+            return
+        entries = self._broker.peek(queue, "scheduled", WAITING_MAX, payloads=False)
+        ids = [entry.message.id for entry in entries if (entry.message.gates or {}).get("limit", ("",))[0] == name]
+        if not ids:
+            _remember(self._looked, (queue, name), LOOK_INTERVAL)
+        for attempt in range(TRIES):
+            found = self._get(queue, name)
+            state = _State(found.value if found is not None else None)
+            before = state.dump()
+            state.waiting += [id for id in ids if id not in state.waiting]
+            state.more = len(entries) == WAITING_MAX
+            if state.dump() == before or self._put(queue, name, state, found):
+                return
+            pause(attempt)
 
     def _gone(self, queue: str, name: str, state: _State, mine: Collection[int]) -> list[int]:
         """Some of those inside that are there no more: their worker could not say so."""
         if monotonic() < self._verified.get((queue, name), 0.0):
             return []
-        if len(self._verified) > 1000:
-            self._verified.clear()
-        self._verified[queue, name] = monotonic() + VERIFY_INTERVAL * random.uniform(0.8, 1.2)
+        _remember(self._verified, (queue, name), VERIFY_INTERVAL)
         others = [id for id in state.inside if id not in mine]
         gone = []
         for id in random.sample(others, min(len(others), VERIFY_MAX)):
@@ -175,10 +205,11 @@ class _State:
             found = json.loads(data) if data else {}
             self.inside = {int(id): int(delivery) for id, delivery in found.get("in", ())}
             self.waiting = [int(id) for id in found.get("wait", ())]
+            self.more = bool(found.get("more"))
             self.next, self.line = _number(found.get("next", 0.0)), _number(found.get("line", 0.0))
         except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
             logger.error("what is kept of a limit can't be read, and is made anew: %.200r", data)
-            self.inside, self.waiting, self.next, self.line = {}, [], 0.0, 0.0
+            self.inside, self.waiting, self.more, self.next, self.line = {}, [], False, 0.0, 0.0
 
     def dump(self) -> bytes | None:
         """The bytes to be kept; None if there is nothing to be."""
@@ -187,6 +218,8 @@ class _State:
             found["in"] = [[id, delivery] for id, delivery in self.inside.items()]
         if self.waiting:
             found["wait"] = self.waiting
+        if self.more:
+            found["more"] = 1
         if self.line:
             found |= {"next": round(self.next, 6), "line": round(self.line, 6)}
         return json.dumps(found, separators=(",", ":")).encode() if found else None
@@ -231,7 +264,9 @@ class _State:
             id, at_once, spacing = place.id, place.at_once, place.spacing
             if at_once is not None and id not in self.inside and len(self.inside) >= at_once:
                 noted = id in self.waiting or len(self.waiting) < WAITING_MAX
-                if noted and id not in self.waiting:
+                if not noted:
+                    self.more = True
+                elif id not in self.waiting:
                     self.waiting.append(id)
                 answers.append(Shut(noted))
                 continue
@@ -257,6 +292,13 @@ class _State:
                     self.waiting.remove(id)
             answers.append(None)
         return answers, turns
+
+
+def _remember(times: dict[tuple[str, str], float], limit: tuple[str, str], seconds: float) -> None:
+    """Note that something is not to be done again so soon."""
+    if len(times) > 1000:
+        times.clear()
+    times[limit] = monotonic() + seconds * random.uniform(0.8, 1.2)
 
 
 def _number(value: object) -> float:

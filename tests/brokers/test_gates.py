@@ -12,7 +12,7 @@ import pytest
 from delayed import answers, waits
 from delayed.brokers import Broker
 from delayed.message import Answer, Settlement
-from delayed.worker import gates, gifts, verdict
+from delayed.worker import gates, gifts, limiter, verdict
 from delayed.worker.courier import Gated
 from delayed.worker.gates import Gates
 from delayed.worker.verdict import Verdict
@@ -24,8 +24,8 @@ BOUND = 10.0
 
 @pytest.fixture(autouse=True)
 def nobody_comes_by_himself(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WAIT", "NOTED_MAX", "UNNOTED_MAX"):
-        monkeypatch.setattr(gates, name, 1000.0)
+    for name in ("WAIT", "LONG_WAIT"):
+        monkeypatch.setattr(gates, name, (1000.0, 1000.0))
 
 
 class Courier:
@@ -299,6 +299,22 @@ def test_there_are_never_more_and_all_get_through(courier: Courier, open_broker:
 
     assert sorted(done) == some
     assert most[0] <= 3
+
+
+def test_who_is_not_noted_is_found_all_the_same(courier: Courier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "WAITING_MAX", 4)
+    monkeypatch.setattr(limiter, "FEW", 2)
+    some = limited(courier, 20, at_once=2)
+    done: list[int] = []
+    running = courier.take()
+
+    while running:
+        courier.end(running.pop())
+        done.append(len(running))
+        running += courier.take()
+
+    assert len(done) == len(some)
+    assert courier.bench.counts() == (0, 0, 0, 0) and keys(courier) == []
 
 
 def test_a_lost_task_takes_its_own_place_again(courier: Courier, other: Courier) -> None:

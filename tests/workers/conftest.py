@@ -114,6 +114,7 @@ BY_STORE_ONCE = {"test_after", "test_limiting", "test_orders", "test_control"}
 # ... and what is much the same in all kinds of children runs in one that takes one task at a time, and in one that is
 # shared.
 TWO_MODES = {
+    "test_after": "async",
     "test_control": "async",
     "test_expiry": "async",
     "test_frozen_guardians": "async",

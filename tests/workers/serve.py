@@ -43,7 +43,7 @@ if __name__ == "__main__":
     ladder.HANDLER_TIMEOUT = settings.pop("handler_timeout", ladder.HANDLER_TIMEOUT)
     courier.ANNOUNCE_INTERVAL = settings.pop("announce_interval", courier.ANNOUNCE_INTERVAL)
     # Far apart, a look that was not asked for shows as a test that takes too long.
-    gates.WAIT = gates.NOTED_MAX = gates.UNNOTED_MAX = settings.pop("gates_wait", 60.0)
+    gates.WAIT = gates.LONG_WAIT = (60.0, 60.0)
     if settings.pop("impatient", False):
         memory.WORKER_PATIENCE, memory.WORKER_LOOK = 0.5, 0.1
     setup_logger(settings.pop("log_level", "INFO"), as_json=settings.pop("log_json", False))

@@ -25,8 +25,8 @@ def call(bench: Bench, func: Callable[..., Any], **options: Any) -> Call[..., An
     return Call(func, bench.queue, Options().updated({"keep": "1h", **options}))
 
 
-def test_a_chain_passes_results_on(bench: Bench) -> None:
-    bench.start(processes=2)
+def test_a_chain_passes_results_on(bench: Bench, mode: str) -> None:
+    bench.start(mode, processes=2)
     first = call(bench, following.give).delay(1)
     second = first.then(call(bench, following.add), 10)
 

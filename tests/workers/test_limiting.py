@@ -66,6 +66,24 @@ def test_a_worker_that_dies_inside_leaves_its_places(bench: Bench) -> None:
 
 
 @sqlite_only
+def test_a_stand_in_wakes_the_next_one(bench: Bench) -> None:
+    worker = bench.start(processes=1)
+    limit = Limit(at_once=1, name="shared")
+    call(bench, following.wait_for_file, limit=limit).delay(1)
+    wait_for(lambda: bench.ledger.find("begin"))
+    bench.start(processes=1)
+    plain = call(bench, following.plain, limit=limit).delay()
+    wait_for(lambda: plain.status == "scheduled")
+    fork_server_of(worker)
+
+    worker.kill()
+    open(f"{bench.ledger.path}.go", "w").close()
+
+    wait_for(bench.settled)
+    assert bench.ledger.lines == ["begin 1", "plain"]
+
+
+@sqlite_only
 def test_they_begin_as_often_as_that_and_no_more_often(bench: Bench) -> None:
     for _ in range(2):
         fork_server_of(bench.start(processes=2, preload=["tests.workers.following"]))
