@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -211,8 +211,16 @@ class Arena:
         """How many tasks the queue has in each state."""
         return self._judge.broker.counts(self.name)
 
-    def drain(self, bound: float | None = None) -> bool:
-        """Wait until the queue has been empty for a while; note whether it has within `bound` seconds."""
+    def overdue(self) -> int:
+        """How many claims there are whose lease has ended."""
+        return sum(entry.due <= 0 for entry in self._judge.broker.peek(self.name, "running", 1000))
+
+    def answers(self, ids: Sequence[int]) -> Mapping[int, bytes]:
+        """The answers that are kept of these tasks."""
+        return self._judge.broker.get_results(self.name, ids)
+
+    def drain(self, bound: float | None = None, quiet: float = QUIET) -> bool:
+        """Wait until the queue has been empty for `quiet` seconds; note whether it has within `bound` seconds."""
         deadline = time.monotonic() + (3 * self.lease + 30.0 if bound is None else bound)
         empty_since = None
         counts: Any = "the store can't be reached"
@@ -223,7 +231,7 @@ class Arena:
                     empty_since = None
                 elif empty_since is None:
                     empty_since = time.monotonic()
-                elif time.monotonic() - empty_since > QUIET:
+                elif time.monotonic() - empty_since > quiet:
                     self.note("drained", drained=True, words="")
                     return True
             time.sleep(0.05)

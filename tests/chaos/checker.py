@@ -2,7 +2,7 @@
 
 =============  =======================================================================================================
 lost           ``.delay()`` returned, and the task neither returned in any run nor used up its retries
-ghost          a run of a task that ``.delay()`` said it had refused, or that nobody asked for
+ghost          a run of a task that ``.delay()`` said it had refused, that nobody asked for, or that was cancelled
 twin           two tasks for one call
 rerun          another run of a task that nothing explains: the one before returned, or still could have
 overlap        a sign of life of a run after the next one of the same task had begun
@@ -126,8 +126,10 @@ class Checker:
         ]
 
     def _has_ended(self, intent: Intent) -> bool:
-        if any(run.returned for run in intent.runs):
+        if intent.unwanted or any(run.returned for run in intent.runs):
             return True
+        if any(record["intent"] == intent.number for record in self.history.having("effect")):
+            return True  # it ended with its transaction, whatever became of its process then
         last = intent.runs[-1] if intent.runs else None
         if last is None or last.attempt <= intent.retry:
             return False
@@ -139,6 +141,11 @@ class Checker:
             f"intent {intent.number} was {'refused' if intent.known else 'never made'}, and {_runs(intent)}"
             for intent in self.history.intents.values()
             if intent.runs and (intent.refused or not intent.known)
+        ] + [
+            f"intent {intent.number} was cancelled, and {run} began {run.begun - intent.cancelled:.3f} s later"
+            for intent in self.history.intents.values()
+            for run in intent.runs
+            if intent.cancelled is not None and run.begun > intent.cancelled
         ]
 
     def twin(self) -> list[str]:

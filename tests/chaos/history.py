@@ -8,6 +8,7 @@ The ledger, by tasks (each names its run, by a random number that it drew itself
 The enqueue log, by producers::
 
     intent (intent, kind, retry, delay) · ok (intent, id) · refused (intent) · uncertain (intent)
+    cancel (intent): it will ask for that · cancelled (intent): it was told so
 
 The nemesis log, by whoever does the harm, and looks after it::
 
@@ -74,6 +75,8 @@ class Intent:
     Attributes:
         stored: when the producer learned that it is; None if it did not.
         refused: whether the producer was told that it is certainly not.
+        unwanted: whether it was about to be cancelled.
+        cancelled: when it was said to be; None if it was not.
         ids: under which the store has it, as far as a producer or a run has told.
         runs: its runs, in the order in which they began.
     """
@@ -85,6 +88,8 @@ class Intent:
     stored: float | None = None
     refused: bool = False
     known: bool = False
+    unwanted: bool = False
+    cancelled: float | None = None
     ids: set[int] = field(default_factory=set)
     runs: list[Run] = field(default_factory=list)
 
@@ -204,6 +209,10 @@ class History:
                 intent.ids.add(record["id"])
             elif record["what"] == "refused":
                 intent.refused = True
+            elif record["what"] == "cancel":
+                intent.unwanted = True
+            elif record["what"] == "cancelled":
+                intent.cancelled = record["at"]
 
     def _read_ledger(self, records: Sequence[Record]) -> None:
         for record in records:

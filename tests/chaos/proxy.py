@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
+import signal
 import socket
 import struct
 import subprocess
@@ -23,11 +25,13 @@ from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from tests.chaos.records import Record, note, read
+from tests.chaos.processes import send
+from tests.chaos.records import NEMESIS, Record, note, now, read
 from tests.chaos.wire import WIRES, Request
 
 LOG = "proxy"  # the name of its log
 CHUNK = 1 << 20
+READ_PATIENCE = 0.5  # seconds that a reply may lie there before it counts as read
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,14 @@ class Rule:
         op: for which operation (see :mod:`tests.chaos.wire`); "" for any request.
         toxic: ``drop_request``: it never arrives; ``drop_reply``: it takes effect, nobody hears of it; ``hold_reply``:
             its reply comes `seconds` later; ``delay``: it arrives `seconds` later. The first two end the connection.
+            The others kill who has sent it: ``kill_before``: it never arrives; ``kill_between``: it takes effect, and
+            its reply is not delivered; ``kill_after``: when the reply has been read.
         chance: how often, 0 to 1.
         most: how often at most; 0 for any number.
         seconds: see `toxic`.
+        of: whose requests, by pid; none: anybody's.
+        nth: the first one that this happens to, of those that match.
+        role: what the log says of whom it kills.
     """
 
     op: str
@@ -48,6 +57,12 @@ class Rule:
     chance: float = 1.0
     most: int = 0
     seconds: float = 0.0
+    of: Sequence[int] = ()
+    nth: int = 1
+    role: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "of", tuple(self.of))  # JSON knows lists only
 
 
 # -- the process ---------------------------------------------------------------------------------------------------
@@ -63,6 +78,7 @@ class Server:
         self.dice = random.Random(seed)
         self.rules: list[Rule] = []
         self.hits: dict[Rule, int] = {}
+        self.passed: dict[Rule, int] = {}  # requests that match, and are not the nth yet
         self.state = "open"
         self.lines: set[Line] = set()
 
@@ -75,13 +91,20 @@ class Server:
                 line.abort()
         self.state = state
 
-    def pick(self, request: Request) -> Rule | None:
+    def pick(self, request: Request, line: Line) -> Rule | None:
         """What goes wrong with this request; None for nothing."""
         for rule in self.rules:
+            owner = None
             hits = self.hits.get(rule, 0)
             if (rule.op and rule.op not in request.ops) or (rule.most and hits >= rule.most):
                 continue
+            if rule.of and (owner := line.peer(rule.of)) is None:
+                continue
+            passed = self.passed[rule] = self.passed.get(rule, 0) + 1
+            if passed < rule.nth:
+                continue
             if self.dice.random() < rule.chance:
+                line.owner = owner
                 self.hits[rule] = hits + 1
                 note(self.log, rule.toxic, op=rule.op)
                 return rule
@@ -108,6 +131,9 @@ class Line:
         self.due = 0  # replies that are still to come
         self.drop = False  # whether the last of them is to be lost
         self.hold = 0.0  # seconds by which the next is late
+        self.fatal: Rule | None = None  # whom the last of them kills, and when
+        self.owner: int | None = None  # who that is
+        self.last = False  # whether nothing is passed on any more: who is to be killed did not do that
 
     async def serve(self) -> None:
         if self.server.state == "refuse":
@@ -122,20 +148,25 @@ class Line:
 
     async def there(self, far: asyncio.StreamWriter) -> None:
         while data := await self.reader.read(CHUNK):
-            if self.server.state == "swallow":
+            if self.last or self.server.state == "swallow":
                 continue
             for request in self.wire.requests(data):
-                rule = self.server.pick(request)
+                rule = self.server.pick(request, self)
                 toxic = rule.toxic if rule else ""
-                if toxic == "drop_request":
+                if rule and toxic == "kill_before":
+                    self.kill(rule)
+                if toxic in ("drop_request", "kill_before"):
                     return
                 if rule and toxic == "delay":
                     await asyncio.sleep(rule.seconds)
                 self.due += request.replies
-                self.drop = self.drop or toxic == "drop_reply"
+                self.drop = self.drop or toxic in ("drop_reply", "kill_between")
+                self.fatal = rule if toxic in ("kill_between", "kill_after") else self.fatal
                 self.hold = rule.seconds if rule and toxic == "hold_reply" else self.hold
                 far.write(request.data)
                 await far.drain()
+        if self.fatal:
+            await asyncio.sleep(READ_PATIENCE)  # it may have closed this when it was done; its end is due all the same
 
     async def back(self, far: asyncio.StreamReader) -> None:
         while data := await far.read(CHUNK):
@@ -144,13 +175,55 @@ class Line:
             self.due -= self.wire.replies(data)
             if self.drop:
                 if self.due <= 0:
+                    if self.fatal:
+                        self.kill(self.fatal)
                     return
                 continue
             if self.hold:
                 seconds, self.hold = self.hold, 0.0
                 await asyncio.sleep(seconds)
+            self.last = self.fatal is not None and self.due <= 0
             self.writer.write(data)
             await self.writer.drain()
+            if self.fatal and self.last:
+                await self.until_read()
+                self.kill(self.fatal)
+                return
+
+    def peer(self, pids: Sequence[int]) -> int | None:
+        """Which of these processes has the other end; None if none."""
+        row = self._far_end()
+        name = f"socket:[{row[9]}]" if row else ""
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                folder = f"/proc/{pid}/fd"
+                if any(os.readlink(f"{folder}/{fd}") == name for fd in os.listdir(folder)):
+                    return pid
+        return None
+
+    def kill(self, rule: Rule) -> None:
+        """Kill who has the other end, and note it as the harm that it is."""
+        sent = now()
+        if self.owner is not None and send(self.owner, signal.SIGKILL):
+            note(Path(self.server.log).with_name(NEMESIS), "kill", role=rule.role, pid=self.owner, sent=sent)
+
+    async def until_read(self) -> None:
+        """Wait until whoever has the other end has read all that was written."""
+        deadline = now() + READ_PATIENCE
+        while now() < deadline and (row := self._far_end()) and int(row[4].partition(":")[2], 16):
+            await asyncio.sleep(0)
+
+    def _far_end(self) -> list[str]:
+        """What the kernel says of the other end (proc(5), /proc/net/tcp); nothing if it is gone."""
+        near, far = (
+            b"%02X%02X%02X%02X:%04X" % (*reversed(socket.inet_aton(host)), port)
+            for host, port in (self.writer.get_extra_info("sockname"), self.writer.get_extra_info("peername"))
+        )
+        for line in Path("/proc/net/tcp").read_bytes().splitlines():
+            words = line.split()
+            if words[1:3] == [far, near]:
+                return [word.decode() for word in words]
+        return []
 
     def abort(self) -> None:
         """End both halves with a reset, as a machine does that knows nothing of the connection."""

@@ -66,6 +66,14 @@ def moody(intent: int, failures: int) -> None:
             raise Moody(f"attempt {current.attempt}")
 
 
+def late_moody(intent: int, seconds: float) -> None:
+    """Raise at the end of the first run that counts."""
+    with recorded(intent) as run:
+        _sleep(run, seconds)
+        if current.attempt == 1:
+            raise Moody("attempt 1")
+
+
 def watch(intent: int, seconds: float) -> None:
     """As :func:`nap`; then look whether the store still knows the claim that this run is for."""
     with recorded(intent) as run:

@@ -255,6 +255,21 @@ def test_a_task_that_was_kept_as_a_dead_letter_is_not_lost() -> None:
     assert Story().task(1.0).harm(9.0, "dead", id=101, reason="poison").judge().passed
 
 
+def test_a_task_whose_commit_took_effect_is_not_lost() -> None:
+    story = broke_off().kill(1.8, CHILD).harm(3.0, "effect", intent=1, run="a")
+
+    assert story.judge().passed
+
+
+def test_a_task_that_was_cancelled_is_not_lost_and_runs_no_more() -> None:
+    story = Story().task(1.0)
+    story.enqueued.append({"what": "cancel", "at": 1.1, "intent": 1})
+    assert story.judge().passed
+
+    story.enqueued.append({"what": "cancelled", "at": 1.2, "intent": 1})
+    assert story.begin(1.3, "a").then(1.4, "E", "a").judge().failed == ["ghost"]
+
+
 def test_an_uncertain_task_may_run_or_not() -> None:
     story = Story().task(1.0, answer="uncertain").task(1.0, number=2, answer="uncertain")
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from delayed.brokers import Broker, broker_for
 from delayed.errors import BrokerUnavailable
-from delayed.message import Message, Settlement
+from delayed.message import Answer, Message, Settlement
+from tests.chaos import tasks
+from tests.chaos.arena import Arena
+from tests.chaos.processes import send, state_of
 from tests.chaos.proxy import Proxy, Rule
 from tests.chaos.wire import RedisWire
 
@@ -77,17 +82,55 @@ def test_a_dropped_reply_has_taken_effect_and_a_dropped_request_has_not(
 
 
 def test_each_operation_is_known(proxy: Proxy, near: Broker, queue: str) -> None:
-    enqueue(near, queue, session=secrets.token_hex(16))
-    proxy.set(*[Rule(op, "delay") for op in ("claim", "settle", "renew", "sweep")])
+    near.counts(queue)
 
-    (claim,) = near.claim([queue], WORKER, 1, 7, 10, 10.0)
-    near.renew(WORKER, [queue], [claim.ref], 10.0)
-    near.sweep(queue)
-    near.settle_and_claim(WORKER, [], [queue], 2, 8, 1, 10.0)
-    near.settle(WORKER, [Settlement(claim.ref, "done")])
+    def op(do: Callable[[], Any], *among: str) -> Any:
+        before = len(proxy.hits())
+        proxy.set(*[Rule(name, "delay") for name in among])
+        found = do()
+        # Redis is sent a script a second time when it does not know it yet.
+        return found, {hit["op"] for hit in proxy.hits()[before:]}
 
-    # Redis is sent a script a second time when it does not know it yet.
-    assert list(dict.fromkeys(ops(proxy))) == ["delay claim", "delay renew", "delay sweep", "delay settle"]
+    ends = ("done", "retry", "back", "dead", "answer")
+    rest = ("claim", "settle", "renew", "held", "sweep", "remove")
+    id, seen = op(lambda: near.reserve_ids(queue, 3), "enqueue", *rest, "reserve")
+    assert seen == {"reserve"}
+    messages = [Message(id + number, "m:f", b"") for number in range(3)]
+    _, seen = op(lambda: near.enqueue(queue, messages, secrets.token_hex(16), 1), "reserve", *rest, "enqueue")
+    assert seen == {"enqueue"}
+    (first, second), seen = op(lambda: near.claim([queue], WORKER, 1, 7, 2, 10.0), "settle", *ends, "claim")
+    assert seen == {"claim"}
+    for do, name in (
+        (lambda: near.renew(WORKER, [queue], [first.ref, second.ref], 10.0), "renew"),
+        (lambda: near.held(WORKER, [queue]), "held"),
+        (lambda: near.sweep(queue), "sweep"),
+        (lambda: near.remove(queue, id + 2), "remove"),
+    ):
+        assert op(do, *ends, *rest)[1] == {name}
+    _, seen = op(lambda: near.settle(WORKER, [Settlement(first.ref, "retry", 9.0)]), "claim", "done", "back", "retry")
+    assert seen == {"retry"}
+    done = Settlement(second.ref, "done", answer=Answer(b"42", 9.0))
+    assert op(lambda: near.settle(WORKER, [done]), "retry", "back", "answer")[1] == {"answer"}
+
+
+@pytest.mark.parametrize(("toxic", "runs"), [("kill_before", 1), ("kill_between", 2), ("kill_after", 2)])
+def test_who_sends_a_request_is_killed_exactly_there(direct: str, tmp_path: Path, toxic: str, runs: int) -> None:
+    with Proxy(direct, tmp_path) as proxy, Arena(tmp_path, proxy.url, direct=direct) as arena:
+        client = arena.run("tests.chaos.client", url=proxy.url, queue=arena.name, does="enqueue", numbers=[1, 2, 3])
+        while state_of(client.pid) != "T":
+            time.sleep(0.01)
+        proxy.set(Rule("enqueue", toxic, most=1, of=[client.pid], nth=2, role="producer"))
+        for _ in range(3):
+            arena.put(tasks.noop)  # by somebody else
+        send(client.pid, signal.SIGCONT)
+        client.wait()
+
+        assert client.returncode == -signal.SIGKILL
+        assert arena.counts().ready == 3 + runs
+        while not (kills := arena.history().having("kill")):
+            time.sleep(0.01)
+        (kill,) = kills
+        assert (kill["pid"], kill["role"]) == (client.pid, "producer")
 
 
 def test_a_reply_is_held(proxy: Proxy, near: Broker, far: Broker, queue: str) -> None:

@@ -1,7 +1,9 @@
 """What goes over the wire to a store, read far enough to say which operation of a broker a request is.
 
-enqueue, claim, settle, renew, sweep; a request may be several (a worker's turn settles and claims), or none of these.
-Redis's scripts are told apart by the keys that they are called with, PostgreSQL's functions by their names.
+reserve, enqueue, claim, settle, renew, held, sweep, remove; a request may be several (a worker's turn settles and
+claims), or none of these. How claims end is told too: done, retry, back, dead, and answer, if one is kept; and on
+PostgreSQL where a transaction ends: commit. Redis's scripts are told apart by the keys that they are called with,
+PostgreSQL's functions by their names.
 """
 
 from __future__ import annotations
@@ -126,10 +128,26 @@ def _redis_ops(words: list[bytes]) -> frozenset[str]:
     if b"prodt" in keys:
         return frozenset({"enqueue"})
     if b"last" in keys:
-        return _work(claims=values[3] != b"0", settles=len(values) > 7)
+        return _work(claims=values[3] != b"0", ends=_redis_ends(values[7:]))
     if {b"held", b"claim", b"msg"} <= keys:
-        return frozenset({"renew"})
+        return frozenset({"renew" if values[1] != b"0" else "held"})
+    if keys == {b"id"}:
+        return frozenset({"reserve"})
+    if {b"dequeued", b"dead", b"noti"} <= keys:
+        return frozenset({"remove"})
     return frozenset()
+
+
+_REDIS_ENDS = {b"d": "done", b"r": "retry", b"b": "back", b"x": "dead"}
+
+
+def _redis_ends(values: list[bytes]) -> set[str]:
+    """How claims end, of how many answers there are, three values of each, and three of each settlement."""
+    if not values:
+        return set()
+    answers = int(values[0])
+    ends = {_REDIS_ENDS[action[:1]] for action in values[2 + 3 * answers :: 3]}
+    return ends | {"answer"} if answers else ends
 
 
 class PostgresWire(Wire):
@@ -169,15 +187,21 @@ class PostgresWire(Wire):
         return kind == b"Z"  # ready for the next one
 
 
-_FUNCTION = re.compile(rb"delayed_(enqueue|work|renew|sweep)(?:_answered)?\(")
+_FUNCTION = re.compile(rb"delayed_(reserve|enqueue|work|renew|held|sweep)(?:_once|_answered)?\(")
+_REMOVE = re.compile(rb"DELETE FROM [^;]*delayed_task\s+WHERE [^;]*\(state \+ 0 = 3 AND ")
+_COMMIT = re.compile(rb"(?:^|\0)COMMIT\0")
 
 
 def _postgres_ops(statement: bytes) -> frozenset[str]:
-    return frozenset(name.decode() for name in _FUNCTION.findall(statement))
+    if b"CREATE FUNCTION" in statement:
+        return frozenset()
+    found = {name.decode() for name in _FUNCTION.findall(statement)}
+    found |= {name for name, sign in (("remove", _REMOVE), ("commit", _COMMIT)) if sign.search(statement)}
+    return frozenset(found)
 
 
 def _work_of_bind(body: bytes) -> frozenset[str]:
-    """Whether delayed_work() is called to claim, to settle, or both: by its parameters `room`, `ids_0`, `ids_1`."""
+    """Whether delayed_work() is called to claim, to settle, or both: by its parameters `room`, `ids_0`, `actions`."""
     at = body.index(b"\0", body.index(b"\0") + 1) + 1
     (count,) = struct.unpack_from(">H", body, at)
     formats = struct.unpack_from(f">{count}H", body, at + 2)
@@ -189,15 +213,16 @@ def _work_of_bind(body: bytes) -> frozenset[str]:
         (size,) = struct.unpack_from(">i", body, at)
         values.append(body[at + 4 : at + 4 + max(size, 0)])
         at += 4 + max(size, 0)
-    room = values[15]
-    claims = int.from_bytes(room, "big") > 0 if formats[15 % len(formats)] else room != b"0"
-    # Ids of what is done, and of what ends otherwise: arrays, whose first number is 0 if they are empty.
-    settles = any(ids[:4] != b"\0\0\0\0" for ids in (values[2], values[6]))
-    return _work(claims=claims, settles=settles)
+    room = values[16]
+    claims = int.from_bytes(room, "big") > 0 if formats[16 % len(formats)] else room != b"0"
+    ends = {name.decode() for name in re.findall(rb"retry|back|dead", values[9])}
+    if values[2] != b"{}":  # an array, which is sent as text if it is empty
+        ends.add("done")
+    return _work(claims=claims, ends=ends | {"answer"} if len(values) > 18 else ends)
 
 
-def _work(claims: bool, settles: bool) -> frozenset[str]:
-    return frozenset(name for name, is_it in (("claim", claims), ("settle", settles)) if is_it)
+def _work(claims: bool, ends: set[str]) -> frozenset[str]:
+    return frozenset(ends | {name for name, is_it in (("claim", claims), ("settle", bool(ends))) if is_it})
 
 
 WIRES: dict[str, type[Wire]] = {"redis": RedisWire, "postgresql": PostgresWire}

@@ -1,0 +1,149 @@
+"""Death between any two system calls of a process: strace counts them, and sends SIGKILL as the k-th begins.
+
+A first run of the same scene without harm says which calls there are. Each is a crash point: ``fsync#3 courier sqlite``
+is the third fsync of that thread since it was warm. As nothing happens in quite the same order twice, a run may end
+before the call comes; then it was judged without harm, and counts as *not reached*.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.chaos import tasks
+from tests.chaos.crash_scenes import BOUND, KEEP, NotReached, Stage
+from tests.chaos.processes import children_of, send, state_of
+from tests.chaos.records import now
+
+TRACE = "trace"  # the file that strace writes
+ROLES = {  # role -> (kind of worker, stores)
+    "monitor": ("preforked", ("sqlite", "redis")),
+    "courier": ("preforked", ("sqlite", "redis")),  # the monitor's thread that talks to the store
+    "forkserver": ("forked", ("sqlite",)),
+    "child": ("preforked", ("sqlite",)),
+    "producer": ("preforked", ("sqlite",)),
+}
+_CALL = re.compile(r"^(\d+\.\d+) (\w+)\(")
+_KILLED = re.compile(r"^(\d+\.\d+) \+\+\+ killed by SIGKILL")
+
+
+def missing() -> str:
+    """Why there can be no such points here; "" if there can."""
+    if not shutil.which("strace"):
+        return "there is no strace"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        try:
+            with traced(process.pid, Path("/dev/null")):
+                return ""
+        except NotReached as error:
+            return str(error)
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def traced(tid: int, path: Path, call: str = "", count: int = 0) -> Iterator[None]:
+    """Write the calls of one thread to a file; kill its process at the `count`-th of one name.
+
+    Raises:
+        NotReached: When the thread can't be traced.
+    """
+    trap = ["-e", f"inject={call}:signal=SIGKILL:when={count}"] if call else []
+    command = ["strace", "-p", str(tid), "-ttt", "-s", "64", "-o", str(path), *trap]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as strace:
+        assert strace.stderr is not None
+        try:
+            said = strace.stderr.readline().decode()
+            if "attached" not in said:
+                raise NotReached(f"strace says {said.strip()!r}")
+            yield
+        finally:
+            send(strace.pid, signal.SIGINT)  # it lets go of whom it traces
+            strace.wait()
+
+
+def calls(path: Path) -> list[str]:
+    """The names of the calls in a trace, each with its number: ``fsync#3``."""
+    seen: Counter[str] = Counter()
+    found = []
+    for line in path.read_text(errors="replace").splitlines():
+        if match := _CALL.match(line):
+            seen[match[2]] += 1
+            found.append(f"{match[2]}#{seen[match[2]]}")
+    return found
+
+
+def play(stage: Stage, role: str, point: str = "") -> bool:
+    """The scene: some tasks, and who handles them is killed at the point, if one is given; whether it was."""
+    return _SCENES.get(role, _worker)(stage, role, point)
+
+
+def _worker(stage: Stage, role: str, point: str) -> bool:
+    arena = stage.arena
+    _, monitor, server = stage.worker(processes=1)
+    stage.put(3, tasks.noop)
+    arena.drain(quiet=0.0)
+    pid = {"forkserver": server, "child": children_of(server)[0]}.get(role, monitor)
+    tid = pid if role != "courier" else max(map(int, (each.name for each in Path(f"/proc/{pid}/task").iterdir())))
+
+    def burst() -> None:
+        stage.put(3, tasks.nap, 0.01)
+        arena.put(tasks.noop, keep=KEEP)
+        arena.put(tasks.moody, 1)
+        stage.wait_for(lambda: state_of(pid) in ("", "Z") or _empty(stage), "the end of a burst")
+
+    killed = _trap(stage, role, pid, tid, point, burst)
+    if killed and pid == monitor:
+        arena.start()
+    return killed
+
+
+def _producer(stage: Stage, role: str, point: str) -> bool:
+    client = stage.client("enqueue", range(1, 5))
+
+    def burst() -> None:
+        send(client.pid, signal.SIGCONT)
+        client.wait(BOUND)
+
+    killed = _trap(stage, role, client.pid, client.pid, point, burst)
+    known = set(stage.arena.history().intents)
+    rest = stage.client("enqueue", [number for number in range(1, 5) if number not in known])
+    send(rest.pid, signal.SIGCONT)
+    rest.wait(BOUND)
+    stage.worker()
+    return killed
+
+
+_SCENES: dict[str, Callable[[Stage, str, str], bool]] = {"producer": _producer}
+
+
+def _empty(stage: Stage) -> bool:
+    counts = stage.arena.counts()
+    return not (counts.scheduled or counts.ready or counts.running)
+
+
+def _trap(stage: Stage, role: str, pid: int, tid: int, point: str, burst: Callable[[], None]) -> bool:
+    """Do something while a thread is traced, and note the death of its process, if it came to that."""
+    path = stage.arena.folder / TRACE
+    call, _, count = point.partition("#")
+    with traced(tid, path, call, int(count or 0)):
+        burst()
+    killed = None
+    at = 0.0
+    for line in path.read_text(errors="replace").splitlines():
+        if match := _CALL.match(line):
+            at = float(match[1])
+        killed = _KILLED.match(line) or killed
+    if not killed:
+        return False
+    clocks = now() - time.time()
+    stage.arena.note("kill", role=role, pid=pid, sent=at + clocks, died=float(killed[1]) + clocks)
+    return True
