@@ -5,6 +5,7 @@
 #                                   DELAYED_ALL=1 make test: in every kind of worker on every store
 #   make soak                       200 rounds of every way to die in every kind of worker: about an hour
 #   make chaos                      kill whatever there is, at random, and judge; CHAOS_ARGS="--store redis --seconds 600"
+#   make crashpoints                kill at every point of every operation, and judge; CRASH_ARGS="--long --jobs 4"
 #   make fuzz                       every decoder, 200,000 runs each (RUNS=...), guided by coverage; TARGETS=header chooses
 #   make bench                      benchmarks
 #   make clean                      remove the environments and caches
@@ -12,6 +13,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
+CRASH_ARGS ?=
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
@@ -21,7 +23,7 @@ DEMO_EXTRA := $(if $(filter redis% unix:%,$(DELAYED_URL)),-redis)$(if $(filter p
 DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 
 .DELETE_ON_ERROR:
-.PHONY: test lint types fuzz soak chaos demo bench clean
+.PHONY: test lint types fuzz soak chaos crashpoints demo bench clean
 
 test: lint types
 	$(VENV)/bin/python -m pytest -n 5 $(PYTEST_ARGS)
@@ -31,6 +33,9 @@ soak: $(VENV)/installed-test
 
 chaos: $(VENV)/installed-test
 	$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
+
+crashpoints: $(VENV)/installed-test
+	$(VENV)/bin/python -m tests.chaos.crashpoints $(CRASH_ARGS)
 
 # Atheris has wheels for some Pythons on Linux only, so that it is no part of what all tests need.
 fuzz: $(VENV)/installed-test

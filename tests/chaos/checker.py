@@ -180,7 +180,7 @@ class Checker:
         if dead is not None and dead <= run.begun and (before.ended is None or dead <= self._settled(before)):
             self._recovered("worker", dead, run.begun)
             return "its worker was killed"
-        if not before.returned:
+        if not before.returned or before.run in history.unsaid:
             killed = history.killed(before.pid, before.begun, run.begun)
             if killed is not None:
                 self._recovered("child", killed, run.begun)

@@ -40,8 +40,8 @@ POINTS = [
 SCENES = {(plot.operation, plot.role): plot.scene for plot in PLOTS}
 
 
-def run(point: Point, store: Store, folder: Path, lease: float = LEASE) -> Outcome:
-    """Go there, let all end in peace, and judge; the folder gets the logs."""
+def run(point: Point, store: Store, folder: Path, lease: float = LEASE, broker: str = "") -> Outcome:
+    """Go there, let all end in peace, and judge; the folder gets the logs. For `broker`, see :class:`Arena`."""
     begun = time.monotonic()
     outcome = Outcome()
     check: Check | None = None
@@ -49,7 +49,7 @@ def run(point: Point, store: Store, folder: Path, lease: float = LEASE) -> Outco
     with ExitStack() as stack:
         proxy = stack.enter_context(Proxy(store.url, folder)) if point.position else None
         url = proxy.url if proxy else store.url
-        arena = stack.enter_context(Arena(folder, url, mode, direct=store.url, lease=lease))
+        arena = stack.enter_context(Arena(folder, url, mode, direct=store.url, lease=lease, broker=broker))
         try:
             if proxy:
                 check = SCENES[point.what, point.role](Stage(arena, proxy, point.position))

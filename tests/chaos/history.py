@@ -12,7 +12,8 @@ The enqueue log, by producers::
 
 The nemesis log, by whoever does the harm, and looks after it::
 
-    born (role, pid, parent) · ready (pid): it forks · kill (role, pid, sent: just before) · leave (pid)
+    born (role, pid, parent) · ready (pid): it forks · leave (pid)
+    kill (role, pid, sent: just before, unsaid: its last run had returned, but it could not tell anybody yet)
     stop, cont (role, pid, worker) · cut, healed (worker): from the store · down (lossy), up: the store
     late (since): the machine itself stood still · slots (slots): tasks that run at once
     drained (drained, words): whether the queue became empty · dead (id, reason) · leak (words)
@@ -110,6 +111,9 @@ class History:
         self._kills: dict[int, list[Window]] = defaultdict(list)
         for record in self.having("kill"):
             self._kills[record["pid"]].append((record.get("sent", record["at"]), record["at"]))
+        unsaid = {record["pid"] for record in self.having("kill") if record.get("unsaid")}
+        last = {run.pid: run for run in sorted(self.runs.values(), key=lambda run: run.begun)}
+        self.unsaid = {run.run for pid, run in last.items() if pid in unsaid}
         self._parents = {record["pid"]: record["parent"] for record in self.having("born")}
         self.outages = self._windows("down", "up")
         self.excused = [*self.outages, *[(record["since"], record["at"]) for record in self.having("late")]]

@@ -31,8 +31,9 @@ ROLES = {  # role -> (kind of worker, stores)
     "child": ("preforked", ("sqlite",)),
     "producer": ("preforked", ("sqlite",)),
 }
+RETURNED = '\\"what\\":\\"E\\"'  # in the trace of a child: its task has noted that it returns
+NOTED = "fchdir("  # the first call of a child that has noted on the board how a task ended
 _CALL = re.compile(r"^(\d+\.\d+) (\w+)\(")
-_KILLED = re.compile(r"^(\d+\.\d+) \+\+\+ killed by SIGKILL")
 
 
 def missing() -> str:
@@ -136,14 +137,13 @@ def _trap(stage: Stage, role: str, pid: int, tid: int, point: str, burst: Callab
     call, _, count = point.partition("#")
     with traced(tid, path, call, int(count or 0)):
         burst()
-    killed = None
-    at = 0.0
+    if not point or calls(path)[-1:] != [point]:
+        return False
+    stage.wait_for(lambda: state_of(pid) in ("", "Z"), "the death of a process")
+    unsaid = False
     for line in path.read_text(errors="replace").splitlines():
         if match := _CALL.match(line):
             at = float(match[1])
-        killed = _KILLED.match(line) or killed
-    if not killed:
-        return False
-    clocks = now() - time.time()
-    stage.arena.note("kill", role=role, pid=pid, sent=at + clocks, died=float(killed[1]) + clocks)
+            unsaid = (unsaid or RETURNED in line) and NOTED not in line
+    stage.arena.note("kill", role=role, pid=pid, sent=at + now() - time.time(), unsaid=unsaid)
     return True

@@ -183,6 +183,10 @@ def test_a_fault_is_found_in_its_column(name: str) -> None:
 
 INNOCENT = {
     "the child was killed": ("its child was killed", broke_off().kill(1.6, CHILD).begin(2.0, "b", token=2)),
+    "the child was killed when it had returned, and could not say so": (
+        "its child was killed",
+        ran_once().harm(2.1, "kill", role="child", pid=CHILD, unsaid=True).begin(2.5, "b", token=2, pid=OTHER),
+    ),
     "both guardians were killed": (
         "its worker was killed",
         broke_off().kill(1.6, SERVER).kill(1.7, MONITOR).begin(5.0, "b", token=2),
