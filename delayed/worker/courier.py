@@ -39,7 +39,7 @@ PROGRESS_INTERVAL = 0.5  # seconds between announcements while tasks say how far
 ANNOUNCEMENT_AGE = 15.0  # seconds that an announcement holds
 REPLY_AGE = 10.0  # seconds that a reply is announced
 ORDERS_KNOWN = 1000  # orders that are remembered, so that one which is sent again is obeyed once
-GATES_PAUSE = 1.0  # seconds that tasks are back for whose gates could not be asked
+GATES_PAUSE = 1.0  # seconds until gates are asked, or minded, again that could not be
 TRUST = 0.8  # part of a lease after which a claim must be renewed before it is handed out
 
 
@@ -150,6 +150,7 @@ class Courier(threading.Thread):
         self.ambiguous = 0  # settlements whose answer was lost, and that took effect the first time
 
         self._gates = Gates(broker)
+        self._gates_at = 0.0  # before when they are not minded again
         self._complaint = ""  # what the last request failed for, as far as it was logged
         self._condition = threading.Condition()
         self._outbox: list[tuple[Held | None, Settlement]] = []
@@ -280,8 +281,8 @@ class Courier(threading.Thread):
         """Do one thing; False when there is nothing left to do."""
         if self._answers:
             self._put_answers()
-        if self._gates.busy:
-            self._gates.work()
+        if self._gates.busy and now() >= self._gates_at:
+            self._mind_gates()
         at = now()
         with self._condition:
             while self._closing and self.inbox:
@@ -295,6 +296,8 @@ class Courier(threading.Thread):
                 or self._closing
             )
             chore = min(self._renew_at, self._sweep_at, self._announce_at)
+            if self._gates.busy:
+                chore = min(chore, self._gates_at)
             if self._closing and not self._outbox and (not self._held or at > self._close_by):
                 return False
             idle = False
@@ -320,6 +323,16 @@ class Courier(threading.Thread):
         if at >= chore:
             self._chores(at)
         return True
+
+    def _mind_gates(self) -> None:
+        """Let go on who can since some tasks have ended. What the store refuses, for it is full for instance, must not
+        keep others from being settled.
+        """
+        try:
+            self._gates.work()
+        except BrokerError as error:
+            self._gates_at = now() + GATES_PAUSE
+            logger.debug("worker %s: those who wait at gates are not woken yet: %s", self.worker, error)
 
     def _put_answers(self) -> None:
         while self._answers:
