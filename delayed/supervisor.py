@@ -32,6 +32,7 @@ from delayed.message import DEFAULT_MAX_DELIVERIES, Claim, Settlement
 from delayed.sizes import size_text
 from delayed.worker import memory, process
 from delayed.worker.base import Worker
+from delayed.worker.gates import Gates
 from delayed.worker.remains import Remains
 
 OK, FAILED = 0, 3  # what run() returns
@@ -349,8 +350,14 @@ class Supervisor:
                 remains = Remains(board, spool, self.worker.lanes, names, keeps, member.worker)
                 ended = {claim.ref: settlement for claim, settlement in remains.settled(claims)}
             settlements = [ended.get(claim.ref) or _return(claim, member.worker) for claim in claims]
+            gates = Gates(self.worker.broker)
+            for claim in claims:
+                gates.take_over(claim)
             for start in range(0, len(settlements), SETTLE_MAX):  # few at a time: they may have large answers
                 self.worker.broker.settle(member.worker, settlements[start : start + SETTLE_MAX])
+                gates.ended(settlements[start : start + SETTLE_MAX])
+            with contextlib.suppress(BrokerError):  # who waits for these looks himself, later
+                gates.work()
         except BrokerError as error:
             logger.warning("the tasks of worker %s wait for the end of its lease: %s", member.worker, error)
             return

@@ -26,7 +26,9 @@ from delayed.worker.verdict import printable
 
 _SEALS = {0: "", 1: ", signed", 2: ", encrypted"}
 # The settings of a task that are shown if it has them, with their names in a message.
-_SETTINGS = ("timeout", "priority", "delay", "retry", "max_deliveries", "key", "trace", "limits", "keep", "extra")
+_SETTINGS = (
+    "timeout", "priority", "delay", "retry", "max_deliveries", "key", "trace", "limits", "gates", "keep", "extra",
+)  # fmt: skip
 
 
 def about(queue: str, entry: Entry) -> dict[str, Any]:
