@@ -17,6 +17,7 @@ ENDLESS = 2**31 - 1  # deliveries of a task that is retried for ever; no store c
 ID_MAX = (1 << 53) - 1  # what every tool can read as a number
 QUEUE_MAX = 200  # characters of a queue's name
 GATE_MAX = 300  # characters of the name of a limit
+AT_ONCE_MAX = 1000  # tasks that one limit lets run at once: all of them are kept in one small value
 SHOWN_MAX = 100  # characters of a value that is not right
 _FLOAT_MAX = sys.float_info.max
 _NUMBERS = (int, float)  # and no bool
@@ -106,12 +107,13 @@ def _is_gate(value: Any) -> bool:
         and type(value[0]) is str
         and 1 <= len(value[0]) <= GATE_MAX
         and value[0].isprintable()
-        and (value[1] is None or (type(value[1]) is int and value[1] >= 1))
+        and (value[1] is None or (type(value[1]) is int and 1 <= value[1] <= AT_ONCE_MAX))
         and (value[2] is None or (type(value[2]) in _NUMBERS and 0 < value[2] <= DELAY_MAX))
     )
 
 
-def _is_queue(name: str) -> bool:
+def is_queue(name: str) -> bool:
+    """Whether text may be a queue's name."""
     return 1 <= len(name) <= QUEUE_MAX and name.isprintable() and not set("{}") & set(name)
 
 
@@ -120,7 +122,7 @@ def _is_after(value: Any) -> bool:
         type(value) is dict
         and bool(value)
         and all(
-            _is_queue(queue) and type(ids) is list and ids and all(type(id) is int and 0 < id <= ID_MAX for id in ids)
+            is_queue(queue) and type(ids) is list and ids and all(type(id) is int and 0 < id <= ID_MAX for id in ids)
             for queue, ids in value.items()
         )
     )

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from delayed.durations import seconds_of
 from delayed.errors import ConfigError, NotEnqueueable
+from delayed.fields import AT_ONCE_MAX
 
-AT_ONCE_MAX = 1000  # tasks that one limit lets run at once: all of them are kept in one small value
 NAME_MAX = 200  # characters; what is longer with the argument's value is shortened by its hash
 _RATE = re.compile(r"\s*(\d{1,9})\s*/\s*(.+?)\s*")
 

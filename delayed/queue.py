@@ -16,7 +16,7 @@ from delayed.brokers.masked import masked
 from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
 from delayed.durations import seconds_of
 from delayed.errors import AlreadyEnqueued, ConfigError
-from delayed.fields import QUEUE_MAX
+from delayed.fields import QUEUE_MAX, is_queue
 from delayed.producer import TIMEOUT, JoinedProducer, Producer
 from delayed.schedule import LATE, Schedule, checked_late, rule_of
 from delayed.serializers import CloudPickle
@@ -563,7 +563,7 @@ class Queue:
 def _checked_name(name: str) -> str:
     if not isinstance(name, str):
         raise ConfigError(f"a queue's name is text, not {name!r}")
-    if not 1 <= len(name) <= QUEUE_MAX or not name.isprintable() or "{" in name or "}" in name:
+    if not is_queue(name):
         raise ConfigError(
             f"{name[:QUEUE_MAX]!r} can't name a queue: 1 to {QUEUE_MAX} characters, no control characters, no braces"
         )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 
 from delayed.brokers.base import Broker
+from delayed.fields import ID_MAX, is_queue
 
 PREFIX = "waits:"  # before the id of the task that is waited for
 LOOK_MAX = 500  # names that are asked for in one call
@@ -66,4 +67,8 @@ def _read(data: bytes) -> list[Place]:
         found = [(queue, id) for queue, id in json.loads(data)]
     except (ValueError, TypeError, RecursionError):
         return []
-    return [place for place in found if type(place[0]) is str and place[0] and type(place[1]) is int and place[1] > 0]
+    return [
+        (queue, id)
+        for queue, id in found
+        if type(queue) is str and is_queue(queue) and type(id) is int and 0 < id <= ID_MAX
+    ]

@@ -91,6 +91,7 @@ def test_a_header_comes_back_as_it_was(queue: Queue) -> None:
         {"with": True},
         {"runs": 0},
         {"limit": ["x", 0, None]},
+        {"limit": ["x", 1001, None]},
         {"limit": ["x", None, 0]},
         {"limit": ["x", None, float(2**60)]},
         {"limit": ["", 1, None]},

@@ -325,14 +325,12 @@ class Courier(threading.Thread):
         return True
 
     def _mind_gates(self) -> None:
-        """Let go on who can since some tasks have ended. What the store refuses, for it is full for instance, must not
-        keep others from being settled.
-        """
+        """Let go on who can since some tasks have ended."""
         try:
             self._gates.work()
-        except BrokerError as error:
+        except Exception as error:  # a full store, or whatever it is: it must not keep others from being settled
             self._gates_at = now() + GATES_PAUSE
-            logger.debug("worker %s: those who wait at gates are not woken yet: %s", self.worker, error)
+            logger.warning("worker %s: some that wait for others are not woken yet: %s", self.worker, error)
 
     def _put_answers(self) -> None:
         while self._answers:

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 from delayed.brokers.base import Broker
 from delayed.errors import BrokerError
+from delayed.fields import ID_MAX
 from delayed.logger import logger
-from delayed.message import LIFE, Stored
+from delayed.message import CLOCK_BITS, COUNT_MAX, LIFE, Stored
 from delayed.waits import TRIES, pause
 
 WAITING_MAX = 200  # tasks that are noted as waiting for a place
@@ -35,7 +36,7 @@ EARLY = 0.002  # seconds by which a turn may come early: stores' clocks tell mil
 LATE = 0.1  # seconds by which one may come late without those behind having to wait for it
 TURN_TTL = 60.0  # seconds after which a turn that was not taken is over
 TTL = 30 * 86400.0  # seconds that a limit is kept in which nothing changes while somebody is inside: no run is so long
-IDLE_TTL = 3600.0  # ... while nobody is
+IDLE_TTL = 3600.0  # ... while nobody is, and nobody stands in line
 
 
 class Place(NamedTuple):
@@ -106,7 +107,7 @@ class Limiter:
             booked = {int(turn.removeprefix("turn:")): _seconds(each.value) for turn, each in stored.items()}
             answers, fresh = state.admit(asking, now, booked)
             woken = state.take_waiting(places, at_once)
-            if state.dump() == before or self._put(queue, name, state, found):
+            if state.dump() == before or self._put(queue, name, state, found, now):
                 break
             pause(attempt)
         else:
@@ -143,10 +144,15 @@ class Limiter:
     def _get(self, queue: str, name: str) -> Stored | None:
         return self._broker.get_keys(queue, [f"limit:{name}"]).get(f"limit:{name}")
 
-    def _put(self, queue: str, name: str, state: _State, found: Stored | None) -> bool:
-        """Keep a limit if it is as it was found; False if it is not."""
+    def _put(self, queue: str, name: str, state: _State, found: Stored | None, now: float = 0.0) -> bool:
+        """Keep a limit if it is as it was found; False if it is not.
+
+        Args:
+            now: by the store's clock; 0: when it was changed last, which its version tells.
+        """
         version = found.version if found is not None else 0
-        ttl = TTL if state.inside else IDLE_TTL
+        line = max(state.line, state.next) - max(now, (version >> CLOCK_BITS) / 1000)
+        ttl = TTL if state.inside else IDLE_TTL + max(line, 0.0)
         return bool(self._broker.put_key(queue, f"limit:{name}", state.dump(), ttl=ttl, version=version))
 
     def _wake_others(self, queue: str, name: str, at_once: int | None, number: int) -> int:
@@ -203,8 +209,8 @@ class _State:
     def __init__(self, data: bytes | None) -> None:
         try:
             found = json.loads(data) if data else {}
-            self.inside = {int(id): int(delivery) for id, delivery in found.get("in", ())}
-            self.waiting = [int(id) for id in found.get("wait", ())]
+            self.inside = {_whole(id, ID_MAX): _whole(number, COUNT_MAX) for id, number in found.get("in", ())}
+            self.waiting = [_whole(id, ID_MAX) for id in found.get("wait", ())]
             self.more = bool(found.get("more"))
             self.next, self.line = _number(found.get("next", 0.0)), _number(found.get("line", 0.0))
         except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
@@ -299,6 +305,12 @@ def _remember(times: dict[tuple[str, str], float], limit: tuple[str, str], secon
     if len(times) > 1000:
         times.clear()
     times[limit] = monotonic() + seconds * random.uniform(0.8, 1.2)
+
+
+def _whole(value: object, most: int) -> int:
+    if type(value) is not int or not 0 < value <= most:
+        raise ValueError
+    return value
 
 
 def _number(value: object) -> float:

@@ -209,6 +209,31 @@ def test_an_answer_that_can_not_be_read_is_no_good_end(courier: Courier) -> None
     assert "can't be read" in found.blocked
 
 
+def test_what_others_have_written_there_wakes_nobody(courier: Courier) -> None:
+    queue, broker = courier.bench.queue, courier.bench.broker
+    (first,) = courier.bench.put(keep=60.0)
+    for garbage in (
+        b"\xff",
+        b"[",
+        b"{}",
+        b"[1]",
+        b'[["{}", 1]]',
+        b'[["q", %d]]' % 10**30,
+        b'[["q", "1"]]',
+        b"[[[], {}]]",
+    ):
+        broker.put_key(queue, f"waits:{first}", garbage)
+        waits.wake(broker, [(queue, first)])
+        assert broker.list_keys(queue, "waits:") == []
+    broker.put_key(queue, f"waits:{first}", b"garbage")
+    second = after(courier, first)
+
+    (held,) = courier.take()
+    courier.end(held, RETURNED)
+
+    assert taken(courier.take()) == [second]
+
+
 # -- limits --------------------------------------------------------------------------------------------------------
 
 
@@ -339,7 +364,8 @@ def test_who_is_gone_without_a_word_is_found_to_be(courier: Courier, other: Cour
 
 
 def test_what_others_have_written_there_is_made_anew(courier: Courier) -> None:
-    for garbage in (b"", b"{", b"[]", b'{"in": 3}', b'{"in": [[1]]}', b'{"next": "soon"}', b'{"line": 1e999}', b"\xff"):
+    kinds = (b'{"in": 3}', b'{"in": [[1]]}', b'{"in": [[%d, 1]]}' % 10**30, b'{"in": [["1", 1]]}', b'{"wait": [-5]}')
+    for garbage in (b"", b"{", b"[]", *kinds, b'{"next": "soon"}', b'{"line": 1e999}', b"\xff"):
         (id,) = limited(courier, 1, at_once=1, spacing=0.001)
         courier.bench.broker.put_key(courier.bench.queue, "limit:limit", garbage)
 
@@ -379,6 +405,15 @@ def test_a_turn_that_comes_too_early_is_waited_for_still(courier: Courier) -> No
 
     entry = courier.bench.broker.get(courier.bench.queue, second)
     assert entry is not None and entry.state == "scheduled" and 95 < entry.due <= 100
+
+
+def test_a_line_is_kept_for_as_long_as_it_is(courier: Courier) -> None:
+    limited(courier, 2, spacing=100_000.0)
+    courier.take()
+
+    stored = courier.bench.broker.get_keys(courier.bench.queue, ["limit:limit"])["limit:limit"]
+
+    assert stored.left is not None and stored.left > 200_000
 
 
 def test_turns_that_come_late_are_not_taken_all_at_once(courier: Courier) -> None:
