@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from delayed import Group, Queue, TaskFailed
+from delayed import Group, Queue, Retry, TaskFailed
 from delayed.delay import Call
 from delayed.options import Options
 from tests.workers import following
@@ -60,6 +60,17 @@ def test_a_group_comes_together(bench: Bench) -> None:
 
     assert last.result(BOUND) == 1190
     assert bench.ledger.find("total") == ["20 1"]
+
+
+@sqlite_only
+def test_a_large_result_is_passed_and_to_a_retry_again(bench: Bench) -> None:
+    bench.start()
+    first = call(bench, following.give_large).delay(300_000)
+
+    second = first.then(call(bench, following.length_of, retry=Retry(1, delay=0)))
+
+    assert second.result(BOUND) == 300_000
+    assert bench.ledger.lines == ["length 1", "length 2"]
 
 
 @sqlite_only
