@@ -99,7 +99,11 @@ class Call(Generic[P, R_co]):
     @overload
     async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R_co]: ...
     async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[Any]:
-        """:meth:`delay` in a thread, so that the event loop goes on meanwhile."""
+        """:meth:`delay` in a thread, so that the event loop goes on meanwhile. In the block of a
+        :meth:`Queue.transaction` it is :meth:`delay`, because the connection is this thread's.
+        """
+        if (self._queue or self._bind()).in_transaction():
+            return self.delay(*args, **kwargs)
         import asyncio
 
         return await asyncio.to_thread(self.delay, *args, **kwargs)

@@ -266,6 +266,10 @@ class Queue:
         with transactions.open(self.broker, self.broker.join(conn)):
             yield
 
+    def in_transaction(self) -> bool:
+        """Whether what is enqueued here, in this thread or asyncio task, becomes a part of a :meth:`transaction`."""
+        return transactions.is_open() and transactions.find(self.broker) is not None
+
     # -- before they run -------------------------------------------------------------------------------------------
 
     def reschedule(self, id: int, delay: float | timedelta | str) -> bool:

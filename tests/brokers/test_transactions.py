@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 import time
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from delayed.brokers import Broker
-from delayed.delay import delay
+from delayed.delay import Call, delay
 from delayed.errors import ConfigError, TaskLost, Unsupported
 from delayed.message import Claim, Message, Settlement
+from delayed.options import Options
 from delayed.queue import Queue
 from delayed.task import Task
 from delayed.unique import Unique
@@ -138,6 +140,22 @@ def test_queues_of_one_store_join_and_others_do_not(
             delay(tasks)(divmod)(7, 2)
 
     assert (here.len(), there.len(), elsewhere.len()) == (0, 0, 1)
+
+
+@only(*TRANSACTIONAL)
+def test_a_coroutine_enqueues_in_its_own_transaction(broker: Broker, queue: str, bank: Bank) -> None:
+    tasks = Queue(queue, broker)
+
+    async def enqueue() -> None:
+        await Call(divmod, tasks, Options()).adelay(7, 2)
+
+    with bank.transaction() as conn:
+        with tasks.transaction(conn):
+            asyncio.run(enqueue())
+        assert ready(broker, queue) == 0
+        bank.commit(conn)
+
+    assert ready(broker, queue) == 1
 
 
 @only(*TRANSACTIONAL)
