@@ -52,11 +52,9 @@ class Signature:
         except TypeError as error:
             raise SignatureMismatch(f"{self._name}{self._signature}: {error}") from None
 
-    def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, flat: bool = False) -> dict[str, Any]:
-        """The arguments of a call by the names of their parameters, those included that have their defaults.
-
-        Args:
-            flat: whether those that are gathered in ``**kwargs`` have their own names, rather than that one.
+    def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The arguments of a call by the names of their parameters: those that are given, and the defaults of the
+        others.
 
         Raises:
             SignatureMismatch: When they don't fit.
@@ -65,8 +63,32 @@ class Signature:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise SignatureMismatch(f"{self._name}{self._signature}: {error}") from None
+        given = dict(bound.arguments)
         bound.apply_defaults()
-        found = bound.arguments
+        return given, {name: value for name, value in bound.arguments.items() if name not in given}
+
+    def arguments(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        flat: bool = False,
+        sent: Callable[[str, Any], Any] | None = None,
+    ) -> dict[str, Any]:
+        """The arguments of a call by the names of their parameters, those included that have their defaults.
+
+        Args:
+            flat: whether those that are gathered in ``**kwargs`` have their own names, rather than that one.
+            sent: what makes of a parameter's name and default what it would be sent as; None: it stays what it is.
+
+        Raises:
+            SignatureMismatch: When they don't fit.
+        """
+        given, defaults = self.bound(args, kwargs)
+        if sent is not None:
+            defaults = {name: sent(name, value) for name, value in defaults.items()}
+        both = {**given, **defaults}
+        found = {name: both[name] for name in self._signature.parameters}
         if flat:
             for name, parameter in self._signature.parameters.items():
                 if parameter.kind is parameter.VAR_KEYWORD:

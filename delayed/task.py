@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -249,7 +250,19 @@ class Task:
         """
         assert self.unique is not None
         args, kwargs = self._dumped(codec)
-        return self.unique.once(self.func_path, self._func or loaded(self.func_path), args, kwargs, codec)
+        func = self._func or loaded(self.func_path)
+        return self.unique.once(self.func_path, func, args, kwargs, codec, partial(self._sent, codec))
+
+    def _sent(self, codec: Codec, name: str, default: Any) -> Any:
+        """A parameter's default as the codec would get it if it were given; itself if it can't be given."""
+        func = seen(self.func_path) if codec.plain else None
+        types = types_of(func) if func is not None else None
+        if types is None:
+            return default
+        try:
+            return types.dump(self.func_path, (), {name: default})[1][name]
+        except (SignatureMismatch, NotEnqueueable):  # such as None for a parameter that takes none
+            return default
 
     def _tenant(self, codec: Codec, name: str) -> str:
         """What stands for whose it is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
@@ -25,7 +26,10 @@ DEPTH_MAX = 100  # containers in each other; what is nested deeper is told apart
 _ON_CONFLICT = ("existing", "replace", "reject")
 # What these show of themselves tells two of them apart, and is the same for equal ones.
 _SHOWN = frozenset(
-    ("datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta", "decimal.Decimal", "uuid.UUID")
+    (
+        *("datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta", "decimal.Decimal", "uuid.UUID"),
+        *("pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath", "pathlib.PureWindowsPath"),
+    )
 )
 
 
@@ -40,8 +44,8 @@ class Unique(_Rule):
 
     Args:
         key: text, in which ``{name}`` stands for an argument of the call: ``"import-{customer_id}"``. It is one of the
-            queue: calls of other functions with the same key are the same, too. None (the default): the function and
-            all its arguments.
+            queue: calls of other functions with the same key are the same, too. Where several arguments are named, they
+            are told apart whatever is in them. None (the default): the function and all its arguments.
         until: how long a task holds its key: "done" (the default): as long as it waits, runs, or waits to be tried
             again; "begun": until its first run begins; or so many seconds from its enqueue, whatever becomes of it: a
             number, a :class:`datetime.timedelta`, or text such as ``5m``.
@@ -96,13 +100,20 @@ class Unique(_Rule):
         )
 
     def once(
-        self, path: str, func: Callable[..., Any] | None, args: Sequence[Any], kwargs: Mapping[str, Any], codec: Codec
+        self,
+        path: str,
+        func: Callable[..., Any] | None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        codec: Codec,
+        sent: Callable[[str, Any], Any] | None = None,
     ) -> Once:
         """What a broker is told of it for one call.
 
         Args:
             path, func: of the function; None where it is not known here: then its arguments have no names.
             args, kwargs: as `codec` gets them.
+            sent: what makes of a parameter's name and default what `codec` would get; None: it stays what it is.
 
         Raises:
             ConfigError: When the key names an argument that the call does not have.
@@ -110,13 +121,13 @@ class Unique(_Rule):
             SignatureMismatch: When they don't fit the function.
         """
         if self.key is not None:
-            text = named(f"unique={self.key!r}", self.key, path, func, args, kwargs)
-            name = b"key\0" + text.encode("utf-8", "surrogatepass")
+            names = _names(self.key, func, args, kwargs, sent)
+            name = _apart(_filled(f"unique={self.key!r}", _pieces(self.key), path, names))
         elif path.startswith(BY_VALUE):
             raise NotEnqueueable(f"{path} travels with its code, so no two calls are known to be the same: give a key")
         else:
             signature = _signature_of(func) if func is not None else None
-            name = b"call\0" + path.encode() + b"\0" + _call(signature, args, kwargs, codec)
+            name = b"call\0" + path.encode() + b"\0" + _call(signature, args, kwargs, codec, sent)
         timed = not isinstance(self.until, str)
         return Once(
             codec.digest(name),
@@ -139,16 +150,61 @@ def named(
         ConfigError: When it names an argument that the call does not have.
         SignatureMismatch: When they don't fit the function.
     """
-    if "{" not in text and "}" not in text:
-        return text
+    (whole,) = _filled(option, (text,), path, _names(text, func, args, kwargs, None))
+    return whole
+
+
+def _names(
+    text: str,
+    func: Callable[..., Any] | None,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    sent: Callable[[str, Any], Any] | None,
+) -> dict[str, Any]:
+    """The arguments of a call that a text may name."""
+    if "{" not in text:
+        return {}
     signature = _signature_of(func) if func is not None else None
-    names = signature.arguments(args, kwargs, flat=True) if signature is not None else dict(kwargs)
+    return signature.arguments(args, kwargs, flat=True, sent=sent) if signature is not None else dict(kwargs)
+
+
+def _filled(option: str, pieces: Sequence[str], path: str, names: Mapping[str, Any]) -> list[str]:
+    """Pieces of a text, each with arguments in the place of their names."""
     try:
-        return text.format_map(names)
+        return [piece.format_map(names) for piece in pieces]
     except Exception as error:
         known = ", ".join(names) or "none"
         why = f"there is no argument {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
         raise ConfigError(f"{option} does not go with {path}: {why}; its arguments: {known}") from error
+
+
+@lru_cache(maxsize=1024)
+def _pieces(key: str) -> tuple[str, ...]:
+    """A key in pieces: text, a field in braces, text, and so on, beginning and ending with text."""
+    if "{" not in key and "}" not in key:
+        return (key,)
+    import string  # few programs need it
+
+    pieces = [""]
+    for text, field, spec, conversion in string.Formatter().parse(key):
+        pieces[-1] += text.replace("{", "{{").replace("}", "}}")
+        if field is not None:
+            how = (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            pieces += ["{" + field + how + "}", ""]
+    return tuple(pieces)
+
+
+def _apart(pieces: Sequence[str]) -> bytes:
+    """What a key becomes with these pieces: its text; and where that does not tell which part of it is which argument,
+    as ``1-2-3`` for ``{a}-{b}``, how long they are too.
+    """
+    between = pieces[2:-2:2]
+    marks = set("".join(between))
+    told = all(between) and not any(marks & set(value) for value in pieces[1::2])
+    text = "".join(pieces).encode("utf-8", "surrogatepass")
+    if told:
+        return b"key\0" + text
+    return b"keys\0%s\0" % ",".join(str(len(value)) for value in pieces[1::2]).encode() + text
 
 
 def _check_key(key: object) -> None:
@@ -177,15 +233,31 @@ def _signature_of(func: Callable[..., Any]) -> Signature | None:
 # -- arguments as bytes ----------------------------------------------------------------------------------------------
 
 
-def _call(signature: Signature | None, args: Sequence[Any], kwargs: Mapping[str, Any], codec: Codec) -> bytes:
-    """Bytes that are the same for the same arguments: of whatever serializer, however they are given, as long as they
-    are plain data and dataclasses; else as they are serialized.
+def _call(
+    signature: Signature | None,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    codec: Codec,
+    sent: Callable[[str, Any], Any] | None,
+) -> bytes:
+    """Bytes that are the same for the same arguments, however they are given: of whatever serializer, where they are
+    plain data, dataclasses and the like; each other one as it is serialized.
     """
-    named = signature.arguments(args, kwargs) if signature is not None else {"": tuple(args), **kwargs}
+    given, defaults = signature.bound(args, kwargs) if signature is not None else ({"": tuple(args), **kwargs}, {})
+    told = {name: _argument(name, value, codec) for name, value in given.items()}
+    for name, value in defaults.items():
+        try:
+            told[name] = _argument(name, value if sent is None else sent(name, value), codec)
+        except NotEnqueueable:  # it can't be given either
+            told[name] = b"default"
+    return b"".join(_parts(told, DEPTH_MAX))
+
+
+def _argument(name: str, value: Any, codec: Codec) -> bytes:
     try:
-        return b"".join(_parts(named, DEPTH_MAX))
+        return b"".join(_parts(value, DEPTH_MAX))
     except _NotPlain:
-        return b"\0" + codec.body(args, kwargs)
+        return b"\0" + (codec.body((), {name: value}) if name else codec.body(value, {}))
 
 
 class _NotPlain(Exception):
@@ -215,7 +287,9 @@ def _parts(value: Any, depth: int) -> list[bytes]:
         parts = [b"".join(_parts(key, depth - 1) + _parts(item, depth - 1)) for key, item in items]
         return [b"d" if kind is dict else b"e", b"%d:" % len(parts), *sorted(parts)]
     name = f"{kind.__module__}.{kind.__qualname__}"
-    if name in _SHOWN:
+    if isinstance(value, Enum):
+        return [*_sized(b"m", name.encode()), *_parts(value.value if value.name is None else value.name, depth - 1)]
+    if name.replace("pathlib._local.", "pathlib.") in _SHOWN:  # where Python 3.13 has them
         return _sized(name.encode(), repr(value).encode())
     if "__dataclass_fields__" in vars(kind):
         fields = {field: getattr(value, field) for field in kind.__dataclass_fields__ if hasattr(value, field)}

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from enum import Enum, StrEnum
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -24,6 +26,30 @@ from tests import functions
 class Point:
     x: int
     y: list[int]
+
+
+HERE = PurePosixPath()
+NO: Any = None
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Size(StrEnum):
+    SMALL = "s"
+    BIG = "b"
+
+
+def paint(
+    n: int, colour: Colour = Colour.RED, where: PurePosixPath = HERE, size: Size = Size.BIG, by: Size = NO
+) -> None:
+    """A function with defaults of all kinds, one of them not what is annotated."""
+
+
+def unsendable(n: int, how: Any = lambda: None) -> None:
+    """A function with a default that can't be sent."""
 
 
 def draw(point: Any, *more: Any, width: int = 1, **rest: Any) -> None:
@@ -109,6 +135,25 @@ def test_equal_objects_of_plain_parts_are_the_same(queue: Queue) -> None:
         assert key(True, queue, draw, value) != key(True, queue, draw, another)
 
 
+@pytest.mark.parametrize("serializer", ["pickle", "json"])
+def test_defaults_are_the_same_whether_or_not_they_are_given(serializer: str) -> None:
+    queue = Queue("q", "memory://", serializer=serializer, allow=["*"])
+
+    assert key(True, queue, paint, 1) == key(True, queue, paint, n=1)
+    assert key(True, queue, paint, 1) == key(True, queue, paint, 1, Colour.RED, size=Size.BIG, where=PurePosixPath("."))
+    for other in ({"colour": Colour.BLUE}, {"size": Size.SMALL}, {"where": PurePosixPath("x")}):
+        assert key(True, queue, paint, 1, **other) != key(True, queue, paint, 1)
+    assert key("{colour}", queue, paint, 1) == key("{colour}", queue, paint, 1, colour=Colour.RED)
+
+
+def test_what_can_not_be_told_apart_leaves_the_rest_as_it_is(queue: Queue) -> None:
+    text = "".join(["a", "b"])
+
+    assert key(True, queue, draw, Holder(1), "ab", "ab") == key(True, queue, draw, Holder(1), text, text)
+    assert key(True, queue, draw, Holder(1), width=1) == key(True, queue, draw, point=Holder(1))
+    assert key(True, queue, unsendable, 1) == key(True, queue, unsendable, n=1)
+
+
 def test_other_objects_are_the_same_if_their_pickles_are(queue: Queue) -> None:
     assert key(True, queue, draw, Holder(1)) == key(True, queue, draw, Holder(1))
     assert key(True, queue, draw, Holder(1)) != key(True, queue, draw, Holder(2))
@@ -139,8 +184,19 @@ def test_what_travels_with_its_code_needs_a_key() -> None:
 def test_a_key_names_arguments(queue: Queue) -> None:
     assert key("d-{point}", queue, draw, 7) == key("d-{point}", queue, draw, point=7) == key("d-7", queue, other, 1)
     assert key("{point[id]:03}", queue, draw, {"id": 7}) == key("007", queue, draw, 1)
-    assert key("{width}{extra}", queue, draw, 1, extra="x") == key("1x", queue, draw, 1)
     assert key("{{{point}}}", queue, draw, 1) == key("{{1}}", queue, draw, 1) != key("1", queue, draw, 1)
+
+
+def test_the_arguments_in_a_key_are_told_apart(queue: Queue) -> None:
+    def name(text: str, *values: str) -> str:
+        return key(text, queue, draw, dict(zip("abc", values, strict=False)))
+
+    two, touching = "{point[a]}-{point[b]}", "{point[a]}{point[b]}"
+    assert name(two, "1", "2") == name("1-2") != name(two, "1", "3")
+    assert name(two, "1-2", "3") == name(two, "1-2", "3")
+    assert len({name(two, "1-2", "3"), name(two, "1", "2-3"), name("1-2-3")}) == 3
+    assert len({name(touching, "12", "3"), name(touching, "1", "23"), name(touching, "", "123")}) == 3
+    assert name("a-{point[a]}", "b-c") == name("a-b-c"), "nothing else can be meant"
 
 
 def test_a_key_that_names_no_argument_is_told_by_delay(queue: Queue) -> None:
