@@ -124,5 +124,5 @@ def ticks_of(data: Mapping[str, Any]) -> Ticks:
     if data.get("every") is not None and data.get("cron") is None:
         return Every(data["every"])
     if data.get("cron") is not None and data.get("every") is None:
-        return Cron(data["cron"], data.get("tz") or "UTC")
+        return Cron(data["cron"], "UTC" if data.get("tz") is None else data["tz"])
     raise ConfigError('give a period or an expression of cron: every("5m"), every(cron="0 3 * * *", tz="Europe/Rome")')

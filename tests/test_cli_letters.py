@@ -47,6 +47,7 @@ def commit() -> None:
 
 @delayed(queue)
 def tell() -> str:
+    current.report(0.5, "half")
     return f"{current.queue} {current.attempt} {current.time_left}"
 
 @delayed(other)
@@ -176,6 +177,16 @@ def test_one_task_is_shown_with_all_that_is_known_but_its_arguments(terminal: Te
     assert "arguments" in told(terminal, "inspect", "letters", str(id), "--arguments", "app")
     assert (terminal.folder / "decoded").exists()
     assert broker.counts("letters") == (1, 0, 0, 0)
+
+
+def test_lines_are_whole_where_a_program_reads_them(terminal: Terminal, broker: Broker) -> None:
+    ids = enqueue(terminal, *["send.options(key='a rather long name of the caller', expires='1h').delay('ada')"] * 2)
+    del terminal.environ["COLUMNS"]
+
+    found = terminal.run("inspect", "letters").stdout
+
+    assert all(any(str(id) in line for line in found.splitlines()) for id in ids), found
+    assert "expires" in terminal.run("inspect", "letters", str(ids[0])).stdout
 
 
 def test_arguments_are_shown_if_asked_and_hidden_ones_are_not(terminal: Terminal) -> None:

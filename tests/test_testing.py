@@ -385,3 +385,24 @@ def test_what_follows_a_failure_is_not_run() -> None:
 
         assert (first.verdict.kind, second.verdict.kind) == ("raised", "not run")
         assert second.last and isinstance(second.error, TaskFailed)
+
+
+def test_a_transaction_enqueues_when_its_block_ends_well() -> None:
+    with capture() as tasks:
+        with queue.transaction(object()):
+            delay(queue)(functions.add)(1, 2)
+            assert tasks.enqueued == []
+        with pytest.raises(ZeroDivisionError), queue.transaction(object()):
+            delay(queue)(functions.add)(3, 4)
+            raise ZeroDivisionError
+        tasks.assert_enqueued(functions.add, 1, 2)
+        assert len(tasks.enqueued) == 1
+
+
+def test_what_a_task_raises_has_no_context_of_ours() -> None:
+    with capture() as tasks:
+        delay(queue)(functions.raise_type_error)()
+        (run,) = tasks.run_all(raising=False)
+
+    assert isinstance(run.error, TypeError)
+    assert run.error.__context__ is None

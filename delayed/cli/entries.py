@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -27,7 +27,8 @@ from delayed.worker.verdict import printable
 _SEALS = {0: "", 1: ", signed", 2: ", encrypted"}
 # The settings of a task that are shown if it has them, with their names in a message.
 _SETTINGS = (
-    "timeout", "priority", "delay", "retry", "max_deliveries", "key", "trace", "limits", "gates", "keep", "extra",
+    "timeout", "priority", "delay", "retry", "max_deliveries", "key", "trace", "limits", "gates", "keep", "expires",
+    "exclusive", "extra",
 )  # fmt: skip
 
 
@@ -56,10 +57,16 @@ def settings(entry: Entry) -> dict[str, Any]:
     """The settings of a task that differ from what they are by default."""
     plain = type(entry.message)(id=0, func="", payload=b"")
     return {
-        name: dict(value) if name == "extra" else value
+        name: _as_written(value)
         for name in _SETTINGS
         if (value := getattr(entry.message, name)) != getattr(plain, name)
     }
+
+
+def _as_written(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def print_list(found: Sequence[tuple[str, Entry]], *, as_json: bool) -> None:

@@ -66,7 +66,7 @@ def replay(module: str, id: int, queue: str | None, pdb: bool) -> int:
         raise click.ClickException(f"no worker would run it: {error}") from error
     ref = Ref(found.name, id, entry.delivery, 0)
     context.run = Replayed(
-        entry.message, ref, entry.attempt + 1, time.monotonic(), found.broker.spec(), lambda state: None
+        entry.message, ref, entry.attempt + 1, time.monotonic(), found.broker.spec(), lambda *_: None
     )
     click.echo(f"{task} runs here, in process {os.getpid()}", err=True)
     begun = time.monotonic()

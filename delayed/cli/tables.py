@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from delayed.cli.common import duration
 
+WIDE = 100_000  # columns
 _NUMBERS = (
     "scheduled", "ready", "running", "dead", "workers", "processes", "pid", "for", "up", "in", "attempt", "deliveries",
     "age",
@@ -19,7 +21,10 @@ _NUMBERS = (
 
 def console(*, stderr: bool = False) -> Console:
     """Where to print. What comes from a store or a task is text for it and nothing else: no markup, no emoji."""
-    return Console(stderr=stderr, markup=False, emoji=False)
+    made = Console(stderr=stderr, markup=False, emoji=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = WIDE  # lines that a program reads are whole
+    return made
 
 
 def table(*columns: str) -> Table:

@@ -222,7 +222,7 @@ def worker(
     for name in own:
         if ONLY[name] != mode:
             raise click.UsageError(f"--{name} goes with --mode {ONLY[name]}, and this is --mode {mode}")
-    if order and weights:
+    if order and weights is not None:
         raise click.UsageError("--order or --weights: weights are an order")
     handlers = [path for path in (success_handler, error_handler) if path]
     if module and url:
@@ -269,7 +269,7 @@ def worker(
         preload=preload,
         sweep=not no_sweep,
         schedule=not no_schedule,
-        order=_weights(weights) if weights else "turns" if order == "turns" else "strict",
+        order=_weights(weights) if weights is not None else "turns" if order == "turns" else "strict",
         **own,
     )
     if workers:

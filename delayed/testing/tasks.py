@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -11,8 +12,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
-from delayed import answers, context
+from delayed import answers, context, transactions
 from delayed.attempts import noted
+from delayed.brokers.base import Joined
 from delayed.brokers.memory import MemoryBroker
 from delayed.consumer import Consumer
 from delayed.durations import seconds_of
@@ -20,7 +22,7 @@ from delayed.errors import ConfigError, NotSerializable, TaskControl, TaskFailed
 from delayed.functions import owner_of, path_of
 from delayed.logger import logger
 from delayed.message import GATES, Answer, Claim, Entry, Message, Once, Settlement, State
-from delayed.producer import Producer
+from delayed.producer import JoinedProducer, Producer
 from delayed.queue import Queue
 from delayed.task import Task
 from delayed.worker import gifts, outcome, verdict
@@ -67,7 +69,7 @@ class Tasks:
     def __init__(self) -> None:
         self.inline = False
         self.runs: list[Run] = []
-        self.broker = _Broker(f"memory://testing-{secrets.token_hex(8)}")
+        self.broker = _Broker(self, f"memory://testing-{secrets.token_hex(8)}")
         self._queues: dict[str, Queue] = {}
         self._producers: dict[str, Producer] = {}
         self._worker = secrets.token_hex(8)
@@ -188,6 +190,10 @@ class Tasks:
         return self.runs[before:]
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _producing(self, queue: Queue) -> Producer | JoinedProducer:
+        joined = transactions.find(self.broker) if transactions.is_open() else None
+        return self._producer(queue) if joined is None else JoinedProducer(joined, self._producer(queue).queue)
 
     def _producer(self, queue: Queue) -> Producer:
         self._queues.setdefault(queue.name, queue)
@@ -321,8 +327,9 @@ _WAITING: tuple[State, ...] = ("ready", "scheduled")
 class _Broker(MemoryBroker):
     """A store in memory with a time that stands still."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, tasks: Tasks, url: str) -> None:
         super().__init__(url)
+        self._tasks = tasks
         self.time = 1e6
         self._begun = time.time() - self.time
 
@@ -330,8 +337,40 @@ class _Broker(MemoryBroker):
         super()._now()
         return self.time
 
+    def join(self, conn: Any) -> Joined:
+        return _Joined(self._tasks, conn)
+
     def _milliseconds(self) -> int:
         return int((self._begun + self.time) * 1000)
+
+
+class _Joined(Joined):
+    """A transaction of the test's: what is enqueued in it is there when its block has ended well."""
+
+    def __init__(self, tasks: Tasks, conn: Any) -> None:
+        self.connection = conn
+        self._tasks = tasks
+        self._held: list[tuple[str, Message, Once | None]] = []
+        self._handled = sys.exc_info()[1]  # what is being handled around the block
+
+    def reserve_ids(self, queue: str, n: int) -> int:
+        return self._tasks.broker.reserve_ids(queue, n)
+
+    def enqueue(self, queue: str, messages: Sequence[Message]) -> None:
+        self._held += [(queue, message, None) for message in messages]
+
+    def enqueue_once(self, queue: str, message: Message, once: Once) -> int:
+        self._held.append((queue, message, once))
+        return message.id
+
+    def leave(self) -> None:
+        if sys.exc_info()[1] is self._handled:
+            for queue, message, once in self._held:
+                producer = self._tasks._producers[queue]
+                if once is None:
+                    producer.enqueue((message,))
+                else:
+                    producer.enqueue_once(message, once)
 
 
 class _Producer(Producer):
@@ -371,7 +410,7 @@ def capture() -> Iterator[Tasks]:
 
     with (
         mock.patch.object(Queue, "broker", _Captured(lambda queue: tasks.broker)),
-        mock.patch.object(Queue, "_producing", lambda queue: tasks._producer(queue)),
+        mock.patch.object(Queue, "_producing", lambda queue: tasks._producing(queue)),
         mock.patch.object(Queue, "_consumer", consuming),
         mock.patch.object(Queue, "postbox", property(lambda queue: _Postbox(tasks))),
     ):
@@ -403,6 +442,10 @@ def _called(task: Task) -> Any:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
+        running = False
+    else:
+        running = True
+    if not running:  # not in the handler: what the task raises would have that error as its context
         return task.run()
     from concurrent.futures import ThreadPoolExecutor
 

@@ -329,7 +329,7 @@ class Lane:
         calls: list[Call] = []
         if code in (verdict.RETURNED, verdict.COMMITTED):
             if keeps:
-                code = self.keep_result(frame, code, result, ended, cpu)
+                code = self.keep_result(frame, start, code, result, ended, cpu)
             else:
                 board.end(seat, slot, code, ended, cpu)
             if self.config.success_handler:
@@ -387,7 +387,7 @@ class Lane:
         child.report(channel.OUTCOME, slot, frame.serial, code, found.dump())
         return calls
 
-    def keep_result(self, frame: TaskFrame, code: int, result: Any, ended: float, cpu: float) -> int:
+    def keep_result(self, frame: TaskFrame, start: Start, code: int, result: Any, ended: float, cpu: float) -> int:
         """Leave the answer of a task that returned where the monitor finds it, then note that it ended.
 
         Returns:
@@ -397,7 +397,8 @@ class Lane:
 
         error = keeping.keep_result(self.child, frame, result)
         if error is not None:
-            outcome.log_error(self.config, f"task {frame.id} has returned what can't be kept", error)
+            trace = start.message.trace if start.message is not None else None
+            outcome.log_error(self.config, f"task {frame.id} has returned what can't be kept", error, trace)
         words = "" if error is None else str(error)
         code = verdict.KEPT if code == verdict.RETURNED else code
         self.board.end(self.seat, frame.slot, code, ended, cpu, words.encode(errors="replace"))

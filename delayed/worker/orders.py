@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from delayed import tracing
 from delayed.logger import logger
 from delayed.message import Settlement
 from delayed.worker import board as boards
@@ -60,13 +61,14 @@ class Orders:
 
     def _obey(self, order: Mapping[str, Any], at: float) -> None:
         id, do, task = order["id"], order.get("do"), order.get("task")
-        logger.info("worker %s is asked to %s %s", self.courier.worker, do, "" if task is None else task)
+        held = self.courier.find(str(order.get("queue")), task) if isinstance(task, int) else None
+        more = tracing.extra_of(held.claim) if held is not None else {}
+        logger.info("worker %s is asked to %s %s", self.courier.worker, do, "" if task is None else task, extra=more)
         if do == "stop":
             self.monitor.dismissed = True
             if not self.monitor.stop_asked:  # a second time would be: at once
                 self.monitor.ask_stop()
             return
-        held = self.courier.find(str(order.get("queue")), task) if isinstance(task, int) else None
         if do not in ("cancel", "stack"):
             self.courier.reply(id, f"this worker does not know how to {do}: it is older", done=False)
         elif held is None:

@@ -145,18 +145,20 @@ def _in_user_code(error: BaseException | None) -> bool:
     return False
 
 
-def log_error(config: Config, text: str, error: BaseException) -> None:
-    """Log an error of a child, with its traceback."""
+def log_error(config: Config, text: str, error: BaseException, trace: str | None = None) -> None:
+    """Log an error of a child, with its traceback, and with the trace of its task."""
     try:
-        log(config, text, error)
+        log(config, text, error, trace)
     except BaseException:  # its own __str__ may raise
-        log(config, f"{text}: {type(error).__qualname__}")
+        log(config, f"{text}: {type(error).__qualname__}", trace=trace)
 
 
-def log(config: Config, text: str, error: BaseException | None = None) -> None:
+def log(config: Config, text: str, error: BaseException | None = None, trace: str | None = None) -> None:
     """Log what goes wrong in a child. Logging is loaded only then: it makes each fork slower."""
     from delayed.logger import logger, setup_logger
+    from delayed.tracing import valid
 
     if not any(handler.__class__.__name__ != "NullHandler" for handler in logger.handlers):
         setup_logger(config.log_level, as_json=config.log_json)
-    logger.error("%s", text, exc_info=error)
+    trace = valid(trace)
+    logger.error("%s", text, exc_info=error, extra=None if trace is None else {"trace": trace})
