@@ -8,12 +8,14 @@
 #   make crashpoints                kill at every point of every operation, and judge; CRASH_ARGS="--long --jobs 4"
 #   make fuzz                       every decoder, 200,000 runs each (RUNS=...), guided by coverage; TARGETS=header chooses
 #   make bench                      benchmarks
+#   make bench-peers                beside its peers, which it installs in build/; PEERS_ARGS="--only rq,huey --quick"
 #   make clean                      remove the environments and caches
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
 CRASH_ARGS ?=
+PEERS_ARGS ?=
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
@@ -23,7 +25,7 @@ DEMO_EXTRA := $(if $(filter redis% unix:%,$(DELAYED_URL)),-redis)$(if $(filter p
 DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 
 .DELETE_ON_ERROR:
-.PHONY: test lint types fuzz soak chaos crashpoints demo bench clean
+.PHONY: test lint types fuzz soak chaos crashpoints demo bench bench-peers clean
 
 test: lint types
 	$(VENV)/bin/python -m pytest -n 5 $(PYTEST_ARGS)
@@ -54,6 +56,9 @@ demo: $(VENV)/installed$(DEMO_EXTRA)
 
 bench: $(VENV)/installed-test
 	$(VENV)/bin/python -m benchmarks
+
+bench-peers: $(VENV)/installed-test
+	$(VENV)/bin/python -m benchmarks.peers $(PEERS_ARGS)
 
 # installed, installed-redis, installed-test: stamps, each younger than what it was made from.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/python

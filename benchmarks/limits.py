@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -52,3 +53,79 @@ def ping_after(url: str, pause: float, n: int = 200) -> float:
             client.ping()
             times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def pipelined(url: str, n: int = 50_000, batch: int = 1000) -> float:
+    """PINGs a second of redis-py from one process, so many in one round trip."""
+    import redis
+
+    with redis.Redis.from_url(url) as client:
+        client.ping()
+        start = time.perf_counter()
+        for _ in range(n // batch):
+            pipe = client.pipeline(transaction=False)
+            for _ in range(batch):
+                pipe.ping()
+            pipe.execute()
+        return n // batch * batch / (time.perf_counter() - start)
+
+
+def selects(url: str, n: int = 2000) -> float:
+    """Round trips of ``SELECT 1`` a second of psycopg from one process."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("SELECT 1").fetchall()
+        start = time.perf_counter()
+        for _ in range(n):
+            conn.execute("SELECT 1").fetchall()
+        return n / (time.perf_counter() - start)
+
+
+_ECHO = """
+import os
+while data := os.read(0, 1):
+    os.write(1, data)
+"""
+
+
+def pipe_trips(n: int = 10_000) -> float:
+    """Round trips a second of one byte through two pipes, to another process and back."""
+    command = [sys.executable, "-I", "-S", "-c", _ECHO]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as echo:
+        assert echo.stdin and echo.stdout
+        there, back = echo.stdin.fileno(), echo.stdout.fileno()
+        os.write(there, b".")
+        os.read(back, 1)
+        start = time.perf_counter()
+        for _ in range(n):
+            os.write(there, b".")
+            os.read(back, 1)
+        taken = time.perf_counter() - start
+    return n / taken
+
+
+def writes(n: int = 100_000) -> float:
+    """Bytes that are appended to an open file one by one, a second."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile() as file:
+        fd = os.open(file.name, os.O_WRONLY | os.O_APPEND)
+        start = time.perf_counter()
+        for _ in range(n):
+            os.write(fd, b".")
+        taken = time.perf_counter() - start
+        os.close(fd)
+    return n / taken
+
+
+def calls(n: int = 1_000_000) -> float:
+    """Calls a second of a function that does nothing."""
+
+    def nothing() -> None:
+        pass
+
+    start = time.perf_counter()
+    for _ in range(n):
+        nothing()
+    return n / (time.perf_counter() - start)

@@ -1,0 +1,48 @@
+"""This library, by docs/workers.md."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from benchmarks.peers import work
+from delayed import Queue, Task
+from delayed.delay import delay
+
+URL = os.environ["PEERS_URL"]
+
+DOCS = "docs/workers.md"
+ACKNOWLEDGES = True
+
+
+def worker(mode: str, *options: str) -> list[list[str]]:
+    command = [sys.executable, "-m", "delayed", "worker", "--queue", "peers", "--url", "{url}", "--mode", mode]
+    return [[*command, "--preload", work.__name__, "--log-level", "error", *options]]
+
+
+_fast = 60_000 if URL.startswith("redis") else 10_000
+WORKERS = {
+    "one": (_fast, worker("preforked")),
+    "two": (_fast, worker("preforked", "--processes", "2")),
+    "forked": (600, worker("forked")),
+    "forked two": (800, worker("forked", "--processes", "2")),
+    "threads": (_fast // 2, worker("threaded")),
+    "coroutines": (_fast // 2, worker("async")),
+}
+if not URL.startswith("redis"):
+    WORKERS = {way: WORKERS[way] for way in ("one", "two")}
+
+queue = Queue("peers", URL)
+CALLS = {"count": work.count, "stamp": work.stamp}
+if os.environ.get("PEERS_WAY") == "coroutines":
+    CALLS = {"count": work.count_async, "stamp": work.stamp_async}
+
+
+def send(task: str, n: int) -> None:
+    call = delay(queue)(CALLS[task])
+    for _ in range(n):
+        call()
+
+
+def send_many(task: str, n: int) -> None:
+    queue.enqueue_many([Task.create(CALLS[task])] * n)
