@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -127,6 +128,7 @@ def main() -> int:
     if options.write and (options.quick or options.only):
         parser.error("--write is for a full run: without --quick and --only")
     console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which ends servers and workers too
     begun = time.monotonic()
     run = Run([PEERS[name] for name in names], 1 if options.quick else options.rounds, options.quick, console)
     run.measure()
