@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from delayed.brokers.base import Broker
+from delayed.brokers.keys import checked, shown
 from delayed.durations import seconds_of
 from delayed.errors import BrokerFull, BrokerUnavailable, ConfigError
 from delayed.message import Stored
@@ -119,8 +120,14 @@ class Keys:
         return insist(lambda: self._broker.add_key(self._queue, key, by, seconds), self._timeout, again=False)[0]
 
     def list(self, prefix: str = "", limit: int = 1000) -> builtins.list[str]:
-        """The first `limit` names that begin with `prefix`, sorted."""
-        start = PREFIX + prefix
+        """The first `limit` names that begin with `prefix`, sorted.
+
+        Args:
+            limit: how many at most, from 1.
+        """
+        start = _named(prefix)
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ConfigError(f"limit is how many names are listed at most, a whole number from 1, not {limit!r}")
         found, _ = insist(lambda: self._broker.list_keys(self._queue, start, limit), self._timeout)
         return [name.removeprefix(PREFIX) for name in found]
 
@@ -161,12 +168,20 @@ def ttl_of(value: float | timedelta | str | None) -> float | None:
 def _named(name: Any) -> str:
     if not isinstance(name, str):
         raise ConfigError(f"a name is text, not {name!r}")
-    return PREFIX + name
+    return checked(PREFIX + name)
 
 
 def _bytes_of(name: str, value: Any) -> bytes:
     if isinstance(value, str):
-        return value.encode()
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"the value of {shown(name)} has half of a surrogate pair as its character {error.start}, which UTF-8 "
+                "does not have: give bytes instead"
+            ) from None
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
-    raise ConfigError(f"the value of {name!r} is bytes or text, not a {type(value).__name__}: encode it, as JSON or so")
+    raise ConfigError(
+        f"the value of {shown(name)} is bytes or text, not a {type(value).__name__}: encode it, as JSON or so"
+    )

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from delayed.brokers.base import Broker
+from delayed.brokers.keys import checked
 from delayed.durations import seconds_of
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError, LockLost, LockTimeout
 from delayed.keys import insist
@@ -72,6 +73,7 @@ class Lock:
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"a lock's name is text, not {name!r}")
+        checked(PREFIX + name)
         self.name = name
         self._broker = broker
         self._queue = queue

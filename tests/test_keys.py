@@ -41,7 +41,7 @@ def test_numbers_are_counted(queue: Queue) -> None:
 
     assert [keys.add("n"), keys.add("n", 4), keys.add("n", -7)] == [1, 5, -2]
     keys.set("text", "many")
-    with pytest.raises(BrokerError, match=r"'key:text' is no whole number below 2\*\*53: b'many'; count under another"):
+    with pytest.raises(BrokerError, match=r"'text' is no whole number below 2\*\*53: b'many'; count under another"):
         keys.add("text")
 
 
@@ -61,10 +61,14 @@ def test_only_ones_own_names_are_listed(queue: Queue) -> None:
         (lambda keys: keys.get(5), "a name is text, not 5"),
         (
             lambda keys: keys.set("x" * 497, ""),
-            "can't name a value: a name has 1 to 500 characters, and this one has 501",
+            "'x{60}…' can't name a value: a name has 1 to 496 characters, and this one has 497",
         ),
+        (lambda keys: keys.get("\ud800"), r"'\\ud800' can't name a value"),
+        (lambda keys: keys.list("\ud800"), r"'\\ud800' can't name a value"),
+        (lambda keys: keys.list(limit=0), "limit is how many names are listed at most, a whole number from 1, not 0"),
+        (lambda keys: keys.set("x", "a\ud800"), "the value of 'x' has half of a surrogate pair as its character 1"),
         (lambda keys: keys.set("x", 5), "the value of 'x' is bytes or text, not a int: encode it"),
-        (lambda keys: keys.set("x", b"x" * 65537), "'key:x' has 65537 bytes, and may have 65536: keep it elsewhere"),
+        (lambda keys: keys.set("x", b"x" * 65537), "'x' has 65537 bytes, and may have 65536: keep it elsewhere"),
         (lambda keys: keys.set("x", "", ttl=0), "ttl must be a duration from 0.001 s"),
         (lambda keys: keys.set("x", "", ttl="soon"), "ttl must be a duration: write 30s"),
         (lambda keys: keys.set_if("x", "", -1), r"a version is what entry\(\) has said, or 0 for none, not -1"),

@@ -11,6 +11,8 @@ VALUE_MAX = 64 << 10  # bytes
 NUMBER_MAX = (1 << 53) - 1  # what every store can count with
 FORGET_MAX = 1000  # values whose time is over that one sweep removes at most
 
+_OWNERS = re.compile("key:|lock:")  # what stands before the names that users give, see `Broker.put_key`
+_SHOWN_MAX = 60  # characters of a name that an error shows
 _NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,15}")
 
 
@@ -21,16 +23,29 @@ def checked(name: str, value: bytes | None = None) -> str:
         ConfigError: When the name or the value is too long, or the name has what no text can have everywhere.
     """
     if not 1 <= len(name) <= NAME_MAX or "\0" in name or any("\ud800" <= char <= "\udfff" for char in name):
+        given = _given(name)
+        most = NAME_MAX - len(name) + len(given)
         raise ConfigError(
-            f"{name[:NAME_MAX]!r} can't name a value: a name has 1 to {NAME_MAX} characters, and this one has "
-            f"{len(name)}; nor can one have NUL or half of a surrogate pair"
+            f"{shown(name)} can't name a value: a name has 1 to {most} characters, and this one has {len(given)}; "
+            "nor can one have NUL or half of a surrogate pair"
         )
     if value is not None and len(value) > VALUE_MAX:
         raise ConfigError(
-            f"the value of {name!r} has {len(value)} bytes, and may have {VALUE_MAX}: keep it elsewhere, and its place "
-            "here"
+            f"the value of {shown(name)} has {len(value)} bytes, and may have {VALUE_MAX}: keep it elsewhere, and its "
+            "place here"
         )
     return name
+
+
+def shown(name: str) -> str:
+    """A name as its user gave it, for an error; a long one shortened."""
+    given = _given(name)
+    return repr(given if len(given) <= _SHOWN_MAX else given[:_SHOWN_MAX] + "…")
+
+
+def _given(name: str) -> str:
+    owner = _OWNERS.match(name)
+    return name[owner.end() :] if owner is not None else name
 
 
 def number_of(value: bytes) -> int | None:
@@ -59,13 +74,14 @@ def bounded(name: str, number: int) -> int:
 
 def too_large(name: str, number: str) -> BrokerError:
     """What is raised where a sum is more than every store can count with."""
-    return BrokerError(f"{name!r} would be {number}, and a counter stays between -(2**53) and 2**53: begin anew")
+    return BrokerError(f"{shown(name)} would be {number}, and a counter stays between -(2**53) and 2**53: begin anew")
 
 
 def no_number(name: str, value: bytes) -> BrokerError:
     """What is raised where a value can't be counted with."""
     return BrokerError(
-        f"the value of {name!r} is no whole number below 2**53: {value[:40]!r}; count under another name, or remove it"
+        f"the value of {shown(name)} is no whole number below 2**53: {value[:40]!r}; count under another name, or "
+        "remove it"
     )
 
 

@@ -200,8 +200,9 @@ def test_a_number_is_counted_with(shelf: Shelf) -> None:
 def test_what_is_no_number_is_not_counted_with(shelf: Shelf, value: bytes) -> None:
     shelf.put("name", value)
 
-    with pytest.raises(BrokerError, match="'name' is no whole number"):
-        shelf.add("name", 1)
+    for by in (1, -1):
+        with pytest.raises(BrokerError, match="'name' is no whole number"):
+            shelf.add("name", by)
 
     assert shelf.get("name") == value
 

@@ -76,6 +76,9 @@ BEGIN
         IF encode(old.value, 'escape') !~ '^(0|-?[1-9][0-9]{0,15})$' THEN
             RETURN NULL;
         END IF;
+        IF abs(encode(old.value, 'escape')::bigint) >= 9007199254740992 THEN
+            RETURN NULL;
+        END IF;
         total := total + encode(old.value, 'escape')::bigint;
         ends := old.until;
     END IF;
