@@ -376,24 +376,19 @@ def test_what_others_have_written_there_is_made_anew(courier: Courier) -> None:
 
 
 def test_each_gets_its_turn_and_waits_for_it_once(courier: Courier, other: Courier) -> None:
-    some = limited(courier, 5, spacing=0.1)
+    some = limited(courier, 3, spacing=0.6)
     start = time.monotonic()
-    (first,) = courier.take(3)
-    assert other.take() == []
-    assert first.claim.id == some[0] and courier.bench.counts() == (4, 0, 1, 0)
 
     begun: list[tuple[int, float, int]] = []
-    while len(begun) < 4:
+    while len(begun) < 3:
         assert time.monotonic() < start + BOUND
-        courier.bench.broker.wait([courier.bench.queue], 0.2)
-        for held in courier.take():
-            begun.append((held.claim.id, time.monotonic() - start, held.claim.delivery))
+        for each in (courier, other):
+            for held in each.take(2):
+                begun.append((held.claim.id, time.monotonic() - start, held.claim.delivery))
+        courier.bench.broker.wait([courier.bench.queue], 0.1)
 
-    assert [id for id, _, _ in begun] == some[1:]
-    assert [delivery for _, _, delivery in begun] == [2] * 4, "each came exactly twice"
-    for number, (_, at, _) in enumerate(begun, 1):
-        assert at >= 0.1 * number - 0.03
-    assert begun[-1][1] < 1.5
+    assert [(id, delivery) for id, _, delivery in begun] == [(some[0], 1), (some[1], 2), (some[2], 2)]
+    assert begun[1][1] > 0.55 and begun[2][1] > 1.15
 
 
 def test_a_turn_that_comes_too_early_is_waited_for_still(courier: Courier) -> None:
@@ -428,7 +423,7 @@ def test_turns_that_come_late_are_not_taken_all_at_once(courier: Courier) -> Non
 
 
 def test_who_waits_for_its_turn_takes_no_place(courier: Courier) -> None:
-    limited(courier, 2, at_once=1, spacing=0.2)
+    limited(courier, 2, at_once=1, spacing=5.0)
     (held,) = courier.take()
     courier.end(held)
     assert courier.take() == []
