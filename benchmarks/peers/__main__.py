@@ -63,8 +63,7 @@ class Run:
                 self.console.print(f"round {number + 1} of {self.rounds}")
                 self.limits()
                 for subject in self.subjects:
-                    with self.console.status(subject.peer.name):
-                        self.one_round(subject, IDLE if number == 0 else 0.0)
+                    self.one_round(subject, IDLE if number == 0 else 0.0)
 
     def limits(self) -> None:
         url = self.stands["redis"].url

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,15 @@ class Client:
             "acknowledges": self.peer.ACKNOWLEDGES,
             "workers": self.peer.WORKERS,
             "bulk": hasattr(self.peer, "send_many"),
-            "versions": {package: version(package) for package in packages},
+            "versions": {package: found for package in packages if (found := self.version(package))},
         }
+
+    def version(self, package: str) -> str:
+        """Empty if it is not installed."""
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return ""
 
     def fill(self, task: str, tasks: str, one_by_one: str) -> dict[str, float]:
         """Enqueue so many; calls a second of those that went one by one, and in bulk. A rate of 0 was not measured."""
