@@ -16,5 +16,6 @@ again :mod:`tests.chaos.checker` reads them, and nothing else, and gives a verdi
 ``scenarios.py``    one kind of harm at a time, on the way to the store: ``proxy.py``, which reads it with ``wire.py``
 ``crashpoints.py``  death at each point of each operation: ``make crashpoints``; with ``crash_scenes.py``, which lead
                     there, ``client.py``, ``syscalls.py``: between any two system calls; and ``points.py``: the tables
+``peers.py``        the same judge on other libraries, with ``peer_tasks.py`` and ``peer_celery.py``
 ==================  ==================================================================================================
 """
