@@ -8,6 +8,7 @@ system calls: just before the n-th of its name (``fsync#3 courier sqlite``); all
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import shutil
 import sys
@@ -16,7 +17,10 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import asdict
+from math import inf
 from pathlib import Path
+from typing import Any
 
 from tests.chaos import syscalls
 from tests.chaos.arena import Arena
@@ -87,6 +91,7 @@ def prime(store: Store) -> None:
     with tempfile.TemporaryDirectory() as folder, Arena(Path(folder), store.url) as arena:
         broker, name = arena.queue.broker, arena.name
         arena.put(prime)
+        arena.put(prime, unique=True)
         claims = broker.claim([name], "w", 1, 1, 1, 9.0)
         broker.renew("w", [name], [claim.ref for claim in claims], 9.0)
         broker.held("w", [name])
@@ -95,28 +100,49 @@ def prime(store: Store) -> None:
 
 
 class Runner:
-    """Tries points, several at a time, and says what becomes of each."""
+    """Tries points, several at a time, and says what becomes of each.
 
-    def __init__(self, stores: Mapping[str, Store], jobs: int, lease: float) -> None:
+    Args:
+        record: a file that keeps what became of them: those in it are not tried again; None: there is none.
+        until: when no further one is begun, by :func:`time.monotonic`.
+    """
+
+    def __init__(self, stores: Mapping[str, Store], jobs: int, lease: float, record: Path | None, until: float) -> None:
         self.stores = stores
         self.jobs = jobs
         self.lease = lease
+        self.record = record
+        self.until = until
         self.outcomes: dict[Point, Outcome] = {}
-        self.calls: dict[tuple[str, str], int] = {}  # (role, store) -> how many system calls there are
+        self.calls: dict[tuple[str, str], list[str]] = {}  # (role, store) -> the system calls that there are
+        for line in record.read_text().splitlines() if record and record.exists() else ():
+            entry = json.loads(line)
+            if "calls" in entry:
+                self.calls[entry["role"], entry["store"]] = entry["calls"]
+            else:
+                self.outcomes[Point(**entry["point"])] = Outcome(**entry["outcome"])
 
     def run(self, points: Sequence[Point]) -> None:
         with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(self._one, points))
+            list(pool.map(self._one, [point for point in points if point not in self.outcomes]))
 
     def calls_of(self, role: str, store: str) -> list[Point]:
         """The crash points that a run without harm shows."""
-        _, folder = self._one(Point("", role, "", store), keep=True)
-        found = [Point(call, role, "", store) for call in syscalls.calls(folder / syscalls.TRACE)]
-        shutil.rmtree(folder)
-        self.calls[role, store] = len(found)
-        return found
+        if (role, store) not in self.calls and (folder := self._one(Point("", role, "", store), keep=True)):
+            self.calls[role, store] = calls = syscalls.calls(folder / syscalls.TRACE)
+            shutil.rmtree(folder)
+            self._note({"role": role, "store": store, "calls": calls})
+        return [Point(call, role, "", store) for call in self.calls.get((role, store), ())]
 
-    def _one(self, point: Point, keep: bool = False) -> tuple[Outcome, Path]:
+    def _note(self, entry: Mapping[str, Any]) -> None:
+        if self.record:
+            with open(self.record, "a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def _one(self, point: Point, keep: bool = False) -> Path | None:
+        """Try it; the folder of its logs, if it was tried."""
+        if time.monotonic() > self.until:
+            return None
         folder = Path(tempfile.mkdtemp(prefix="delayed-crash-"))
         try:
             outcome = run(point, self.stores[point.store], folder, self.lease)
@@ -124,6 +150,7 @@ class Runner:
             outcome = Outcome(findings=[f"{type(error).__name__}: {error}"])
         if point.what or outcome.findings:
             self.outcomes[point] = outcome
+            self._note({"point": asdict(point), "outcome": asdict(outcome)})
         words = str(outcome) if point.what or outcome.findings else "no harm"
         lines = [f"{point} ... {words} ({outcome.seconds:.1f} s)", *[f"    {it}" for it in outcome.findings]]
         if outcome.findings:
@@ -131,7 +158,7 @@ class Runner:
         elif not keep:
             shutil.rmtree(folder)
         print("\n".join(lines), flush=True)
-        return outcome, folder
+        return folder
 
 
 def arguments() -> argparse.Namespace:
@@ -142,6 +169,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(EVERY), help="which of them the short form takes")
     parser.add_argument("--lease", type=float, default=LEASE, help="of the workers, seconds")
     parser.add_argument("--jobs", type=int, default=2, help="points that are tried at the same time")
+    parser.add_argument("--record", type=Path, help="a file for what became of each; those in it are not tried again")
+    parser.add_argument("--minutes", type=float, default=inf, help="begin no further point after so long")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/guarantees.md")
     return parser.parse_args()
 
@@ -154,13 +183,14 @@ def main() -> int:
     print(f"python -m tests.chaos.crashpoints --seed {options.seed}{' --long' * options.long}", flush=True)
     with ExitStack() as stack:
         stores = {kind: stack.enter_context(open_store(kind)) for kind in kinds}
-        runner = Runner(stores, options.jobs, options.lease)
+        until = time.monotonic() + options.minutes * 60
+        runner = Runner(stores, options.jobs, options.lease, options.record, until)
         points = chosen(POINTS, kinds, words)
         for kind in dict.fromkeys(point.store for point in points):
             prime(stores[kind])
         runner.run(points)
         _try_calls(runner, kinds, words, 1 if options.long else EVERY, options.seed)
-    report = tables(runner.outcomes, runner.calls)
+    report = tables(runner.outcomes, {key: len(calls) for key, calls in runner.calls.items()})
     print(report)
     if options.write:
         write(report)
