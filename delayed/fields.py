@@ -48,6 +48,10 @@ def _is_age(value: Any) -> bool:
     return value is None or (type(value) in _NUMBERS and 0 < value <= DELAY_MAX)
 
 
+def _is_moment(value: Any) -> bool:
+    return value is None or (type(value) in _NUMBERS and 0 < value <= _FLOAT_MAX)
+
+
 def _is_priority(value: Any) -> bool:
     return type(value) is int and -32768 <= value <= 32767
 
@@ -149,7 +153,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "x": ("trace", _is_text, "text"),
     "l": ("limits", lambda value: _is_table(value, _LIMITS), "limits that this version knows"),
     "gu": ("gates", lambda value: _is_table(value, _GATES), "gates that this version knows"),
-    "u": ("expires", _is_age, "a number of seconds above 0, up to a hundred years"),
+    "u": ("expires", _is_moment, "a time in unix seconds, above 0"),
     "o": ("exclusive", lambda value: type(value) is bool, "true or false"),
     "a": ("keep", _is_age, "a number of seconds above 0, up to a hundred years"),
 }

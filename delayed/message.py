@@ -10,7 +10,7 @@ written), so that a script in any language can read it beside the payload; docs/
     v version · f function path · t timeout (s) · p priority · e enqueued_at (unix s) · d delay (s)
     r retry policy (plain data) · m max deliveries · k key · x trace context
     l limits of a run, {"memory": bytes, "cpu": s}, either of them or both · a how long its answer is kept (s)
-    u expires (s) · o whether it may never run in two places at once
+    u when it expires (unix s) · o whether it may never run in two places at once
     gu gates, {"limit": …, "after": …}: what has to be so before it runs
     and what later versions add
 """
@@ -45,7 +45,6 @@ NOTE_MAX = 800  # bytes of such a note
 State = Literal["scheduled", "ready", "running", "dead"]
 STATES: tuple[State, ...] = ("scheduled", "ready", "running", "dead")
 
-CLOCK_BITS = 11  # an id is the milliseconds of the store's clock, shifted by so many bits, and a number
 EXPIRES = b'"u"'  # in the header of whatever expires
 EXCLUSIVE = b'"o"'  # ... of whatever may never run in two places at once
 GATES = b'"gu"'  # ... of whatever has gates
@@ -67,15 +66,16 @@ class Message(NamedTuple):
         timeout: seconds the task may run; None means no limit.
         priority: higher is claimed first; between -32768 and 32767.
         delay: seconds, counted by the store's clock from when it takes the message, before it may be claimed.
-        enqueued_at: unix time by the producer's clock; for people to read, never to decide by.
+        enqueued_at: unix time by the producer's clock, or by the store's if it expires; for people to read, never to
+            decide by.
         retry: the retry policy as plain data (see :class:`delayed.retry.Retry`); None means no retry.
         max_deliveries: claims after which a message that always loses its watchers is dead.
         key: a name the caller gave the task; None if he gave none.
         trace: the W3C traceparent it was enqueued with, if any; see :mod:`delayed.tracing`.
         limits: what one run may use: "memory" in bytes, "cpu" in seconds, each only if limited; None means no limits.
         keep: seconds that its answer is kept for after its end; None means that none is kept.
-        expires: seconds, counted by the store's clock from when its id was reserved, after which it is not begun any
-            more; None means that any time will do.
+        expires: unix time by the store's clock, see :meth:`Broker.clock`, after which it is not begun any more; None
+            means that any time will do. Of a template, whose `enqueued_at` is 0, it is the seconds from each enqueue.
         exclusive: whether its run is ended in time where its lease can't be renewed, so that it never runs in two
             places.
         gates: what has to be so before it is handed to a child: "limit", a list of the name, how many run at once, and
@@ -106,13 +106,23 @@ class Message(NamedTuple):
     extra: Mapping[str, Any] = _NO_EXTRA
     tenant: str | None = None
 
+    def dated(self, clock: float) -> Message:
+        """This template as it is enqueued when the store's clock shows `clock`."""
+        expires = None if self.expires is None else round(clock + self.expires, 3)
+        return self._replace(enqueued_at=round(clock, 3), expires=expires)
+
+    @property
+    def lifetime(self) -> float | None:
+        """Seconds from its enqueue after which it expires; None if it does not."""
+        return None if self.expires is None else max(round(self.expires - self.enqueued_at, 3), 0.001)
+
     def header(self) -> bytes:
         """The header as it is stored; `id` and `payload` are stored beside it.
 
         Raises:
             NotEnqueueable: When it is larger than any worker reads.
         """
-        if self.key is None and self.trace is None and not self.extra and 0 < self.enqueued_at < 1e15:
+        if self._is_plain() and 0 < self.enqueued_at < 1e15:
             shape = self[1:2] + self[3:6] + self[7:-2]
             try:
                 ends = _written.get(shape)
@@ -126,6 +136,10 @@ class Message(NamedTuple):
                 _remember(_written, shape, ends)
             return b"%b%b%b" % (ends[0], repr(float(self.enqueued_at)).encode(), ends[1])
         return self._dumped()
+
+    def _is_plain(self) -> bool:
+        """Whether its header may be that of many."""
+        return self.key is None and self.trace is None and self.expires is None and not self.extra
 
     def _dumped(self) -> bytes:
         data: dict[str, Any] = {"v": HEADER_VERSION, "f": self.func}
@@ -222,8 +236,7 @@ class Message(NamedTuple):
         shape = _parsed.get(ends)
         if shape is None:
             message = cls.parse(id, header, payload)
-            plain = message.key is message.trace is None and not message.extra and _TIME not in ends[1]
-            if plain and len(header) <= SHAPE_SIZE:
+            if message._is_plain() and _TIME not in ends[1] and len(header) <= SHAPE_SIZE:
                 _remember(_parsed, ends, message._replace(payload=b""))
             return message
         made: Message = tuple.__new__(cls, (id, shape[1], payload, *shape[3:6], float(time), *shape[7:]))
@@ -297,8 +310,8 @@ class Claim(NamedTuple):
 
     @property
     def begin_by(self) -> float:
-        """Until when its first run has to begin, in seconds of the store's clock (:meth:`Broker.clock`); inf if it may
-        at any time, or has begun before. Ids are made of the store's clock, so they tell when it was enqueued.
+        """Until when its first run has to begin, in unix time by the store's clock (:meth:`Broker.clock`); inf if it
+        may at any time, or has begun before.
         """
         if EXPIRES not in self.header or self.attempt != 1 or self.delivery >= LIFE:
             return inf
@@ -306,7 +319,7 @@ class Claim(NamedTuple):
             expires = self.message().expires
         except DecodeError:
             return inf
-        return inf if expires is None else (self.id >> CLOCK_BITS) / 1000 + expires
+        return inf if expires is None else expires
 
     @property
     def is_exclusive(self) -> bool:

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from delayed.brokers.base import Broker, Joined
 from delayed.errors import BrokerFull, BrokerUnavailable, EnqueueRefused, EnqueueUncertain
@@ -14,6 +15,8 @@ from delayed.message import Message, Once
 
 TIMEOUT = 5.0  # seconds that an enqueue tries
 BACKOFF = (0.05, 1.0)  # seconds before the first and the slowest further attempt
+T = TypeVar("T")
+
 IDS_MAX = 1024  # ids reserved at once by a producer that is busy
 
 
@@ -54,33 +57,35 @@ class Producer:
         self._block = 1  # ids to reserve the next time: few for a producer that sends one task and is gone
         self._sessions: list[Session] = []  # those without an enqueue under way
 
-    def reserve_ids(self, n: int, *, fresh: bool = False) -> Sequence[int]:
+    def reserve_ids(self, n: int) -> Sequence[int]:
         """`n` ids that nobody else has.
-
-        Args:
-            fresh: whether they have to tell the time of now, and not of when a block of them was reserved.
 
         Raises:
             EnqueueRefused: When the store can't be reached.
         """
         with self._lock:
-            if fresh:
-                self._next = self._reserve(n)
-                self._end = self._next + n
-            elif self._next + n > self._end:
+            if self._next + n > self._end:
                 size = max(n, self._block)
-                self._next = self._reserve(size)
+                self._next = self._ask(lambda: self.broker.reserve_ids(self.queue, size))
                 self._end = self._next + size
                 self._block = min(size * 2, IDS_MAX)
             first = self._next
             self._next += n
         return range(first, first + n)
 
-    def _reserve(self, size: int) -> int:
+    def clock(self) -> float:
+        """What the store's clock shows; see :meth:`Broker.clock`. What expires is dated by it.
+
+        Raises:
+            EnqueueRefused: When the store can't be reached.
+        """
+        return self._ask(lambda: self.broker.clock(self.queue))
+
+    def _ask(self, question: Callable[[], T]) -> T:
         attempts = Attempts(self.timeout)
         while True:
             try:
-                return self.broker.reserve_ids(self.queue, size)
+                return question()
             except BrokerUnavailable as error:
                 if not attempts.again():
                     raise EnqueueRefused(f"not enqueued: {error}") from error
@@ -166,10 +171,14 @@ class JoinedProducer:
         self._joined = joined
         self._queue = queue
 
-    def reserve_ids(self, n: int, *, fresh: bool = False) -> Sequence[int]:
-        """As :meth:`Producer.reserve_ids`; they are always fresh."""
+    def reserve_ids(self, n: int) -> Sequence[int]:
+        """As :meth:`Producer.reserve_ids`."""
         first = self._joined.reserve_ids(self._queue, n)
         return range(first, first + n)
+
+    def clock(self) -> float:
+        """As :meth:`Producer.clock`."""
+        return self._joined.clock(self._queue)
 
     def enqueue(self, messages: Sequence[Message]) -> None:
         """As :meth:`Producer.enqueue`."""

@@ -194,8 +194,9 @@ class Queue:
         if task.unique is not None:
             return self._enqueue_once(task)
         producer = self._producing()
-        (id,) = producer.reserve_ids(1, fresh=task.expires is not None)
-        producer.enqueue((task.to_message(self.codec, id, self.default_timeout),))
+        (id,) = producer.reserve_ids(1)
+        clock = producer.clock() if task.expires is not None else 0.0
+        producer.enqueue((task.to_message(self.codec, id, self.default_timeout, clock),))
         task.id = id
         if events.listeners:
             events.tell_enqueued(self.name, (task,))
@@ -217,10 +218,10 @@ class Queue:
         stored: list[int] = []
         for start in range(0, len(tasks), CHUNK):
             chunk = tasks[start : start + CHUNK]
-            ids = producer.reserve_ids(len(chunk), fresh=any(task.expires is not None for task in chunk))
-            producer.enqueue(
-                [task.to_message(self.codec, id, self.default_timeout) for task, id in zip(chunk, ids, strict=True)]
-            )
+            ids = producer.reserve_ids(len(chunk))
+            clock = producer.clock() if any(task.expires is not None for task in chunk) else 0.0
+            pairs = zip(chunk, ids, strict=True)
+            producer.enqueue([task.to_message(self.codec, id, self.default_timeout, clock) for task, id in pairs])
             for task, id in zip(chunk, ids, strict=True):
                 task.id = id
             stored += ids
@@ -232,8 +233,9 @@ class Queue:
         assert task.unique is not None
         once = task.once(self.codec)
         producer = self._producing()
-        (id,) = producer.reserve_ids(1, fresh=task.expires is not None)
-        holder = producer.enqueue_once(task.to_message(self.codec, id, self.default_timeout), once)
+        (id,) = producer.reserve_ids(1)
+        clock = producer.clock() if task.expires is not None else 0.0
+        holder = producer.enqueue_once(task.to_message(self.codec, id, self.default_timeout, clock), once)
         if holder != id and task.unique.on_conflict == "reject":
             raise AlreadyEnqueued(
                 f"{task.func_path} is not enqueued: task {holder} in queue {self.name!r} is the same",
@@ -277,7 +279,8 @@ class Queue:
 
         Args:
             id: of the task.
-            delay: seconds, a :class:`datetime.timedelta`, or text such as ``5m``; 0: at once, behind what waits.
+            delay: seconds, a :class:`datetime.timedelta`, or text such as ``5m``; 0: at once, behind what waits. A
+                task that expires before that is not run then.
 
         Returns:
             False if it does not wait: it runs, it has ended, or there is none.

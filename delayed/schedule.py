@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LATE, LATE_MAX = 300.0, 1800.0
 
 VERSION = 1  # of what is stored
+TIME_MAX = 2.0**43  # unix time
 _SIZE = 4  # bytes of a length
 
 
@@ -32,6 +33,7 @@ class Schedule(NamedTuple):
         fields: of the message, but for id and payload.
         payload: of the message, not sealed.
         stored: whether it lies in the store, and is no decorated function's.
+        since: when it was stored, in unix time by the store's clock: earlier ticks are none of its own.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Schedule(NamedTuple):
     fields: Mapping[str, Any]
     payload: bytes
     stored: bool = False
+    since: float = 0.0
 
     @classmethod
     def of(cls, rule: Mapping[str, Any], late: float, message: Message, name: str | None = None) -> Schedule:
@@ -74,13 +77,16 @@ class Schedule(NamedTuple):
         text = f"delayed {kind}\0{queue}\0{self.name}\0{round(tick * 1000)}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def message(self, id: int, tick: float, codec: Codec) -> Message:
-        """The message of one tick. Its key, unless the function has one, is the same whoever enqueues it."""
+    def message(self, id: int, tick: float, codec: Codec, clock: float) -> Message:
+        """The message of one tick. Its key, unless the function has one, is the same whoever enqueues it.
+
+        Args:
+            clock: what the store's clock shows.
+        """
         fields = dict(self.fields)
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(tick))
         fields["key"] = fields["key"] or f"{self.name}@{moment}.{round(tick * 1000) % 1000:03d}Z"
-        fields["enqueued_at"] = round(time.time(), 3)
-        return codec.seal(Message(id=id, payload=self.payload, **fields))
+        return codec.seal(Message(id=id, payload=self.payload, **fields).dated(clock))
 
     def data(self) -> dict[str, Any]:
         """The schedule as plain data."""
@@ -95,7 +101,7 @@ class Schedule(NamedTuple):
         """The schedule as it is stored: JSON and the header of its message, each behind its length in four bytes, and
         the payload, whose seal holds all of it together.
         """
-        plain = {"v": VERSION, "n": self.name, "r": self.rule, "l": self.late}
+        plain = {"v": VERSION, "n": self.name, "r": self.rule, "l": self.late, "s": self.since}
         if self.fields["tenant"] is not None:  # which no header has
             plain["t"] = self.fields["tenant"]
         parts = (json.dumps(plain, separators=(",", ":")).encode(), Message(0, payload=b"", **self.fields).header())
@@ -116,7 +122,7 @@ class Schedule(NamedTuple):
         payload = codec.open_schedule(data[:end], data[end:])
         try:
             plain = json.loads(first)
-            version, named, rule, late = plain["v"], plain["n"], plain["r"], plain["l"]
+            version, named, rule, late, since = plain["v"], plain["n"], plain["r"], plain["l"], plain.get("s", 0.0)
             tenant = bytes.fromhex(plain["t"]).hex() if "t" in plain else None
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DecodeError(f"the stored schedule can't be read: {type(error).__name__}: {error}") from error
@@ -127,7 +133,9 @@ class Schedule(NamedTuple):
             )
         if named != name or type(rule) is not dict or type(late) not in (int, float) or not 0 <= late <= LATE_MAX:
             raise DecodeError("the stored schedule has another name, or no rule, or is made up for too late")
-        return cls.of(rule, late, Message.parse(0, header, payload)._replace(tenant=tenant), name)
+        if type(since) not in (int, float) or not 0 <= since < TIME_MAX:
+            raise DecodeError("the stored schedule does not say since when it is there")
+        return cls.of(rule, late, Message.parse(0, header, payload)._replace(tenant=tenant), name)._replace(since=since)
 
 
 def rule_of(every: Any, cron: str | None, tz: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import random
 import threading
@@ -11,13 +12,13 @@ from itertools import count
 
 from delayed.errors import BrokerUnavailable, ConfigError, DelayedError
 from delayed.logger import logger
-from delayed.message import CLOCK_BITS
 from delayed.queue import Queue
 from delayed.schedule import Schedule
 from delayed.schedules import Follower
 from delayed.ticks import Ticks
 
-LOOK = 2.0  # seconds between two looks for what was scheduled meanwhile, more or less
+LOOK = 2.0  # seconds between two looks at the clock, and for what was scheduled meanwhile, more or less
+BACK = 1.0  # seconds by which the store's clock has to be back before that means that somebody has set it
 BACKOFF = (0.1, 5.0)  # seconds before the first and the slowest further attempt to reach the store
 
 
@@ -43,7 +44,7 @@ class Scheduler:
         if not self.queues:
             raise ConfigError("a scheduler needs a queue: give queue=Queue(...) or queues=[...]")
         self._stopped = threading.Event()
-        self._ahead: float | None = None  # seconds by which the store's clock is ahead of ours; None: not known yet
+        self._ahead: float | None = None  # of the store's clock, by ours, which is monotonic; None: not known yet
         self._serial = count()
         self._due: list[tuple[float, int, _Plan]] = []  # a heap; those that are dropped stay until it is their turn
         self._stored: dict[tuple[int, str], _Plan] = {}  # by the number of the queue, and the name
@@ -60,9 +61,10 @@ class Scheduler:
         followers = [Follower(queue) for queue in self.queues]
         plans = [_Plan(queue, schedule) for queue in self.queues for schedule in queue.declared_schedules()]
         try:
+            if not self._wait_for_clock():
+                return
             for plan in plans:
-                if not self._add(plan):
-                    return
+                self._add(plan)
             while not self._stopped.is_set():
                 self._follow(followers)
                 if not self._due:
@@ -89,28 +91,27 @@ class Scheduler:
         self._stopped.set()
 
     def _sleep(self, seconds: float) -> None:
-        """Until then, or until it is time to look, which also finds out that a clock was set."""
+        """Until then, or until it is time to look."""
         self._stopped.wait(max(0.0, min(seconds, self._look_at - time.monotonic())))
 
     def _now(self) -> float:
-        return time.time() + (self._ahead or 0.0)
+        return time.monotonic() + (self._ahead or 0.0)
 
-    def _add(self, plan: _Plan) -> bool:
-        """Keep a schedule from now on; False if this is stopped before the store's time is known."""
-        if self._ahead is None and not self._look_at_clock(plan.queue):
-            return False
+    def _add(self, plan: _Plan) -> None:
+        """Keep a schedule from now on."""
         now = self._now()
         missed = plan.last(now)
         tick = missed if missed is not None else plan.ticks.after(now)
         heapq.heappush(self._due, (tick, next(self._serial), plan))
-        return True
 
     def _follow(self, followers: Sequence[Follower]) -> None:
-        """Look, every few seconds, what was scheduled, changed and removed."""
+        """Look, every few seconds, what time it is, and what was scheduled, changed and removed."""
         now = time.monotonic()
         if now < self._look_at:
             return
         self._look_at = now + LOOK * random.uniform(0.75, 1.25)  # those that began together shall not stay so
+        with contextlib.suppress(DelayedError):  # ours goes on
+            self._look_at_clock()
         for number, follower in enumerate(followers):
             try:
                 changes = follower.changes()
@@ -125,9 +126,9 @@ class Scheduler:
                 if old is not None:
                     old.dropped = True
                 if found is not None:
-                    plan = _Plan(follower.queue, found.schedule, follower, found.version, found.since)
-                    if self._add(plan):
-                        self._stored[number, name] = plan
+                    plan = _Plan(follower.queue, found.schedule, follower, found.version)
+                    self._add(plan)
+                    self._stored[number, name] = plan
 
     def _fire(self, plan: _Plan, tick: float) -> None:
         """Enqueue one tick, unless it has been, or is too old."""
@@ -148,8 +149,8 @@ class Scheduler:
                     plan.dropped = True
                     self._look_at = 0.0
                     return
-                id = self._reserve(queue) if id is None else id
-                message = schedule.message(id, tick, queue.codec)
+                id = queue.broker.reserve_ids(queue.name, 1) if id is None else id
+                message = schedule.message(id, tick, queue.codec, self._now())
                 queue.broker.enqueue(queue.name, [message], schedule.session(queue.name, tick), 1)
                 return
             except BrokerUnavailable as error:
@@ -160,22 +161,26 @@ class Scheduler:
             self._stopped.wait(pause)
             pause = min(2 * pause, BACKOFF[1])
 
-    def _reserve(self, queue: Queue) -> int:
-        """An id. It says what time it is at the store: see :meth:`Broker.reserve_ids`."""
-        before = time.time()
-        id = queue.broker.reserve_ids(queue.name, 1)
-        ahead = (id >> CLOCK_BITS) / 1000 - (before + time.time()) / 2
-        # The ids of a queue into which very much is enqueued run a little ahead of the clock; so do not follow each.
-        if self._ahead is None or abs(ahead - self._ahead) > 0.05:
-            self._ahead = ahead
-        return id
+    def _look_at_clock(self) -> None:
+        """Learn the time of the store."""
+        queue = self.queues[0]
+        before = time.monotonic()
+        clock = queue.broker.clock(queue.name)
+        ahead = clock - (before + time.monotonic()) / 2
+        was_set_back = self._ahead is not None and ahead < self._ahead - BACK
+        self._ahead = ahead
+        if was_set_back:  # what is planned may be far away now; what it has had already, the store does not take again
+            plans = [plan for _, _, plan in self._due if not plan.dropped]
+            self._due = []
+            for plan in plans:
+                self._add(plan)
 
-    def _look_at_clock(self, queue: Queue) -> bool:
+    def _wait_for_clock(self) -> bool:
         """Learn the time of the store, however long that takes; False if this is stopped meanwhile."""
         pause = BACKOFF[0]
         while not self._stopped.is_set():
             try:
-                self._reserve(queue)
+                self._look_at_clock()
                 return True
             except DelayedError as error:
                 logger.warning("no schedules yet: %s", error)
@@ -190,21 +195,17 @@ class _Plan:
     Attributes:
         follower: who tells whether it is in the store still; None: it is a decorated function's.
         version: of what is stored.
-        since: when it was stored: earlier ticks are none of its own.
         dropped: whether it is to be forgotten.
     """
 
-    def __init__(
-        self, queue: Queue, schedule: Schedule, follower: Follower | None = None, version: int = 0, since: float = 0.0
-    ) -> None:
+    def __init__(self, queue: Queue, schedule: Schedule, follower: Follower | None = None, version: int = 0) -> None:
         self.queue = queue
         self.schedule = schedule
         self.follower = follower
         self.version = version
-        self.since = since
         self.dropped = False
         self.ticks: Ticks = schedule.ticks()
 
     def last(self, now: float) -> float | None:
         """The last tick up to now that is not too late; None if there is none."""
-        return self.ticks.last(max(now - self.schedule.late, self.since), now)
+        return self.ticks.last(max(now - self.schedule.late, self.schedule.since), now)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from delayed.errors import ConfigError, DelayedError
 from delayed.keys import insist
 from delayed.logger import logger
-from delayed.message import CLOCK_BITS, Message, Stored
+from delayed.message import Message, Stored
 from delayed.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -38,11 +38,6 @@ class Found(NamedTuple):
 
     schedule: Schedule
     version: int
-
-    @property
-    def since(self) -> float:
-        """When it was stored, in unix time by the store's clock."""
-        return (self.version >> CLOCK_BITS) / 1000
 
 
 def message_of(queue: Queue, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
@@ -79,15 +74,15 @@ def checked_name(name: Any) -> str:
 def put(queue: Queue, schedule: Schedule) -> None:
     """Store a schedule, unless the very same is there: then it goes on as before."""
     key, data = PREFIX + schedule.name, schedule.dump(queue.codec)
+    same = Schedule.load(schedule.name, data, queue.codec)
     there = _ask(queue, lambda: queue.broker.get_keys(queue.name, (key,))).get(key)
     if there is not None:
         try:
-            if Schedule.load(schedule.name, there.value, queue.codec) == Schedule.load(
-                schedule.name, data, queue.codec
-            ):
+            if Schedule.load(schedule.name, there.value, queue.codec)._replace(since=same.since) == same:
                 return
         except DelayedError:
             pass  # what can't be read is replaced
+    data = schedule._replace(since=_ask(queue, lambda: queue.broker.clock(queue.name))).dump(queue.codec)
     _ask(queue, lambda: queue.broker.put_key(queue.name, key, data))
     _mark(queue)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from delayed.codec import BY_VALUE, Codec, Opened
 from delayed.durations import seconds_of
-from delayed.errors import FunctionNotFound, NotAllowed, NotEnqueueable, SignatureMismatch
+from delayed.errors import ConfigError, FunctionNotFound, NotAllowed, NotEnqueueable, SignatureMismatch
 from delayed.fields import ENDLESS
 from delayed.functions import bare, loaded, path_of, resolve, seen
 from delayed.hints import types_of
@@ -195,22 +195,34 @@ class Task:
         task._data = data
         return task
 
-    def to_message(self, codec: Codec, id: int, default_timeout: float | None) -> Message:
-        """What a broker stores of it. Raises what :meth:`unsealed` does."""
+    def to_message(self, codec: Codec, id: int, default_timeout: float | None, clock: float = 0.0) -> Message:
+        """What a broker stores of it. Raises what :meth:`unsealed` does.
+
+        Args:
+            clock: what the store's clock shows; only asked for, and needed, if the task expires.
+        """
         message = self.unsealed(codec, id, default_timeout)
+        if self.expires is not None:
+            message = message.dated(clock)
         trace = outgoing()
         return codec.seal(message if trace is None else message._replace(trace=trace))
 
     def unsealed(self, codec: Codec, id: int, default_timeout: float | None) -> Message:
-        """The same without the seal of its queue.
+        """The same without the seal of its queue, and without a date by which it expires; see :meth:`Message.dated`.
 
         Raises:
+            ConfigError: When it would expire before it is due.
             NotEnqueueable: When the arguments can't be serialized, or the queue's workers would not run the function.
             SignatureMismatch: When they are not what the function's parameters are annotated with, where it is
                 more than plain data and the codec carries nothing else.
         """
         if codec.plain or codec.allow is not None:
             self._check_allowed(codec)
+        if self.expires is not None and self.delay >= self.expires:
+            raise ConfigError(
+                f"{self.func_path} would never run: it expires {self.expires:g} s after its enqueue, and is due "
+                f"{self.delay:g} s after it; give it a longer expires, or a shorter delay"
+            )
         args, kwargs = self._dumped(codec)
         timeout = default_timeout if self.timeout is None else self.timeout
         retry = self.retry
@@ -229,7 +241,7 @@ class Task:
             timeout=None if timeout == inf else timeout,
             priority=self.priority,
             delay=self.delay,
-            enqueued_at=round(time.time(), 3),
+            enqueued_at=round(time.time(), 3) if self.expires is None else 0.0,
             retry=retry.data() if retry is not None else None,
             max_deliveries=min(most, ENDLESS),
             key=self.key,
@@ -316,7 +328,7 @@ class Task:
             key=message.key,
             max_deliveries=message.max_deliveries,
             keep=message.keep,
-            expires=message.expires,
+            expires=message.lifetime,
             exclusive=message.exclusive,
             gates=message.gates,
             func=func if message.func.startswith(BY_VALUE) else None,  # else its path says what is called

@@ -108,7 +108,7 @@ def schedule(codec: Codec, data: bytes) -> bool:
         return False
     assert found.ticks().after(1.7e9) > 1.7e9 and 0 <= found.late <= 1800
     with contextlib.suppress(NotEnqueueable):  # with its key, it may be too large
-        message = found.message(7, 1.7e9, codec)
+        message = found.message(7, 1.7e9, codec, 1.7e9)
         assert Message.parse(7, message.header(), message.payload) == message
         again = Schedule.load("x", found.dump(codec), codec)
         assert repr(again) == repr(found)

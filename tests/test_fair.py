@@ -79,7 +79,7 @@ def test_a_schedule_keeps_whose_it_is(queue: Queue) -> None:
 
     (schedule,) = queue.schedules()
 
-    assert schedule.message(1, 0.0, queue.codec).tenant == tenant(queue, load, "small")
+    assert schedule.message(1, 0.0, queue.codec, 5.0).tenant == tenant(queue, load, "small")
 
 
 def test_calls_take_their_turns(queue: Queue) -> None:

@@ -22,6 +22,7 @@ from delayed.delay import Call
 from delayed.options import Options
 from delayed.ticks import Cron, Every, ticks_of
 from tests import functions
+from tests.workers.conftest import wait_for
 
 ROME = ZoneInfo("Europe/Rome")
 
@@ -152,6 +153,7 @@ def ticks_in(keys: list[str], name: str) -> list[float]:
 
 def test_each_tick_comes_once_from_many_schedulers() -> None:
     queue.broker.purge("periodic")
+    queue.broker.reserve_ids("periodic", 600_000 << 11)  # ids that are ahead of the clock change nothing
     began = time.time()
 
     run_for(2.5, *(Scheduler(queue) for _ in range(4)))
@@ -222,11 +224,11 @@ class Broken(MemoryBroker):
 
     failures = 3
 
-    def reserve_ids(self, queue: str, n: int) -> int:
+    def clock(self, queue: str) -> float:
         if self.failures:
             self.failures -= 1
             raise BrokerUnavailable("not yet")
-        return super().reserve_ids(queue, n)
+        return super().clock(queue)
 
 
 def test_a_store_that_is_away_is_waited_for() -> None:
@@ -243,6 +245,39 @@ def test_a_store_that_is_away_is_waited_for() -> None:
     assert len(drain(store)) > 5
 
 
+class SetBack(MemoryBroker):
+    """A store whose clock is an hour fast, until it is set right."""
+
+    fast = 3600.0
+
+    def _milliseconds(self) -> int:
+        return super()._milliseconds() + int(self.fast * 1000)
+
+
+def test_a_clock_that_is_set_back_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delayed.scheduler.LOOK", 0.1)
+    broker = SetBack("memory://set-back")
+    store = Queue("set-back", broker)
+    store.add_schedule(lambda: look_schedule(store))
+    scheduler = Scheduler(store)
+    thread = threading.Thread(target=scheduler.run)
+    thread.start()
+    wait_for(lambda: enqueued_ticks(store))
+    began = enqueued_ticks(store)[0]
+    broker.fast = 0.0
+
+    wait_for(lambda: enqueued_ticks(store)[0] < began - 3000)
+
+    scheduler.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def enqueued_ticks(store: Queue) -> list[float]:
+    entries = store.broker.peek(store.name, "ready", 1000)
+    return ticks_in([entry.message.key or "" for entry in entries], "tests.test_schedule:look")
+
+
 def look_schedule(store: Queue) -> Any:
     return Call(look, store, Options()).schedule({"every": 0.1}, 1)
 
@@ -256,7 +291,7 @@ def test_a_schedule_travels_with_its_queue_and_not_with_a_pickle() -> None:
     spec = json.loads(json.dumps(sealed.spec()))
     (schedule,) = Queue.from_spec(spec).declared_schedules()
     assert (schedule.name, schedule.rule) == ("tests.test_schedule:hourly", {"every": 3600.0})
-    message = schedule.message(5, at("2026-11-21T10:00"), sealed.codec)
+    message = schedule.message(5, at("2026-11-21T10:00"), sealed.codec, 5.0)
     assert message.key == "tests.test_schedule:hourly@2026-11-21T10:00:00.000Z"
     assert sealed.codec.open(message, message.header()).payload[:4] == b"\1\4\0\0"
     assert pickle.loads(pickle.dumps(sealed)).declared_schedules() == []

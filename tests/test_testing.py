@@ -322,7 +322,7 @@ def test_policies_are_asked(tasks: Tasks, kind: str, attempts: int) -> None:
 
 
 def test_what_has_not_begun_in_time_is_not_run(tasks: Tasks) -> None:
-    welcome.options(delay=90, expires="1m").delay("late")
+    welcome.options(delay=30, expires="1m").delay("late").reschedule(90)
     welcome.options(delay=30, expires="1m").delay("in time")
 
     runs = tasks.advance("2m")

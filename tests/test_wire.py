@@ -99,7 +99,7 @@ def test_who_knows_the_document_only_stores_schedules(secret: str | None) -> Non
     schedule = Schedule.load("näme", head + payload, codec)
 
     assert (schedule.name, schedule.rule, schedule.late) == ("näme", {"every": 300}, 5)
-    message = schedule.message(2**40, 1.7e9, codec)
+    message = schedule.message(2**40, 1.7e9, codec, 1.7e9)
     assert (message.func, message.timeout, message.key) == ("tests.functions:add", 5, "näme@2023-11-14T22:13:20.000Z")
     assert codec.decode(codec.open(message, message.header()).payload)[:2] == ((1,), {})
 

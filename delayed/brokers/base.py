@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from delayed.errors import Unsupported
 from delayed.message import (
-    CLOCK_BITS,
     Answer,
     Bounds,
     Claim,
@@ -46,6 +45,10 @@ class Joined(ABC):
     @abstractmethod
     def reserve_ids(self, queue: str, n: int) -> int:
         """As :meth:`Broker.reserve_ids`. Ids that were reserved in a transaction that is rolled back are lost."""
+
+    @abstractmethod
+    def clock(self, queue: str) -> float:
+        """As :meth:`Broker.clock`: the time of now, not of when the transaction began."""
 
     @abstractmethod
     def enqueue(self, queue: str, messages: Sequence[Message]) -> None:
@@ -107,14 +110,13 @@ class Broker(ABC):
         """Reserve `n` ids and return the first; the others follow it.
 
         The counter becomes ``max(counter, milliseconds of the store's clock << 11) + n``, so that ids never go
-        backwards when a store loses its last second. Ids stay below 2**53.
+        backwards when a store loses its last second. Ids stay below 2**53. They do not tell the time: the counter is
+        ahead of the clock when that was set back, or very many were reserved.
         """
 
+    @abstractmethod
     def clock(self, queue: str) -> float:
-        """The store's clock in unix seconds, to the millisecond, as ids have it: it never goes backwards, and is ahead
-        where more than 2,048 ids a millisecond were reserved.
-        """
-        return (self.reserve_ids(queue, 0) >> CLOCK_BITS) / 1000
+        """What the clock of the store that holds this queue shows, in unix seconds, to the millisecond."""
 
     @abstractmethod
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:

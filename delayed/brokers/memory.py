@@ -253,6 +253,10 @@ class MemoryBroker(Broker):
         with self._store.changed:
             return self._queue(queue).reserve(n, self._milliseconds())
 
+    def clock(self, queue: str) -> float:
+        self._now()
+        return self._milliseconds() / 1000
+
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         now = self._now()
         with self._store.changed:

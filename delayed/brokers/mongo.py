@@ -89,6 +89,10 @@ class MongoBroker(Broker):
                     return int(row["counter"]) - n + 1
         raise BrokerError(f"{self!r}: no counter for the queue {queue!r}")
 
+    def clock(self, queue: str) -> float:
+        with self._access.use() as opened:
+            return look.clock(opened)
+
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         with self._access.use() as opened:
             self._note_used(opened, queue)
@@ -324,7 +328,7 @@ class MongoBroker(Broker):
             with self._access.use() as opened:
                 self._note_used(opened, queue)
 
-        return MongoJoined(self._access, session, self.reserve_ids, note)
+        return MongoJoined(self._access, session, self.reserve_ids, self.clock, note)
 
     def _note_used(self, opened: Opened, queue: str) -> None:
         """Before the first task, so that no task is in a queue that :meth:`queues` does not name."""

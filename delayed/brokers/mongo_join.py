@@ -39,6 +39,7 @@ class MongoJoined(Joined):
         access: the broker's database.
         session: in a transaction.
         reserve: reserves ids outside of it: inside it would have everybody else wait for its end.
+        clock: tells the time, which in it stands still.
         note: notes outside of it that a queue is used.
     """
 
@@ -47,15 +48,20 @@ class MongoJoined(Joined):
         access: MongoAccess,
         session: ClientSession,
         reserve: Callable[[str, int], int],
+        clock: Callable[[str], float],
         note: Callable[[str], None],
     ) -> None:
         self.connection: Any = session
         self._access = access
         self._reserve = reserve
+        self._clock = clock
         self._note = note
 
     def reserve_ids(self, queue: str, n: int) -> int:
         return self._reserve(queue, n)
+
+    def clock(self, queue: str) -> float:
+        return self._clock(queue)
 
     def enqueue(self, queue: str, messages: Sequence[Message]) -> None:
         """See :meth:`Joined.enqueue`.

@@ -18,7 +18,7 @@ from pymongo.errors import DuplicateKeyError
 
 from delayed.brokers import keys
 from delayed.errors import BrokerUnavailable
-from delayed.message import CLOCK_BITS, Stored
+from delayed.message import Stored
 
 Document = dict[str, Any]
 Keys = Collection[Document]
@@ -27,7 +27,7 @@ REST = 3_600_000  # milliseconds by which the clocks of the members of a replica
 
 _LIVE: Document = {"$or": [{"$eq": [{"$type": "$until"}, "missing"]}, {"$gt": ["$until", "$$NOW"]}]}
 _THERE: Document = {"$and": [{"$ne": [{"$type": "$v"}, "missing"]}, _LIVE]}
-_FRESH: Document = {"$add": [{"$max": ["$v", {"$multiply": [{"$toLong": "$$NOW"}, 1 << CLOCK_BITS]}]}, 1]}
+_FRESH: Document = {"$add": [{"$max": ["$v", {"$multiply": [{"$toLong": "$$NOW"}, 2048]}]}, 1]}
 
 
 def get(found: Keys, queue: str, names: Sequence[str]) -> dict[str, Stored]:

@@ -10,6 +10,7 @@ from bson.int64 import Int64
 
 from delayed.brokers import mongo_leases as leases
 from delayed.brokers.mongo_client import Opened
+from delayed.brokers.mongo_enqueue import EPOCH
 from delayed.brokers.mongo_tasks import MOST, promote, ref_of
 from delayed.message import LIFE, Counts, Entry, Message, State
 
@@ -28,6 +29,12 @@ _ORDERS = {
     "running": [("at", 1), ("o", 1)],
     "dead": [("at", -1), ("o", -1)],
 }
+
+
+def clock(opened: Opened) -> float:
+    """What the server's clock shows, in unix seconds."""
+    shown = opened.queues.database.command("hello")["localTime"]
+    return float((shown - EPOCH).total_seconds())
 
 
 def counts(opened: Opened, queue: str) -> Counts:

@@ -43,6 +43,7 @@ OLD_TRANSACTION = 3600  # seconds
 ENQUEUE_MAX = 900_000_000  # bytes; the protocol's messages end at 1 GB
 
 _RESERVE = "SELECT @.delayed_reserve(%s::text, %s::int)"
+_CLOCK = b"SELECT extract(epoch FROM clock_timestamp())::float8"
 _MESSAGES = """
         %(session)s::uuid, %(seq)s::bigint, %(queue)s::text, %(ids)b::bigint[], %(priorities)b::int[],
         %(delays)b::float8[], %(most)b::int[], %(headers)b::bytea[], %(payloads)b::bytea[]
@@ -120,6 +121,9 @@ class PostgresBroker(Broker):
     def reserve_ids(self, queue: str, n: int) -> int:
         return int(self._link.run(self._sql(_RESERVE), (_checked(queue), n))[0][0])
 
+    def clock(self, queue: str) -> float:
+        return round(float(self._link.run(_CLOCK, ())[0][0]), 3)
+
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         self._link.run(*self._enqueue(session, seq, queue, messages))
 
@@ -175,7 +179,7 @@ class PostgresBroker(Broker):
         return self._joined(joinable(self._link, conn))
 
     def _joined(self, conn: Any) -> PostgresJoined:
-        return PostgresJoined(self._link, conn, self.reserve_ids, self._enqueue, self._enqueue_once)
+        return PostgresJoined(self._link, conn, self.reserve_ids, self.clock, self._enqueue, self._enqueue_once)
 
     # -- working -----------------------------------------------------------------------------------------------
 

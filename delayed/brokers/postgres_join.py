@@ -30,6 +30,7 @@ class PostgresJoined(Joined):
     Args:
         connection: psycopg's.
         reserve: reserves ids, in another transaction: the counter is locked until its own ends.
+        clock: tells the time.
         enqueue, enqueue_once: make the statements that enqueue.
     """
 
@@ -38,17 +39,22 @@ class PostgresJoined(Joined):
         link: Link,
         connection: psycopg.Connection[Any],
         reserve: Callable[[str, int], int],
+        clock: Callable[[str], float],
         enqueue: Enqueue,
         enqueue_once: EnqueueOnce,
     ) -> None:
         self.connection: psycopg.Connection[Any] = connection
         self._link = link
         self._reserve = reserve
+        self._clock = clock
         self._enqueue = enqueue
         self._enqueue_once = enqueue_once
 
     def reserve_ids(self, queue: str, n: int) -> int:
         return self._reserve(queue, n)
+
+    def clock(self, queue: str) -> float:
+        return self._clock(queue)
 
     def enqueue(self, queue: str, messages: Sequence[Message]) -> None:
         statement, values = self._enqueue(None, 0, queue, messages)

@@ -145,6 +145,9 @@ class RedisBroker(Broker):
     def reserve_ids(self, queue: str, n: int) -> int:
         return int(self._run("reserve_ids", queue, n))
 
+    def clock(self, queue: str) -> float:
+        return int(self._run("clock", queue)) / 1000
+
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         if not messages:
             return

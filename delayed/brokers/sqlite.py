@@ -85,6 +85,10 @@ class SQLiteBroker(Broker):
         with self._file.write(growing=True) as file:
             return tasks.reserve_ids(file.db, number, n, file.now())
 
+    def clock(self, queue: str) -> float:
+        with self._file.read() as file:
+            return file.now() / 1000
+
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         ((_, number),) = self._numbered([queue])
         with self._file.write(growing=True) as file:

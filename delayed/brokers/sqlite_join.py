@@ -39,6 +39,10 @@ class SQLiteJoined(Joined):
     def reserve_ids(self, queue: str, n: int) -> int:
         return int(self._run(lambda db, number, now: tasks.reserve_ids(db, number, n, now), queue))
 
+    def clock(self, queue: str) -> float:
+        with self._file.read() as file:
+            return file.now() / 1000
+
     def enqueue(self, queue: str, messages: Sequence[Message]) -> None:
         def store(db: sqlite3.Cursor, number: int, now: int) -> None:
             tasks.store(db, number, messages, now)

@@ -356,6 +356,9 @@ class _Joined(Joined):
     def reserve_ids(self, queue: str, n: int) -> int:
         return self._tasks.broker.reserve_ids(queue, n)
 
+    def clock(self, queue: str) -> float:
+        return self._tasks.broker.clock(queue)
+
     def enqueue(self, queue: str, messages: Sequence[Message]) -> None:
         self._held += [(queue, message, None) for message in messages]
 

@@ -24,7 +24,7 @@ from delayed.brokers.base import Broker
 from delayed.errors import BrokerError
 from delayed.fields import ID_MAX
 from delayed.logger import logger
-from delayed.message import CLOCK_BITS, COUNT_MAX, LIFE, Stored
+from delayed.message import COUNT_MAX, LIFE, Stored
 from delayed.waits import TRIES, pause
 
 WAITING_MAX = 200  # tasks that are noted as waiting for a place
@@ -148,11 +148,13 @@ class Limiter:
         """Keep a limit if it is as it was found; False if it is not.
 
         Args:
-            now: by the store's clock; 0: when it was changed last, which its version tells.
+            now: by the store's clock; 0: it is not known yet.
         """
         version = found.version if found is not None else 0
-        line = max(state.line, state.next) - max(now, (version >> CLOCK_BITS) / 1000)
-        ttl = TTL if state.inside else IDLE_TTL + max(line, 0.0)
+        ttl = TTL
+        if not state.inside:
+            line = max(state.line, state.next)
+            ttl = IDLE_TTL + (max(line - (now or self._broker.clock(queue)), 0.0) if line else 0.0)
         return bool(self._broker.put_key(queue, f"limit:{name}", state.dump(), ttl=ttl, version=version))
 
     def _wake_others(self, queue: str, name: str, at_once: int | None, number: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from delayed.brokers import Broker
-from delayed.delay import Call, delay
+from delayed.delay import Call, delay, delay_with_params
 from delayed.errors import ConfigError, TaskLost, Unsupported
 from delayed.message import Claim, Message, Settlement
 from delayed.options import Options
@@ -62,12 +62,14 @@ def test_what_is_enqueued_in_a_transaction_comes_with_its_commit(broker: Broker,
     with bank.transaction() as conn:
         bank.move(conn, 1)
         with tasks.transaction(conn):
-            handle = delay(tasks)(divmod)(7, 2)
+            handle = delay_with_params(tasks)(expires=60)(divmod)(7, 2)
         assert ready(broker, queue) == 0
         bank.commit(conn)
 
     assert ready(broker, queue) == 1
-    assert take(broker, queue).id == handle.id
+    claim = take(broker, queue)
+    assert claim.id == handle.id
+    assert 30 < claim.begin_by - broker.clock(queue) < 61
     bank.check([1])
 
 

@@ -78,7 +78,7 @@ HEADERS = {
         keep=3600.0,
         extra={"zz": {"of": ["a later version"]}},
     ),
-    "expires": Message(1, FUNC, b"", expires=30.0),
+    "expires": Message(1, FUNC, b"", expires=1.8e9),
     "exclusive": Message(1, FUNC, b"", exclusive=True),
     "gates": Message(
         1,

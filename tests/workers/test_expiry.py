@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from delayed import ConfigError, Queue, Retry, Task, TaskFailed, delayed
+from delayed.delay import Call
+from delayed.options import Options
 from delayed.retry import constant
+from tests import functions
 from tests.workers import hooks, retries, tasks
 from tests.workers.conftest import Bench, fork_server_of, wait_for
 from tests.workers.test_hooks import path
@@ -96,20 +101,31 @@ def test_a_task_that_was_taken_by_hand_expires_too(queue: Queue) -> None:
     assert queue.broker.counts(queue.name) == (0, 0, 0, 0)
 
 
-def test_ids_of_a_block_do_not_make_a_task_older_than_it_is(queue: Queue) -> None:
-    """Producers reserve ids ahead, and those tell the time of then."""
-    for _ in range(20):
-        queue.enqueue(Task.create(tasks.mark, ("ledger",)))
-    until = queue.broker.clock(queue.name) + 0.3
+def test_ids_that_are_ahead_of_the_clock_keep_nothing_from_expiring(queue: Queue) -> None:
+    queue.broker.reserve_ids(queue.name, 3_600_000 << 11)
+    late = [Task.create(tasks.mark, ("ledger",), expires=0.001) for _ in range(3)]
+    queue.enqueue(late[0])
+    queue.enqueue_many(late[1:])
+    until = queue.broker.clock(queue.name) + 0.002
     wait_for(lambda: queue.broker.clock(queue.name) > until)
-    before = queue.broker.clock(queue.name)
+    soon = queue.enqueue_many([Task.create(tasks.mark, ("ledger",), expires=60.0)])
 
-    one = queue.enqueue(Task.create(tasks.mark, ("ledger",), expires=0.2))
-    many = queue.enqueue_many([Task.create(tasks.mark, ("ledger",), expires=0.2) for _ in range(3)])
-    later = queue.enqueue(Task.create(tasks.mark, ("ledger",)))
+    taken = queue.dequeue()
 
-    assert all((id >> 11) / 1000 >= before for id in (one, *many))
-    assert [one, *many, later] == sorted([one, *many, later])
+    assert taken is not None and [taken.id] == soon
+    assert queue.release(taken)
+    assert queue.broker.counts(queue.name) == (0, 0, 0, 0)
+
+
+def test_what_expires_before_it_is_due_is_refused(queue: Queue) -> None:
+    brief = Call(functions.add, queue, Options(expires=2.0))
+
+    with pytest.raises(ConfigError, match="would never run: it expires 2 s after its enqueue, and is due 3 s after"):
+        brief.after("3s").delay(1, 2)
+    with pytest.raises(ConfigError, match="would never run"):
+        brief.at(datetime.now(UTC) + timedelta(seconds=3)).delay(1, 2)
+
+    assert queue.len() == 0
 
 
 @pytest.mark.parametrize("expires", [0, -1, "soon", True])
