@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-GRACE = 5.0  # seconds a worker gets to end by itself
+GRACE = 2.0  # seconds a worker gets to end by itself
 TICK = os.sysconf("SC_CLK_TCK")
 
 
