@@ -17,7 +17,7 @@ from delayed.schedule import Schedule
 from delayed.schedules import Follower
 from delayed.ticks import Ticks
 
-LOOK = 2.0  # seconds between two looks at the clock, and for what was scheduled meanwhile, more or less
+LOOK = 5.0  # seconds between two looks at the clock, and for what was scheduled meanwhile, more or less
 BACK = 1.0  # seconds by which the store's clock has to be back before that means that somebody has set it
 BACKOFF = (0.1, 5.0)  # seconds before the first and the slowest further attempt to reach the store
 
