@@ -46,7 +46,7 @@ TaskControl (BaseException)              raised *by* a task, to say how it goes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -57,8 +57,27 @@ if TYPE_CHECKING:
 DELAY_MAX = 100 * 365 * 86400  # seconds; no store can keep every date
 
 
+def _restored(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """The error that :func:`_reduce` took apart, as far as its builtin base makes it; the rest is its state."""
+    error = kind.__new__(kind, *args)
+    _builtin(kind).__init__(error, *args)
+    return error
+
+
+def _reduce(self: BaseException) -> tuple[Any, ...]:
+    # As it is by default, unpickling would call the class with `args`, which are not what it takes.
+    _, args, *state = cast("tuple[Any, ...]", _builtin(type(self)).__reduce__(self))
+    return _restored, (type(self), args), *state
+
+
+def _builtin(kind: type[BaseException]) -> type[BaseException]:
+    return next(base for base in kind.__mro__ if base.__module__ == "builtins")
+
+
 class DelayedError(Exception):
-    """The base of every error that this library raises."""
+    """The base of every error that this library raises. Each can be pickled, with all that it tells."""
+
+    __reduce__ = _reduce
 
 
 class ConfigError(DelayedError, ValueError):
@@ -235,7 +254,11 @@ class EnqueueUncertain(BrokerUnavailable):
     def __init__(self, message: str, ids: Sequence[int], retry: Callable[[float], int | None]) -> None:
         super().__init__(message, sent=True)
         self.ids = list(ids)
-        self._retry = retry
+        self._retry: Callable[[float], int | None] | None = retry
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        restored, args, *rest = super().__reduce__()
+        return restored, args, {**vars(self), "_retry": None}, *rest[1:]  # what sends it again stays in its process
 
     def retry(self, timeout: float = 5.0) -> None:
         """Send the very same request again, which never stores a task twice.
@@ -245,7 +268,12 @@ class EnqueueUncertain(BrokerUnavailable):
 
         Raises:
             EnqueueUncertain: When the store still gives no answer; retry that error again.
+            ConfigError: When this error came from another process: only that can send the request again.
         """
+        if self._retry is None:
+            raise ConfigError(
+                f"whether {self.ids} are enqueued can be settled only in the process that tried: call retry() there"
+            )
         holder = self._retry(timeout)
         if holder is not None:
             self.ids = [holder]
@@ -279,6 +307,8 @@ class TaskControl(BaseException):
     Args:
         reason: why, in words, for the log; "" for none.
     """
+
+    __reduce__ = _reduce
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
