@@ -52,14 +52,18 @@ class Postbox:
         """A future of the answer of a task, other than `seen`; of None if there may be none any more.
 
         What was stored before this has to be looked for after it.
+
+        Raises:
+            RuntimeError: When no thread can be started.
         """
         future: Waiting = Future()
-        with self._lock:
-            self._waiting.setdefault(id, {})[future] = seen
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="delayed-results", daemon=True)
-                self._thread.start()
         try:
+            with self._lock:
+                self._waiting.setdefault(id, {})[future] = seen
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="delayed-results", daemon=True)
+                    thread.start()
+                    self._thread = thread  # not before it runs: nobody else would start one
             yield future
         finally:
             with self._lock:
@@ -71,6 +75,22 @@ class Postbox:
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:  # of which nobody else would hear; the next one who waits starts anew
+            with self._lock:
+                self._thread = None
+                listener, self._listener = self._listener, None
+                waiting = [future for futures in self._waiting.values() for future in futures]
+            for future in waiting:
+                with suppress(InvalidStateError):
+                    future.set_exception(error)
+            if listener is not None:
+                with suppress(Exception):
+                    listener.close()
+
+    def _serve(self) -> None:
+        """Hand out what is heard of, until nobody waits any more."""
         pause = BACKOFF[0]
         looked = time.monotonic()
         left = looked + LINGER

@@ -389,6 +389,37 @@ def test_a_store_that_was_closed_is_not_opened_again_when_nobody_waits(
     assert len(opened) == 1
 
 
+def test_who_waits_after_no_thread_could_be_started_is_served(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = put(queue)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            handle.result()
+    assert not queue.postbox._waiting
+    thread = later(0.1, lambda: finish(queue))
+
+    assert handle.result(BOUND) == 42
+    thread.join()
+
+
+def no_thread(self: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_who_waits_hears_of_what_nobody_foresaw_and_the_next_one_is_served(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = put(queue)
+    with monkeypatch.context() as patch:
+        patch.setattr(queue.broker, "listen", lambda name: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            handle.result(BOUND)
+    thread = later(0.1, lambda: finish(queue))
+
+    assert handle.result(BOUND) == 42
+    thread.join()
+
+
 def test_waiting_goes_on_through_an_outage(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     from delayed.errors import BrokerUnavailable
 
