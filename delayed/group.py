@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from queue import Empty, SimpleQueue
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Self, TypeVar, overload
 
 from delayed import after, answers
-from delayed.errors import NotKept, ResultTimeout, TaskError
-from delayed.handle import CANCEL_TIMEOUT, Seen, TaskHandle, _queue_of
-from delayed.results import Waiting
+from delayed.durations import seconds_of
+from delayed.errors import BrokerUnavailable, NotKept, ResultTimeout, TaskError
+from delayed.handle import CANCEL_TIMEOUT, Seen, TaskHandle, _queue_of, late, patience_of
+from delayed.watching import Ended, Heard, Watch
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from delayed.after import Next
+    from delayed.patience import Patience
     from delayed.queue import Queue
 
 P = ParamSpec("P")
@@ -25,9 +29,6 @@ R_co = TypeVar("R_co", covariant=True)
 LOOK_MAX = 500  # answers that are asked for in one call
 CANCELS = 16  # running tasks that are cancelled at once
 
-# The number of a task in its group, and its answer; None if there may be none, an error if it can't be waited for.
-_Told = tuple[int, "bytes | BaseException | None"]
-_Ended = tuple[int, "Seen | TaskError"]  # the number of a task, and its answer, or why there is none
 _Advance = Callable[[bool], None]  # called for each end, with whether it was a good one
 
 
@@ -96,92 +97,82 @@ class Group(Sequence[TaskHandle[R_co]], Generic[R_co]):
     # -- the answers -----------------------------------------------------------------------------------------------
 
     @overload
-    def results(self, timeout: float | None = None, *, progress_bar: bool = False) -> list[R_co]: ...
+    def results(self, timeout: float | timedelta | str | None = None, *, progress_bar: bool = False) -> list[R_co]: ...
     @overload
     def results(
-        self, timeout: float | None = None, *, return_exceptions: bool, progress_bar: bool = False
+        self, timeout: float | timedelta | str | None = None, *, return_exceptions: bool, progress_bar: bool = False
     ) -> list[Any]: ...
     def results(
-        self, timeout: float | None = None, *, return_exceptions: bool = False, progress_bar: bool = False
+        self,
+        timeout: float | timedelta | str | None = None,
+        *,
+        return_exceptions: bool = False,
+        progress_bar: bool = False,
     ) -> list[Any]:
         """What the tasks returned, in their order; waits until all have ended.
 
         Args:
-            timeout: seconds; None: as long as it takes.
+            timeout: seconds, a :class:`datetime.timedelta`, or text such as ``30s``; 0: look once; None: as long as it
+                takes.
             return_exceptions: whether what a task raised is put in the place of its result. If not (the default) the
                 first failure that is heard of is raised, with a note which task it was; the others go on.
             progress_bar: whether to show a bar on stderr, if that is a terminal.
 
         Raises:
-            ResultTimeout: When not all have ended in time.
+            ResultTimeout: When not all have ended in time, or the store could not be reached until then.
             Exception: What :meth:`TaskHandle.result` raises.
         """
         found: list[Any] = [None] * len(self)
         with _bar(self, progress_bar) as advance:
-            for number, ended in self._ends(timeout):
+            for number, ended in self._ends(patience_of(timeout, self._queue)):
                 found[number] = self._outcome(number, ended, return_exceptions)
                 advance(_is_good(ended))
         return found
 
-    async def aresults(self, timeout: float | None = None, *, return_exceptions: bool = False) -> list[Any]:
+    async def aresults(
+        self, timeout: float | timedelta | str | None = None, *, return_exceptions: bool = False
+    ) -> list[Any]:
         """As :meth:`results`; the event loop goes on meanwhile. ``await group`` is the same without a timeout."""
-        import asyncio  # few programs need it, and it takes long to load
-
         found: list[Any] = [None] * len(self)
-        inbox: asyncio.Queue[_Told] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def put(told: _Told) -> None:
-            with suppress(RuntimeError):  # nobody waits any more: the loop is closed
-                loop.call_soon_threadsafe(inbox.put_nowait, told)
-
-        deadline = _deadline(timeout)
-        with _Watch(self, put) as watch:
-            await asyncio.to_thread(watch.begin)
-            while watch.left:
-                try:
-                    told = await asyncio.wait_for(inbox.get(), _left(deadline))
-                except TimeoutError:
-                    raise self._late(timeout, len(watch.left)) from None
-                ended = await asyncio.to_thread(watch.take, *told)
-                if ended is not None:
-                    found[told[0]] = self._outcome(told[0], ended, return_exceptions)
+        async with aclosing(self._aends(patience_of(timeout, self._queue))) as ends:
+            async for number, ended in ends:
+                found[number] = self._outcome(number, ended, return_exceptions)
         return found
 
     def __await__(self) -> Generator[Any, None, list[R_co]]:
         return self.aresults().__await__()
 
-    def as_completed(self, timeout: float | None = None) -> Iterator[TaskHandle[R_co]]:
+    def as_completed(self, timeout: float | timedelta | str | None = None) -> Completed[R_co]:
         """The handles, each as soon as its task has ended: those first that have already.
 
+        >>> for handle in group.as_completed(timeout="1m"): ...
+        >>> async for handle in group.as_completed(timeout="1m"): ...
+
         Args:
-            timeout: seconds for all of them; None: as long as it takes.
+            timeout: how long for all of them, as in :meth:`results`; None: as long as it takes.
 
         Raises:
             ResultTimeout: When not all have ended in time.
-            NotKept: At once, when the tasks have no option `keep`.
+            NotKept: At once, when one of the tasks has no option `keep`.
         """
-        for number, ended in self._ends(timeout):
-            if isinstance(ended, NotKept):
-                raise ended
-            yield self[number]
+        return Completed(self, patience_of(timeout, self._queue))
 
-    def wait(self, timeout: float | None = None, *, progress_bar: bool = False) -> bool:
+    def wait(self, timeout: float | timedelta | str | None = None, *, progress_bar: bool = False) -> bool:
         """Wait until all have ended, well or not.
 
         Args:
-            timeout: seconds; None: as long as it takes.
+            timeout: as in :meth:`results`; None: as long as it takes.
             progress_bar: whether to show a bar on stderr, if that is a terminal.
 
         Returns:
             Whether they have.
 
         Raises:
-            NotKept: At once, when the tasks have no option `keep`.
+            NotKept: At once, when one of the tasks has no option `keep`.
         """
         try:
             with _bar(self, progress_bar) as advance:
-                for _, ended in self._ends(timeout):
+                for _, ended in self._ends(patience_of(timeout, self._queue)):
                     if isinstance(ended, NotKept):
                         raise ended
                     advance(_is_good(ended))
@@ -203,20 +194,24 @@ class Group(Sequence[TaskHandle[R_co]], Generic[R_co]):
         done = sum(kept.verdict.ok for kept in ends)
         return Tally(done, len(ends) - done, len(self))
 
-    def cancel(self, timeout: float = CANCEL_TIMEOUT) -> int:
+    def cancel(self, timeout: float | timedelta | str = CANCEL_TIMEOUT) -> int:
         """Keep from running what has not ended, or stop it. None of it is tried again.
 
         Args:
-            timeout: seconds that workers get to stop what runs.
+            timeout: how long workers get to stop what runs: seconds, a :class:`datetime.timedelta`, or text such as
+                ``5s``.
 
         Returns:
             How many tasks were cancelled; the others had ended before.
 
         Raises:
             ResultTimeout: When a worker has not stopped one in time.
+            BrokerUnavailable: When the store can't be reached.
+            ConfigError: When the timeout makes no sense.
         """
         from concurrent.futures import ThreadPoolExecutor
 
+        seconds = seconds_of("timeout", timeout)
         queue = self._queue
         ended = {number for number, data in self._answers() if answers.unpack(data).final}
         # The last first: workers come from the other end.
@@ -228,8 +223,14 @@ class Group(Sequence[TaskHandle[R_co]], Generic[R_co]):
         if not rest:
             return cancelled
         with ThreadPoolExecutor(min(len(rest), CANCELS)) as pool:
-            stopped = list(pool.map(lambda handle: handle.cancel(timeout), rest))
+            stopped = list(pool.map(lambda handle: handle.cancel(seconds), rest))
         return cancelled + stopped.count(True)
+
+    async def acancel(self, timeout: float | timedelta | str = CANCEL_TIMEOUT) -> int:
+        """:meth:`cancel` in a thread, so that the event loop goes on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.cancel, timeout)
 
     # -- what follows ----------------------------------------------------------------------------------------------
 
@@ -248,20 +249,49 @@ class Group(Sequence[TaskHandle[R_co]], Generic[R_co]):
     def _handle(self, id: int) -> TaskHandle[R_co]:
         return TaskHandle(id, self._queue.name, self._queue, self._kept)
 
-    def _ends(self, timeout: float | None) -> Iterator[_Ended]:
+    def _ends(self, patience: Patience) -> Iterator[Ended]:
         """The end of each task, in the order in which they are heard of."""
-        inbox: SimpleQueue[_Told] = SimpleQueue()
-        deadline = _deadline(timeout)
-        with _Watch(self, inbox.put) as watch:
+        inbox: SimpleQueue[Heard] = SimpleQueue()
+        left = len(self)
+        with Watch(self, inbox.put, patience) as watch:
             watch.begin()
-            while watch.left:
+            now = patience.looking()
+            while left:
                 try:
-                    number, data = inbox.get(timeout=_left(deadline))
-                except Empty:
-                    raise self._late(timeout, len(watch.left)) from None
-                ended = watch.take(number, data)
-                if ended is not None:
-                    yield number, ended
+                    heard = _ended(now.get(inbox), patience)
+                except TimeoutError:
+                    raise late(f"{left} of {len(self)} tasks have", patience) from patience.away
+                if heard is None:
+                    now = patience
+                    continue
+                left -= 1
+                yield heard
+
+    async def _aends(self, patience: Patience) -> AsyncGenerator[Ended, None]:
+        """As :meth:`_ends`, without blocking the event loop."""
+        import asyncio  # few programs need it, and it takes long to load
+
+        inbox: asyncio.Queue[Heard] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        left = len(self)
+
+        def put(heard: Heard) -> None:
+            with suppress(RuntimeError):  # nobody waits any more: the loop is closed
+                loop.call_soon_threadsafe(inbox.put_nowait, heard)
+
+        with Watch(self, put, patience) as watch:
+            await asyncio.to_thread(watch.begin)
+            now = patience.looking()
+            while left:
+                try:
+                    heard = _ended(await asyncio.wait_for(inbox.get(), now.left), patience)
+                except TimeoutError:
+                    raise late(f"{left} of {len(self)} tasks have", patience) from patience.away
+                if heard is None:
+                    now = patience
+                    continue
+                left -= 1
+                yield heard
 
     def _outcome(self, number: int, ended: Seen | TaskError, quiet: bool) -> Any:
         try:
@@ -274,11 +304,12 @@ class Group(Sequence[TaskHandle[R_co]], Generic[R_co]):
                 raise
             return error
 
-    def _answers(self) -> Iterator[tuple[int, bytes]]:
-        """(number, data) of the answers that there are."""
+    def _answers(self, patience: Patience | None = None) -> Iterator[tuple[int, bytes]]:
+        """(number, data) of the answers that there are. With patience a store that can't be reached is asked again."""
         for start in range(0, len(self), LOOK_MAX):
             ids = self._ids[start : start + LOOK_MAX]
-            found = self._queue.broker.get_results(self._queue.name, ids)
+            ask = partial(self._queue.broker.get_results, self._queue.name, ids)
+            found = ask() if patience is None else patience.insist(ask)
             for number, id in enumerate(ids, start):
                 if id in found:
                     yield number, found[id]
@@ -295,9 +326,6 @@ class Group(Sequence[TaskHandle[R_co]], Generic[R_co]):
             except TaskError:
                 pass  # gone, or dead
 
-    def _late(self, timeout: float | None, left: int) -> ResultTimeout:
-        return ResultTimeout(f"{left} of {len(self)} tasks have not ended within {timeout:g} s")
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (json.dumps(self._queue.spec(secret=False)), self._ids, self._kept)
 
@@ -305,84 +333,47 @@ class Group(Sequence[TaskHandle[R_co]], Generic[R_co]):
         return f"<Group of {len(self)} tasks in queue {self._queue.name!r}>"
 
 
-class _Watch:
-    """Listens for the ends of a group's tasks. What is told may be told twice, or too early; :meth:`take` looks.
+class Completed(Generic[R_co]):
+    """What :meth:`Group.as_completed` returns, for ``for`` or ``async for``: handles whose tasks have ended."""
 
-    Args:
-        put: called from any thread, with what is told.
-
-    Attributes:
-        left: the numbers of the tasks that have not ended as far as is known.
-    """
-
-    def __init__(self, group: Group[Any], put: Callable[[_Told], Any]) -> None:
+    def __init__(self, group: Group[R_co], patience: Patience) -> None:
         self._group = group
-        self._queue = group._queue
-        self._put = put
-        self._stack = ExitStack()
-        self.left = set(range(len(group)))
+        self._patience = patience
+        self._handles: Iterator[TaskHandle[R_co]] | None = None
 
-    def __enter__(self) -> Self:
+    def __iter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __next__(self) -> TaskHandle[R_co]:
+        if self._handles is None:
+            self._handles = self._completed()
+        return next(self._handles)
 
-    def begin(self) -> None:
-        """Listen, and then tell of what there is already."""
-        for number in self.left:
-            self._expect(number)
-        found = set()
-        for number, data in self._group._answers():
-            found.add(number)
-            self._put((number, data))
-        rest = self.left - found
-        if rest and not self._group._kept:
-            self._put((min(rest), None))  # so that it is told at once if there will be no answers
+    async def __aiter__(self) -> AsyncGenerator[TaskHandle[R_co], None]:
+        async with aclosing(self._group._aends(self._patience)) as ends:
+            async for number, ended in ends:
+                if isinstance(ended, NotKept):
+                    raise ended
+                yield self._group[number]
 
-    def take(self, number: int, told: bytes | BaseException | None) -> Seen | TaskError | None:
-        """What the end of a task is that was told of; None if it has not ended, or is known already."""
-        if number not in self.left:
-            return None
-        try:
-            seen = self._look(number, told if isinstance(told, bytes) else None)
-        except TaskError as error:
-            self.left.discard(number)
-            return error
-        if not seen.final and isinstance(told, BaseException):
-            raise told
-        if not seen.final:
-            return None
-        self.left.discard(number)
-        return seen
-
-    def _look(self, number: int, data: bytes | None) -> Seen:
-        if data:
-            kept = answers.unpack(data)
-            if kept.final and kept.verdict.ok:
-                return Seen(kept, data, True)
-        handle = self._group[number]
-        seen = handle._look(self._queue)
-        if not seen.final:  # what may have come before this is looked for after it
-            self._expect(number, seen.data)
-            seen = handle._look(self._queue)
-        return seen
-
-    def _expect(self, number: int, seen: bytes = b"") -> None:
-        def tell(future: Waiting) -> None:
-            if not future.cancelled():
-                self._put((number, future.exception() or future.result()))
-
-        future = self._stack.enter_context(self._queue.postbox.expecting(self._group.ids[number], seen))
-        future.add_done_callback(tell)
+    def _completed(self) -> Iterator[TaskHandle[R_co]]:
+        for number, ended in self._group._ends(self._patience):
+            if isinstance(ended, NotKept):
+                raise ended
+            yield self._group[number]
 
 
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
+def _ended(heard: Heard, patience: Patience) -> Ended | None:
+    """The end of a task, unless it is an error that was heard of.
 
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
+    Raises:
+        TimeoutError: When the store could not be reached for all the time there was.
+    """
+    if isinstance(heard, BrokerUnavailable) and patience.timeout is not None:
+        raise TimeoutError
+    if isinstance(heard, BaseException):
+        raise heard
+    return heard
 
 
 def _is_good(ended: Seen | TaskError) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
 from delayed import after, answers, orders
 from delayed.answers import Kept, Raised
 from delayed.attempts import Attempt, attempts_of
+from delayed.durations import seconds_of
 from delayed.errors import ConfigError, NotKept, NotSerializable, ResultGone, ResultTimeout, TaskFailed
 from delayed.message import Entry
 from delayed.worker import verdict
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from delayed.after import Next
+    from delayed.patience import Patience
     from delayed.queue import Queue
     from delayed.worker.verdict import Verdict
 
@@ -89,53 +91,56 @@ class TaskHandle(_Place, Generic[R_co]):
 
     # -- the answer ------------------------------------------------------------------------------------------------
 
-    def result(self, timeout: float | None = None) -> R_co:
+    def result(self, timeout: float | timedelta | str | None = None) -> R_co:
         """What the task returned; waits for its end.
 
         Args:
-            timeout: seconds; None: as long as it takes.
+            timeout: seconds, a :class:`datetime.timedelta`, or text such as ``30s``; 0: look once; None: as long as it
+                takes.
 
         Raises:
             Exception: What the task raised, if that survives the way, with its traceback in the worker as the cause.
             TaskFailed: When it failed otherwise; its `verdict` says how.
             NotSerializable: When it returned what can't be serialized.
-            ResultTimeout: When it has not ended in time.
+            ResultTimeout: When it has not ended in time, or the store could not be reached until then.
             NotKept: At once, when it has no option `keep`.
             ResultGone: When neither the task nor its answer is there any more.
             DecodeError: When its answer can't be decoded: this queue has another serializer, or secret.
+            BrokerUnavailable: When there is no timeout, and the store does not answer a question for as long as the
+                queue's `enqueue_timeout`. An outage while nothing is to be asked is waited out.
+            ConfigError: When the timeout makes no sense.
         """
         queue = self._queue()
-        kept = self._look(queue)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not kept.final:
-            with queue.postbox.expecting(self.id, kept.data) as future:
-                kept = self._look(queue)
-                if not kept.final:
-                    try:
-                        future.result(None if deadline is None else max(deadline - time.monotonic(), 0.0))
-                    except TimeoutError:
-                        raise self._late(timeout) from None
-                    kept = self._look(queue)
-        return self._outcome(queue, kept)
+        patience = patience_of(timeout, queue)
+        look = partial(self._look, queue)
+        try:
+            seen = patience.look(look)
+            while not seen.final:
+                with queue.postbox.expecting(self.id, seen.data) as future:
+                    seen = patience.look(look)
+                    if not seen.final:
+                        patience.wait(future)
+                        seen = patience.look(look)
+        except TimeoutError:
+            raise late(f"task {self.id} has", patience) from patience.away
+        return self._outcome(queue, seen)
 
-    async def aresult(self, timeout: float | None = None) -> R_co:
+    async def aresult(self, timeout: float | timedelta | str | None = None) -> R_co:
         """As :meth:`result`; the event loop goes on meanwhile. ``await handle`` is the same without a timeout."""
-        import asyncio  # few programs need it, and it takes long to load
-
         queue = self._queue()
-        kept = await asyncio.to_thread(self._look, queue)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not kept.final:
-            with queue.postbox.expecting(self.id, kept.data) as future:
-                kept = await asyncio.to_thread(self._look, queue)
-                if not kept.final:
-                    left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                    try:
-                        await asyncio.wait_for(asyncio.wrap_future(future), left)
-                    except TimeoutError:
-                        raise self._late(timeout) from None
-                    kept = await asyncio.to_thread(self._look, queue)
-        return self._outcome(queue, kept)
+        patience = patience_of(timeout, queue)
+        look = partial(self._look, queue)
+        try:
+            seen = await patience.alook(look)
+            while not seen.final:
+                with queue.postbox.expecting(self.id, seen.data) as future:
+                    seen = await patience.alook(look)
+                    if not seen.final:
+                        await patience.await_(future)
+                        seen = await patience.alook(look)
+        except TimeoutError:
+            raise late(f"task {self.id} has", patience) from patience.away
+        return self._outcome(queue, seen)
 
     def __await__(self) -> Generator[Any, None, R_co]:
         return self.aresult().__await__()
@@ -190,26 +195,30 @@ class TaskHandle(_Place, Generic[R_co]):
         entry = self._queue().broker.get(self.queue, self.id)
         return attempts_of(entry) if entry is not None else []
 
-    def cancel(self, timeout: float = CANCEL_TIMEOUT) -> bool:
+    def cancel(self, timeout: float | timedelta | str = CANCEL_TIMEOUT) -> bool:
         """Keep the task from running, or stop it if it runs. It is not tried again.
 
         Args:
-            timeout: seconds that its worker gets to stop it.
+            timeout: how long its worker gets to stop it: seconds, a :class:`datetime.timedelta`, or text such as
+                ``5s``.
 
         Returns:
             True when it is cancelled; False when it had ended before.
 
         Raises:
             ResultTimeout: When its worker has not stopped it in time.
+            BrokerUnavailable: When the store can't be reached.
+            ConfigError: When the timeout makes no sense.
         """
+        seconds = seconds_of("timeout", timeout)
         queue = self._queue()
         entry = queue.broker.get(self.queue, self.id)
         if entry is None or entry.state == "dead":
             found = self.verdict
             return found is not None and found.code == verdict.CANCELLED
-        done, _ = orders.cancel(queue.broker, self.queue, entry, time.monotonic() + timeout)
+        done, _ = orders.cancel(queue.broker, self.queue, entry, time.monotonic() + seconds)
         if done is None:
-            raise ResultTimeout(f"task {self.id} was to be cancelled, and its worker has not done so in {timeout:g} s")
+            raise ResultTimeout(f"task {self.id} was to be cancelled, and its worker has not done so in {seconds:g} s")
         return done
 
     def reschedule(self, delay: float | timedelta | str) -> bool:
@@ -237,11 +246,17 @@ class TaskHandle(_Place, Generic[R_co]):
 
         return await asyncio.to_thread(lambda: self.status)
 
-    async def acancel(self, timeout: float = CANCEL_TIMEOUT) -> bool:
+    async def acancel(self, timeout: float | timedelta | str = CANCEL_TIMEOUT) -> bool:
         """:meth:`cancel` in a thread, so that the event loop goes on meanwhile."""
         import asyncio
 
         return await asyncio.to_thread(self.cancel, timeout)
+
+    async def areschedule(self, delay: float | timedelta | str) -> bool:
+        """:meth:`reschedule` in a thread, so that the event loop goes on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.reschedule, delay)
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -302,9 +317,6 @@ class TaskHandle(_Place, Generic[R_co]):
             raise error
         raise TaskFailed(f"task {self.id} {found}", found) from cause
 
-    def _late(self, timeout: float | None) -> ResultTimeout:
-        return ResultTimeout(f"task {self.id} has not ended within {timeout:g} s")
-
     def __reduce__(self) -> tuple[Callable[..., TaskHandle[Any]], tuple[Any, ...]]:
         source = self._home
         if source is not None and not isinstance(source, str):
@@ -327,6 +339,23 @@ class Seen(NamedTuple):
     kept: Kept | None
     data: bytes
     final: bool
+
+
+def patience_of(timeout: float | timedelta | str | None, queue: Queue) -> Patience:
+    """How long is waited for answers of a queue's tasks.
+
+    Raises:
+        ConfigError: When the timeout is no duration.
+    """
+    from delayed.patience import Patience  # brings what children do not need that wait for nothing
+
+    return Patience(timeout, queue.enqueue_timeout)
+
+
+def late(who: str, patience: Patience) -> ResultTimeout:
+    """The error for those who have waited long enough."""
+    away = f", as far as is known: {patience.away}" if patience.away else ""
+    return ResultTimeout(f"{who} not ended within {patience.timeout:g} s{away}")
 
 
 @lru_cache(maxsize=64)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from delayed.results import Postbox
 
 CHUNK = 1000  # tasks that are stored in one step
+ID_END = 2**53  # what stores count in doubles has to be below
 
 
 class Queue:
@@ -160,16 +161,24 @@ class Queue:
         return self._postbox
 
     def handle(self, id: int) -> TaskHandle[Any]:
-        """The handle of the task with that id, whether or not there is one."""
+        """The handle of the task with that id, whether or not there is one.
+
+        Raises:
+            ConfigError: When no task can have that id.
+        """
         from delayed.handle import TaskHandle
 
-        return TaskHandle(id, self.name, self)
+        return TaskHandle(_checked_id(id), self.name, self)
 
     def group(self, ids: Iterable[int]) -> Group[Any]:
-        """The handles of the tasks with these ids together, whether or not there are such tasks; see :class:`Group`."""
+        """The handles of the tasks with these ids together, whether or not there are such tasks; see :class:`Group`.
+
+        Raises:
+            ConfigError: When no task can have one of the ids.
+        """
         from delayed.group import Group
 
-        return Group(self, ids)
+        return Group(self, map(_checked_id, ids))
 
     # -- enqueueing ------------------------------------------------------------------------------------------------
 
@@ -575,6 +584,12 @@ def _checked_name(name: str) -> str:
             f"{name[:QUEUE_MAX]!r} can't name a queue: 1 to {QUEUE_MAX} characters, no control characters, no braces"
         )
     return name
+
+
+def _checked_id(id: int) -> int:
+    if not isinstance(id, int) or isinstance(id, bool) or not 0 <= id < ID_END:
+        raise ConfigError(f"a task's id is a whole number from 0 to 2**53, as its handle's `id` tells it, not {id!r}")
+    return id
 
 
 def _checked_timeout(name: str, value: float | None) -> float | None:

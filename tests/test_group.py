@@ -29,6 +29,7 @@ from delayed.group import Tally
 from delayed.options import Options
 from delayed.worker import verdict
 from delayed.worker.verdict import Verdict
+from tests.brokers.patience import eventually
 from tests.test_handle import BOUND, claim, double, finish, later
 
 FAILED = Verdict(verdict.RAISED, "KeyError", "'key'")
@@ -197,6 +198,18 @@ def test_without_keep_there_is_an_error_at_once(queue: Queue, ask: Callable[[Gro
         ask(call.map([1, 2]))
 
 
+@pytest.mark.parametrize("unkept_first", [True, False])
+def test_one_without_keep_is_told_at_once_wherever_it_is(queue: Queue, unkept_first: bool) -> None:
+    unkept = call_of(queue, double).map([1])
+    some = kept(queue, 3)
+    group = queue.group([*unkept.ids, *some.ids] if unkept_first else [*some.ids, *unkept.ids])
+
+    with pytest.raises(NotKept, match=str(unkept.ids[0])):
+        group.results(return_exceptions=True)
+    with pytest.raises(NotKept, match=str(unkept.ids[0])):
+        list(group.as_completed())
+
+
 def test_who_waits_hears_of_what_is_gone_or_dead(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "FLOOR", 0.1)
     group = kept(queue, 3)
@@ -230,6 +243,42 @@ def test_a_group_is_awaited(queue: Queue) -> None:
         thread.join()
 
     asyncio.run(main())
+
+
+def test_handles_are_awaited_as_their_tasks_end(queue: Queue) -> None:
+    group = kept(queue, 3)
+    finish(queue)
+
+    async def main() -> None:
+        ended = []
+        async for handle in group.as_completed(BOUND):
+            ended.append(handle)
+            if len(ended) < 3:
+                await asyncio.to_thread(finish, queue)
+        assert ended == list(group)
+        with pytest.raises(ResultTimeout, match="1 of 1"):
+            async for _ in kept(queue, 1).as_completed("10ms"):
+                pass
+        assert await kept(queue, 2).acancel("5s") == 2
+        with pytest.raises(NotKept):
+            async for _ in call_of(queue, double).map([1]).as_completed():
+                pass
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.05])
+def test_what_is_cancelled_while_it_begins_leaves_nobody_waiting(queue: Queue, seconds: float) -> None:
+    group = kept(queue, 3000)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(group, seconds)
+
+    asyncio.run(main())
+
+    eventually(lambda: "delayed-group" not in {thread.name for thread in threading.enumerate()})
+    assert not queue.postbox._waiting
 
 
 def test_many_are_awaited_with_few_calls(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -25,14 +26,18 @@ from delayed import (
     ResultTimeout,
     TaskFailed,
     TaskHandle,
+    TaskTimeout,
     answers,
+    patience,
     results,
 )
 from delayed.answers import Raised
 from delayed.delay import delay_with_params
+from delayed.errors import BrokerUnavailable
 from delayed.message import Answer, Claim, Message, Settlement
 from delayed.task import Task
 from delayed.worker import verdict
+from delayed.worker.threads import throw
 from delayed.worker.verdict import Verdict
 from tests.brokers.patience import eventually
 
@@ -363,8 +368,6 @@ def test_one_thread_serves_all_who_wait_and_goes_when_nobody_does(
 def test_a_store_that_was_closed_is_not_opened_again_when_nobody_waits(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from delayed.errors import BrokerUnavailable
-
     monkeypatch.setattr(results, "LINGER", 100.0)
     eventually(lambda: not listening())
     opened = []
@@ -421,8 +424,6 @@ def test_who_waits_hears_of_what_nobody_foresaw_and_the_next_one_is_served(
 
 
 def test_waiting_goes_on_through_an_outage(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    from delayed.errors import BrokerUnavailable
-
     monkeypatch.setattr(results, "BACKOFF", (0.01, 0.01))
     handle = put(queue)
     box = queue.postbox
@@ -469,6 +470,127 @@ def test_a_forked_process_waits_for_itself(tmp_path: Path) -> None:
     queue.broker.close()
 
 
+WAITS: dict[str, Callable[[Queue, int, Any], Any]] = {
+    "result": lambda queue, id, timeout: queue.handle(id).result(timeout),
+    "aresult": lambda queue, id, timeout: asyncio.run(queue.handle(id).aresult(timeout)),
+    "results": lambda queue, id, timeout: queue.group([id]).results(timeout)[0],
+    "aresults": lambda queue, id, timeout: asyncio.run(queue.group([id]).aresults(timeout))[0],
+}
+every_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+
+
+@every_wait
+def test_an_unreachable_store_is_asked_again(wait: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue("default", f"memory://{secrets.token_hex(8)}", enqueue_timeout=0.2)
+    handle = put(queue)
+    away = Away(queue, monkeypatch)
+
+    away.looks = 1000
+    with pytest.raises(BrokerUnavailable, match="the network is down"):
+        wait(queue, handle.id, None)
+    with pytest.raises(ResultTimeout, match="as far as is known: the network is down"):
+        wait(queue, handle.id, "10ms")
+    finish(queue)
+    away.looks = 2
+
+    assert wait(queue, handle.id, BOUND) == 42
+    away.looks = 2
+    assert wait(queue, handle.id, None) == 42
+
+
+class Away:
+    """A store that can't be reached for as many looks at answers as it is told, or that is frozen."""
+
+    def __init__(self, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.looks = 0
+        self.thawed = threading.Event()
+        self.thawed.set()
+        self._ask = queue.broker.get_results
+        monkeypatch.setattr(queue.broker, "get_results", self.get_results)
+        monkeypatch.setattr(patience, "LOOK", 0.1)
+
+    def get_results(self, name: str, ids: Any) -> dict[int, bytes]:
+        self.thawed.wait(BOUND)
+        if self.looks > 0:
+            self.looks -= 1
+            raise BrokerUnavailable("the network is down")
+        return self._ask(name, ids)
+
+
+@pytest.mark.parametrize("ask", ["result", "results"])
+def test_a_frozen_store_holds_up_nobody_for_longer_than_the_timeout(
+    ask: str, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = put(queue).id
+    handle = queue.handle(id) if ask == "result" else queue.group([id])
+    away = Away(queue, monkeypatch)
+    away.thawed.clear()
+    loop = asyncio.new_event_loop()
+    start = time.monotonic()
+
+    with pytest.raises(ResultTimeout):
+        getattr(handle, ask)(0.05)
+    with pytest.raises(ResultTimeout):
+        loop.run_until_complete(getattr(handle, "a" + ask)(0.05))
+
+    assert time.monotonic() - start < BOUND / 2
+    away.thawed.set()
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("wait", [WAITS["result"], WAITS["results"]])
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_who_waits_can_be_stopped(wait: Callable[..., Any], timeout: float | None, queue: Queue) -> None:
+    handle = put(queue)
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            wait(queue, handle.id, timeout)
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    eventually(lambda: queue.postbox._waiting)
+
+    def stop() -> bool:  # thrown while that thread starts another one, it may hit the other
+        throw(cast("int", thread.ident), TaskTimeout)
+        thread.join(1.0)
+        return not thread.is_alive()
+
+    eventually(stop)
+    assert [type(error) for error in ended] == [TaskTimeout]
+    assert not queue.postbox._waiting
+
+
+@every_wait
+def test_a_timeout_is_a_duration(wait: Callable[..., Any], queue: Queue) -> None:
+    handle = put(queue)
+
+    with pytest.raises(ResultTimeout, match=r"within 0\.01 s"):
+        wait(queue, handle.id, "10ms")
+    with pytest.raises(ResultTimeout):
+        wait(queue, handle.id, timedelta())
+    with pytest.raises(ConfigError, match="timeout must be a duration"):
+        wait(queue, handle.id, "soon")
+    with pytest.raises(ConfigError, match="timeout must be a duration"):
+        handle.cancel("soon")
+    with pytest.raises(ConfigError, match="timeout must be a duration"):
+        queue.group([handle.id]).cancel("soon")
+    assert handle.cancel("5s")
+
+
+@pytest.mark.parametrize("id", ["abc", "5", 2**80, 2**53, -1, True, 1.5, None])
+def test_what_is_no_id(id: Any, queue: Queue) -> None:
+    with pytest.raises(ConfigError, match="id is a whole number"):
+        queue.handle(id)
+    with pytest.raises(ConfigError, match="id is a whole number"):
+        queue.group([1, id])
+
+
 # -- in asyncio ----------------------------------------------------------------------------------------------------
 
 
@@ -495,9 +617,10 @@ def test_results_are_awaited(queue: Queue) -> None:
         found = await asyncio.gather(*handles[:15], *(handle.aresult(BOUND) for handle in handles[15:]))
         beating.cancel()
         thread.join()
-        return [*found, await handles[0], await handles[0].astatus(), await handles[0].acancel()]
+        ended = handles[0]
+        return [*found, await ended, await ended.astatus(), await ended.areschedule("5m"), await ended.acancel()]
 
-    assert asyncio.run(main()) == [*range(30), 0, "done", False]
+    assert asyncio.run(main()) == [*range(30), 0, "done", False, False]
 
 
 def test_awaiting_has_a_timeout_and_may_be_cancelled(queue: Queue) -> None:

@@ -17,6 +17,7 @@ LAYERS = [
     [
         "delayed.logger",
         "delayed.message",
+        "delayed.patience",
         "delayed.retry",
         "delayed.functions",
         "delayed.fields",
@@ -60,7 +61,7 @@ LAYERS = [
         "delayed.results",
     ],
     ["delayed.locks"],
-    ["delayed.handle", "delayed.group", "delayed.queue", "delayed.schedules"],
+    ["delayed.handle", "delayed.group", "delayed.queue", "delayed.schedules", "delayed.watching"],
     ["delayed.delay", "delayed.sweeper", "delayed.scheduler"],
     ["delayed.worker"],
     ["delayed.testing"],
