@@ -68,7 +68,7 @@ with_options.delay(1).then(plain)  # wrong
 with_options.map([1]).then(shout)  # wrong
 Limit("3")  # wrong
 number: str = add.delay(1, 2).result()  # wrong
-add.delay(1, 2).result("3")  # wrong
+add.delay(1, 2).result([3])  # wrong
 
 
 async def main() -> None:
