@@ -24,7 +24,7 @@ The command ends at its first error. Wherever it is cut short, whoever comes nex
   that is done. So when a task can be run, its session has its number, and a resend does nothing.
 
 So a key whose task is neither staged nor there is free: its task has ended. Of two who come at once one fails in 3, and
-looks again. A first attempt that arrives after its resend fails in 2, or in 3.
+looks again after a pause that grows. A first attempt that arrives after its resend fails in 2, or in 3.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from __future__ import annotations
 import contextlib
 import random
 import secrets
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +51,9 @@ from delayed.message import Message, Once
 Document = dict[str, Any]
 Tasks = Collection[Document]
 
-TRIES = 100  # looks in one call, should others with the same key be quicker
+PATIENCE = 2.0  # seconds that a call tries to come before others with the same key; its caller may call again
+PAUSE = (0.008, 0.03)  # seconds between two looks: at first, and at most
+STUCK = 3  # looks that find the same task committed and not published; whoever finds it once more publishes it
 LOOK, PAGES = 1000, 10  # keys that a sweep looks at together, and how often it does in a minute
 OFTEN, NEIGHBOURS = 16, 64  # one enqueue in so many looks at so many keys: those that are over must not grow unbounded
 _GUARD, _COMMIT = 1, 2  # where these steps are in the command
@@ -63,10 +66,28 @@ def enqueue_once(name: str, tasks: Tasks, queue: str, message: Message, once: On
         name: the store's, for errors.
     """
     (row,) = documents(queue, [message])
-    key = _name(queue, once)
-    for _ in range(TRIES):
+    row |= {"s": "p/" + secrets.token_hex(12), "at": EPOCH, "t": session, "c": seq, "u": _name(queue, once)}
+    holder, beaten = _contend(name, tasks, queue, row, message, once)
+    if beaten:
+        with contextlib.suppress(PyMongoError):  # then a sweeper does
+            tasks.delete_many({"s": row["s"], "at": EPOCH})
+    if holder is None:
+        raise BrokerUnavailable(f"{name}: too many want the key of {message.func} at once", sent=False)
+    return holder
+
+
+def _contend(
+    name: str, tasks: Tasks, queue: str, row: Document, message: Message, once: Once
+) -> tuple[int | None, bool]:
+    """The id of who holds the key, None if others were quicker again and again; and whether the task is staged only."""
+    key, session, seq = row["u"], row["t"], row["c"]
+    beaten = False
+    found_stuck: Counter[str] = Counter()
+    pause, end = PAUSE[0], time.monotonic() + PATIENCE
+    with unsent(name):
+        take_turns(tasks, queue, (row,))
+    while True:
         with unsent(name):
-            take_turns(tasks, queue, (row,))
             found = {
                 each["_id"]: each
                 for each in tasks.aggregate([{"$match": {"_id": {"$in": [key, "s/" + session]}}}, _OVER])
@@ -75,22 +96,30 @@ def enqueue_once(name: str, tasks: Tasks, queue: str, message: Message, once: On
             if sent is not None and sent["seq"] >= seq:
                 if sent["seq"] == seq:
                     tasks.bulk_write(finish(session, sent["batch"]), ordered=True)
-                return message.id
+                return message.id, beaten
             held = found.get(key)
             state, is_held = _holder(tasks, held)
             if held is not None and state == "p":
-                _finish(tasks, held)  # it may be this very task, of an earlier attempt
-                continue
-            if held is not None and is_held and not once.replace:
+                # Who has committed it is about to do the rest; if all others did it for him, nobody would get through.
+                found_stuck[held["batch"]] += 1
+                if held.get("t") == session or found_stuck[held["batch"]] > STUCK:
+                    _finish(tasks, held)
+                    continue
+            elif held is not None and is_held and not once.replace:
                 # It may be taken for good, so this waits until what was found can't be rolled back any more.
                 tasks.delete_one({"_id": None})
-                return int(held["holder"])
-        if _store(tasks, row, _document(queue, message, once, (session, seq), held, state), held):
-            if random.randrange(OFTEN) == 0:
-                with contextlib.suppress(PyMongoError):  # then another does
-                    forget(tasks, key, "u0", NEIGHBOURS)
-            return message.id
-    raise BrokerUnavailable(f"{name}: too many want the key of {message.func} at once")
+                return int(held["holder"]), beaten
+        if state != "p":
+            if _store(tasks, row, _document(row["s"], queue, message, once, (session, seq), held, state), held):
+                if random.randrange(OFTEN) == 0:
+                    with contextlib.suppress(PyMongoError):  # then another does
+                        forget(tasks, key, "u0", NEIGHBOURS)
+                return message.id, False
+            beaten = True
+        if time.monotonic() + pause > end:
+            return None, beaten
+        time.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, PAUSE[1])
 
 
 def join_once(tasks: Tasks, queue: str, message: Message, once: Once, session: ClientSession) -> int | None:
@@ -101,7 +130,7 @@ def join_once(tasks: Tasks, queue: str, message: Message, once: Once, session: C
     state, is_held = _holder(tasks, held, session)
     if held is not None and is_held and not once.replace:
         return int(held["holder"])
-    change = _document(queue, message, once, None, held, state)
+    change = _document("p/" + secrets.token_hex(12), queue, message, once, None, held, state)
     tasks.update_one({"_id": change["_id"]}, _replacement(change), upsert=True, session=session)
     if "was" in change:
         tasks.delete_one(_waiting(queue, change["was"]), session=session)
@@ -187,14 +216,20 @@ def _judge(held: Document, found: Sequence[Document]) -> tuple[str, bool]:
 
 
 def _document(
-    queue: str, message: Message, once: Once, sent: tuple[str, int] | None, held: Document | None, state: str
+    batch: str,
+    queue: str,
+    message: Message,
+    once: Once,
+    sent: tuple[str, int] | None,
+    held: Document | None,
+    state: str,
 ) -> Document:
     """The document of a key that is to be held by a message, but for its time."""
     document: Document = {
         "_id": _name(queue, once),
         "queue": queue,
         "holder": Int64(message.id),
-        "batch": "p/" + secrets.token_hex(12),
+        "batch": batch,
         "begun": once.begun,
     }
     if once.period is not None:
@@ -214,11 +249,13 @@ def _replacement(document: Document) -> list[Document]:
 
 
 def _store(tasks: Tasks, row: Document, document: Document, held: Document | None) -> bool:
-    """Take the key with this document, if it is still as it was; whether it was."""
-    batch, session, seq = document["batch"], document["t"], document["c"]
+    """Stage the task, unless an earlier try has, and take the key with this document, if it is still as it was; whether
+    it was.
+    """
+    session, seq = document["t"], document["c"]
     which = {"_id": document["_id"], "batch": held["batch"] if held is not None else ""}
     steps = [
-        upsert({**row, "s": batch, "at": EPOCH, "t": session, "c": seq, "u": document["_id"]}),
+        upsert(row),
         UpdateOne(
             {"_id": "s/" + session, "seq": {"$lt": seq}},
             {"$setOnInsert": {"seq": 0}, "$currentDate": {"seen": True}},
@@ -237,9 +274,7 @@ def _store(tasks: Tasks, row: Document, document: Document, held: Document | Non
             raise BrokerUnavailable(f"enqueued, but not published yet: {failure.get('errmsg')}") from error
         if index not in (_GUARD, _COMMIT) or failure.get("code") != DUPLICATE:
             raise
-    with contextlib.suppress(PyMongoError):  # then a sweeper does
-        tasks.delete_many({"s": batch, "at": EPOCH})
-    return False
+        return False
 
 
 def _rest(document: Document) -> list[Any]:

@@ -130,3 +130,29 @@ def test_a_first_attempt_that_comes_after_its_resend_does_nothing(
 
     assert broker.enqueue_once("q", first, KEY, session, 1) == first.id
     assert waiting(broker) == []
+
+
+def test_who_is_always_too_late_pauses_gives_up_in_time_and_leaves_nothing(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = message(broker), message(broker)
+    whole = onces._store
+    tries: list[bool] = []
+
+    def store(tasks: Any, row: Any, document: Any, held: Any) -> bool:
+        tasks.update_one({"_id": document["_id"]}, {"$set": {"batch": secrets.token_hex(12)}})  # another was quicker
+        tries.append(whole(tasks, row, document, held))
+        return tries[-1]
+
+    broker.enqueue_once("q", first, KEY, secrets.token_hex(16), 1)
+    monkeypatch.setattr(onces, "_store", store)
+    monkeypatch.setattr(onces, "PATIENCE", 0.2)
+
+    with pytest.raises(BrokerUnavailable, match="too many want the key") as error:
+        broker.enqueue_once("q", second, KEY._replace(replace=True), secrets.token_hex(16), 1)
+
+    assert not error.value.sent and not any(tries) and 1 < len(tries) < 20
+    monkeypatch.undo()
+    assert waiting(broker) == [first.id]
+    assert broker.get("q", second.id) is None
+    assert broker.enqueue_once("q", second, KEY, secrets.token_hex(16), 1) == first.id
