@@ -8,6 +8,7 @@ sweeper: each writes there first, on the condition that the other has not.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from delayed import attempts
 from delayed.brokers import mongo_once as onces
 from delayed.brokers import mongo_sessions as sessions
-from delayed.brokers.base import DEAD_LETTERS
+from delayed.brokers.base import DEAD_LETTERS, LETTERS_LOOK
 from delayed.brokers.mongo_client import Opened
 from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, repair, tidy
 from delayed.brokers.mongo_tasks import AT_END, LET_GO, name_of, noted, ref_of, token
@@ -28,6 +29,7 @@ from delayed.message import LIFE, Bounds, Ref, Swept
 Document = dict[str, Any]
 
 TIDY_INTERVAL = 60_000  # milliseconds
+TRIM_INTERVAL = 1000  # milliseconds between two looks for dead letters beyond their bounds
 CHUNK = 1000  # claims that are looked up at a time
 
 
@@ -76,11 +78,12 @@ def left(leases: Collection[Document], refs: Iterable[Ref]) -> dict[Ref, float]:
 
 def sweep(opened: Opened, queue: str, lease: float) -> Swept:
     """See :meth:`Broker.sweep`."""
-    grace, untidy, bounds = _note_sweep(opened.queues, queue, round(lease * 1000))
+    grace, untidy, crowded, bounds = _note_sweep(opened.queues, queue, round(lease * 1000))
     swept = Swept(0, 0, True) if grace else _return_lost(opened, queue)
     sessions.sweep(opened)
+    if crowded and random.random() * bounds.most < LETTERS_LOOK:  # where there may be more, not each time
+        _trim(opened, queue, bounds)
     if untidy:
-        _tidy(opened, queue, bounds)
         tidy(opened.tasks)
         onces.tidy(opened.tasks, opened.queues, queue)
     repair(opened.tasks, lambda key, batch: onces.complete(opened.tasks, key, batch))
@@ -103,9 +106,9 @@ def _return_lost(opened: Opened, queue: str) -> Swept:
     return Swept(returned, dead, False)
 
 
-def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[bool, bool, Bounds]:
-    """Note that the queue is swept now; whether nothing may be returned yet, whether it is time to tidy it, and the
-    bounds of its dead letters.
+def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[bool, bool, bool, Bounds]:
+    """Note that the queue is swept now; whether nothing may be returned yet, whether to tidy it, whether to look for
+    dead letters beyond their bounds, and these.
     """
     # A gap that follows a gap is the habit of a slow sweeper, which else would never return anything.
     gap: Document = {
@@ -116,19 +119,25 @@ def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[b
         ]
     }
     untidy = {"$gt": [{"$subtract": ["$$NOW", {"$ifNull": ["$tidied", EPOCH]}]}, TIDY_INTERVAL]}
+    crowded = {"$gte": [{"$subtract": ["$$NOW", {"$ifNull": ["$trimmed", EPOCH]}]}, TRIM_INTERVAL]}
     steps: list[Document] = [
         {"$set": {"grace": {"$cond": [gap, {"$add": ["$$NOW", lease]}, {"$ifNull": ["$grace", "$$NOW"]}]}}},
-        {"$set": {"swept": "$$NOW", "quiet": {"$lt": ["$$NOW", "$grace"]}, "untidy": untidy}},
-        {"$set": {"tidied": {"$cond": ["$untidy", "$$NOW", "$tidied"]}}},
+        {"$set": {"swept": "$$NOW", "quiet": {"$lt": ["$$NOW", "$grace"]}, "untidy": untidy, "crowded": crowded}},
+        {
+            "$set": {
+                "tidied": {"$cond": ["$untidy", "$$NOW", "$tidied"]},
+                "trimmed": {"$cond": ["$crowded", "$$NOW", "$trimmed"]},
+            }
+        },
     ]
     for _ in range(3):
         try:
             row = queues.find_one_and_update({"_id": queue}, steps, upsert=True, return_document=True)
             assert row is not None  # it is upserted
-            return row["quiet"], row["untidy"], Bounds(*row.get("dead", DEAD_LETTERS))
+            return row["quiet"], row["untidy"], row["crowded"], Bounds(*row.get("dead", DEAD_LETTERS))
         except DuplicateKeyError:  # two were the first
             continue
-    return True, False, DEAD_LETTERS
+    return True, False, False, DEAD_LETTERS
 
 
 def _return(opened: Opened, rows: Sequence[Document], returned: int, dead: int) -> tuple[int, int]:
@@ -181,8 +190,8 @@ def _lost(row: Document) -> Document:
     return noted(attempts.lost(row["a"], row["w"], time.time()))
 
 
-def _tidy(opened: Opened, queue: str, bounds: Bounds) -> None:
-    """Forget old dead letters. To find the surplus ones all are counted."""
+def _trim(opened: Opened, queue: str, bounds: Bounds) -> None:
+    """Forget dead letters beyond their bounds. To find the surplus ones, as many as may be kept are passed over."""
     dead = {"s": "d/" + queue, "at": {"$exists": True}}
     age = round(bounds.age * 1000)
     old = {**dead, "$expr": {"$lt": ["$at", {"$subtract": ["$$NOW", age]}]}}

@@ -66,7 +66,7 @@ def _each(opened: Opened, queue: str, ids: Sequence[int], step: Any) -> list[int
 def bound(opened: Opened, queue: str, bounds: Bounds) -> None:
     """See :meth:`Broker.bound`."""
     dead = [bounds.most, float(bounds.age)]
-    change: Document = {"$set": {"dead": dead}, "$unset": {"tidied": ""}}
+    change: Document = {"$set": {"dead": dead}, "$unset": {"tidied": "", "trimmed": ""}}
     try:
         opened.queues.update_one({"_id": queue, "dead": {"$ne": dead}}, change, upsert=True)
     except DuplicateKeyError:  # it has these bounds, or two were the first

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from delayed.brokers import keys, postgres_keys
 from delayed.brokers import postgres_look as look
-from delayed.brokers.base import DEAD_LETTERS, LEASE, PRODUCER_AGE, Broker, Listener
+from delayed.brokers.base import DEAD_LETTERS, LEASE, LETTERS_LOOK, PRODUCER_AGE, Broker, Listener
 from delayed.brokers.odd import tasks_among
 from delayed.brokers.postgres_join import PostgresJoined, joinable, task_transaction
 from delayed.brokers.postgres_link import Link
@@ -39,6 +39,7 @@ from delayed.message import (
 )
 
 PURGE_CHUNK = 10_000  # rows that one transaction removes at most, so that others get their turn
+TRIM_CHUNK, TRIMS = 2000, 20  # dead letters that one transaction removes at most, and such transactions in one sweep
 OLD_TRANSACTION = 3600  # seconds
 ENQUEUE_MAX = 900_000_000  # bytes; the protocol's messages end at 1 GB
 
@@ -84,9 +85,13 @@ _HELD = """
     FROM @.delayed_held(%s::text, %s::text[])
 """
 _SWEEP = f"""
-    SELECT returned, dead, waits FROM @.delayed_sweep(
-        %s::text, %s::float8, %s::int, %s::float8, %s::float8
-    ), @.delayed_forget(), {postgres_keys.FORGET}, @.delayed_tidy_once(%s::text)
+    SELECT returned, dead, waits, surplus FROM @.delayed_sweep(
+        %(queue)s::text, %(lease)s::float8, {DEAD_LETTERS.most}, {DEAD_LETTERS.age}, {PRODUCER_AGE}
+    ), @.delayed_forget(), {postgres_keys.FORGET}, @.delayed_tidy_once(%(queue)s::text),
+    @.delayed_surplus(%(queue)s::text, {DEAD_LETTERS.most}, {DEAD_LETTERS.age}, {LETTERS_LOOK}) AS surplus
+"""
+_TRIM = f"""
+    SELECT @.delayed_trim(%(queue)s::text, {DEAD_LETTERS.most}, {DEAD_LETTERS.age}, {TRIM_CHUNK})
 """
 _SETTINGS = """
     SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('autovacuum'),
@@ -317,8 +322,11 @@ class PostgresBroker(Broker):
     # -- repairing ---------------------------------------------------------------------------------------------
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
-        limits = (*DEAD_LETTERS, PRODUCER_AGE)
-        ((returned, dead, grace),) = self._link.run(self._sql(_SWEEP), (queue, lease, *limits, queue))
+        ((returned, dead, grace, surplus),) = self._link.run(self._sql(_SWEEP), {"queue": queue, "lease": lease})
+        for _ in range(TRIMS if surplus else 0):
+            ((removed,),) = self._link.run(self._sql(_TRIM), {"queue": queue})
+            if removed < TRIM_CHUNK:
+                break
         return Swept(returned, dead, grace)
 
     # -- looking and tidying -----------------------------------------------------------------------------------

@@ -305,6 +305,16 @@ def test_a_queue_keeps_as_many_dead_letters_as_it_asks_for(bench: Bench) -> None
     assert _eventually(bench, buried[4:])
 
 
+def test_letters_that_come_later_are_bounded_within_seconds(bench: Bench) -> None:
+    bench.broker.bound(bench.queue, Bounds(2, DAY))
+    bench.broker.sweep(bench.queue)
+    for _ in range(2):
+        buried = bury(bench, 2) + bury(bench, 2)
+        began = time.monotonic()
+        assert _eventually(bench, buried[2:])
+        assert time.monotonic() - began < 5
+
+
 def test_a_queue_keeps_dead_letters_for_as_long_as_it_asks_for(bench: Bench) -> None:
     age = 2.0
     old = bury(bench, 2)

@@ -313,7 +313,7 @@ END $body$;
 
 -- Return the tasks whose lease has ended, at most 10,000; the numbers of those that are ready again and that are dead,
 -- and whether workers are given time to renew. Most sweeps find nothing, and write nothing. As in step 3, but for the
--- note of the attempt.
+-- note of the attempt, and for the bounds of the dead letters, see delayed_trim.
 CREATE OR REPLACE FUNCTION @.delayed_sweep(
     a_queue text, lease float8, dead_most int, dead_age float8, unseen_age float8,
     OUT returned int, OUT dead int, OUT waits boolean
@@ -401,15 +401,6 @@ BEGIN
 
     IF q.tidied < now - interval '1 minute' THEN
         UPDATE @.delayed_queue x SET tidied = now WHERE x.number = q.number;
-        DELETE FROM @.delayed_task t WHERE t.ctid = ANY (ARRAY(
-            SELECT d.ctid FROM @.delayed_task d
-            WHERE d.queue = q.number AND d.state = 3 AND d.at < now - coalesce(q.dead_age, dead_age) * interval '1 second'
-            ORDER BY d.at LIMIT 10000 FOR UPDATE SKIP LOCKED
-        ));
-        DELETE FROM @.delayed_task t WHERE t.ctid = ANY (ARRAY(
-            SELECT d.ctid FROM @.delayed_task d WHERE d.queue = q.number AND d.state = 3
-            ORDER BY d.at DESC OFFSET coalesce(q.dead_most, dead_most) LIMIT 10000
-        )) AND t.state = 3;
         -- Sweepers of other queues do the same: nobody waits for a row.
         DELETE FROM @.delayed_producer p WHERE p.ctid = ANY (ARRAY(
             SELECT o.ctid FROM @.delayed_producer o WHERE o.seen < now - unseen_age * interval '1 second'
@@ -430,6 +421,66 @@ BEGIN
             SELECT o.ctid FROM @.delayed_order o WHERE o.until < now FOR UPDATE SKIP LOCKED
         ));
     END IF;
+END $body$;
+
+
+-- Since when the dead letters of a queue may be kept: those that died before then are too many, or too old, and of those
+-- that died right then some may be. NULL: all may. It passes over as many letters as may be kept.
+CREATE FUNCTION @.delayed_keep_since(a_number int, most int, age float8) RETURNS timestamptz LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
+DECLARE
+    since timestamptz;
+    young timestamptz := clock_timestamp() - age * interval '1 second';
+BEGIN
+    SELECT d.at INTO since FROM @.delayed_task d WHERE d.queue = a_number AND d.state = 3
+    ORDER BY d.at DESC OFFSET most LIMIT 1;
+    IF EXISTS (SELECT FROM @.delayed_task d WHERE d.queue = a_number AND d.state = 3 AND d.at < young) THEN
+        since := greatest(since, young);
+    END IF;
+    RETURN since;
+END $body$;
+
+
+-- Whether dead letters have to go. Of all the sweeps only one that has just noted itself looks, so one in a second; and
+-- where more than `look` may be kept only some of these, so that a look passes over as many on the average.
+CREATE FUNCTION @.delayed_surplus(a_queue text, dead_most int, dead_age float8, look int) RETURNS boolean LANGUAGE plpgsql
+AS $body$
+DECLARE
+    q record;
+BEGIN
+    SELECT x.number, coalesce(x.dead_most, $2) AS most, coalesce(x.dead_age, $3) AS age INTO q
+    FROM @.delayed_queue x WHERE x.name = a_queue AND x.swept >= now();
+    RETURN FOUND AND random() * q.most < look AND @.delayed_keep_since(q.number, q.most, q.age) IS NOT NULL;
+END $body$;
+
+
+-- Remove dead letters beyond the bounds of their queue, the oldest first; how many, about n at most. It is no part of a sweep,
+-- whose row of the queue would keep others from getting ids for so long.
+CREATE FUNCTION @.delayed_trim(a_queue text, dead_most int, dead_age float8, n int) RETURNS int LANGUAGE plpgsql
+SET lock_timeout = '5s' SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $body$
+DECLARE
+    q record;
+    since timestamptz;
+    removed int;
+    more int;
+BEGIN
+    SELECT x.number, coalesce(x.dead_most, $2) AS most, coalesce(x.dead_age, $3) AS age INTO q
+    FROM @.delayed_queue x WHERE x.name = a_queue;
+    since := @.delayed_keep_since(q.number, q.most, q.age);
+    DELETE FROM @.delayed_task t WHERE t.ctid = ANY (ARRAY(
+        SELECT d.ctid FROM @.delayed_task d WHERE d.queue = q.number AND d.state = 3 AND d.at < since
+        ORDER BY d.at LIMIT n FOR UPDATE SKIP LOCKED
+    ));
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    IF removed < n THEN  -- of those that died at the same time
+        DELETE FROM @.delayed_task t WHERE t.ctid = ANY (ARRAY(
+            SELECT d.ctid FROM @.delayed_task d WHERE d.queue = q.number AND d.state = 3
+            ORDER BY d.at DESC OFFSET q.most LIMIT n
+        )) AND t.state = 3;
+        GET DIAGNOSTICS more = ROW_COUNT;
+        removed := removed + more;
+    END IF;
+    RETURN removed;
 END $body$;
 
 
