@@ -13,7 +13,7 @@ from delayed.durations import seconds_of
 from delayed.errors import ConfigError
 from delayed.message import Bounds, Entry, State
 
-PAGE = 500  # messages that are looked at together
+PAGE, PAGE_MAX = 500, 8000  # messages that are looked at together: at first, and at most
 MOST_MAX = 2**31 - 1  # what stores can count
 
 
@@ -58,12 +58,13 @@ def walk(broker: Broker, queue: str, state: State, most: float = inf) -> Iterato
     One that arrives or leaves meanwhile may be missed; none comes twice.
     """
     seen: set[int] = set()
-    offset = 0
+    offset, size = 0, PAGE
     while offset < most:
-        page = broker.peek(queue, state, int(min(PAGE, most - offset)), offset, payloads=False)
+        page = broker.peek(queue, state, int(min(size, most - offset)), offset, payloads=False)
         if not page:
             return
         offset += len(page)
+        size = min(size * 2, PAGE_MAX)  # a store passes over all that is before a page, so the fewer the better
         for entry in page:
             if entry.message.id not in seen:
                 seen.add(entry.message.id)
