@@ -102,11 +102,7 @@ class Call(Generic[P, R_co]):
         """:meth:`delay` in a thread, so that the event loop goes on meanwhile. In the block of a
         :meth:`Queue.transaction` it is :meth:`delay`, because the connection is this thread's.
         """
-        if (self._queue or self._bind()).in_transaction():
-            return self.delay(*args, **kwargs)
-        import asyncio
-
-        return await asyncio.to_thread(self.delay, *args, **kwargs)
+        return await self._aside(self.delay, *args, **kwargs)
 
     def map(self: _Enqueues[A, T], /, items: Iterable[A]) -> Group[T]:
         """Enqueue ``function(item)`` for each item, much faster than one by one.
@@ -120,13 +116,28 @@ class Call(Generic[P, R_co]):
         """
         return cast("Call[..., T]", self)._enqueue_all((item,) for item in items)
 
+    async def amap(self: _Enqueues[A, T], /, items: Iterable[A]) -> Group[T]:
+        """:meth:`map` in a thread, as :meth:`adelay`."""
+        call = cast("Call[..., T]", self)
+        return await call._aside(call.map, items)
+
     @overload
     def starmap(self: Call[P, Awaited[T]], /, items: Iterable[Iterable[Any]]) -> Group[T]: ...
     @overload
     def starmap(self, /, items: Iterable[Iterable[Any]]) -> Group[R_co]: ...
     def starmap(self, /, items: Iterable[Iterable[Any]]) -> Group[Any]:
-        """Enqueue ``function(*item)`` for each item; as :meth:`map`."""
+        """Enqueue ``function(*item)`` for each item; as :meth:`map`. Type checkers do not look into the items: whether
+        they fit is checked here, before anything is stored.
+        """
         return self._enqueue_all(map(tuple, items))
+
+    @overload
+    async def astarmap(self: Call[P, Awaited[T]], /, items: Iterable[Iterable[Any]]) -> Group[T]: ...
+    @overload
+    async def astarmap(self, /, items: Iterable[Iterable[Any]]) -> Group[R_co]: ...
+    async def astarmap(self, /, items: Iterable[Iterable[Any]]) -> Group[Any]:
+        """:meth:`starmap` in a thread, as :meth:`adelay`."""
+        return await self._aside(self.starmap, items)
 
     def options(self, **options: Any) -> Call[P, R_co]:
         """The same function with other options."""
@@ -194,6 +205,14 @@ class Call(Generic[P, R_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Call, (self._func, self._queue, self._options, self._due)
+
+    async def _aside(self, enqueue: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        """What `enqueue` returns, in a thread, unless it is a part of a transaction of this one."""
+        if (self._queue or self._bind()).in_transaction():
+            return enqueue(*args, **kwargs)
+        import asyncio
+
+        return await asyncio.to_thread(enqueue, *args, **kwargs)
 
     def _enqueue(self, args: tuple[Any, ...], kwargs: dict[str, Any], passing: int = 0) -> TaskHandle[Any]:
         """Enqueue the call of a task with gates; `passing`: whether results come before its arguments, see
@@ -296,11 +315,20 @@ class DelayedFunction(Protocol[P, R_co]):
     def map(self: _Enqueues[A, T], items: Iterable[A]) -> Group[T]:
         """Enqueue a call for each item, which is its only argument: ``f.map([1, 2, 3])``; see :meth:`Call.map`."""
 
+    def amap(self: _Enqueues[A, T], items: Iterable[A]) -> Awaited[Group[T]]:
+        """:meth:`map` without blocking the event loop."""
+
     @overload
     def starmap(self: DelayedFunction[P, Awaited[T]], items: Iterable[Iterable[Any]]) -> Group[T]: ...
     @overload
     def starmap(self, items: Iterable[Iterable[Any]]) -> Group[R_co]:
         """Enqueue a call for each item, which has its arguments: ``f.starmap([(1, 2), (3, 4)])``."""
+
+    @overload
+    def astarmap(self: DelayedFunction[P, Awaited[T]], items: Iterable[Iterable[Any]]) -> Awaited[Group[T]]: ...
+    @overload
+    def astarmap(self, items: Iterable[Iterable[Any]]) -> Awaited[Group[R_co]]:
+        """:meth:`starmap` without blocking the event loop."""
 
     def options(self, **options: Any) -> Call[P, R_co]:
         """Other options for a call: ``f.options(timeout=5, delay=60).delay(...)``."""
@@ -480,7 +508,9 @@ def _decorate(func: Any, queue: Queue | None, options: Options, rule: _Rule | No
         call.delay,
         call.adelay,
         call.map,
+        call.amap,
         call.starmap,
+        call.astarmap,
         call.options,
         call.after,
         call.at,

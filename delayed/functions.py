@@ -20,7 +20,7 @@ MAIN = "__delayed_main__"  # the name under which a worker loads a script, so th
 
 PATH_MAX = 8192  # characters of a path; a file's may have 4096 bytes
 # The attributes that a decorator adds.
-DECORATIONS = ("delay", "adelay", "map", "starmap", "options", "after", "at", "timeout", "queue")
+DECORATIONS = ("delay", "adelay", "map", "amap", "starmap", "astarmap", "options", "after", "at", "timeout", "queue")
 
 _paths: dict[Any, str] = {}
 _found: dict[str, Callable[..., Any]] = {}

@@ -111,7 +111,8 @@ class Lock:
         """Wait until nobody holds it, and hold it. Who waits is not served in order.
 
         Args:
-            timeout: how long to wait; 0: try once; None: the lock's `wait`.
+            timeout: how long to wait; 0: try once; None: the lock's `wait`. A store that is frozen
+                is waited for until the driver gives up, which may take some ten seconds.
 
         Returns:
             False if others held it all the time.

@@ -70,6 +70,16 @@ def test_each_item_has_the_arguments(queue: Queue) -> None:
     assert tuple(message.id for message in messages) == group.ids
 
 
+def test_items_are_enqueued_from_asyncio(queue: Queue) -> None:
+    async def main() -> tuple[Group[Any], Group[Any]]:
+        return await call_of(queue, double).amap([1, 2]), await call_of(queue, add).astarmap([(1, 2), [3]])
+
+    one, other = asyncio.run(main())
+
+    assert [queue.codec.decode(claim(queue).payload)[0] for _ in range(4)] == [(1,), (2,), (1, 2), (3,)]
+    assert (len(one), len(other)) == (2, 2)
+
+
 def test_nothing_is_stored_if_one_item_does_not_fit(queue: Queue) -> None:
     call = call_of(queue, add)
 

@@ -150,6 +150,7 @@ def test_a_coroutine_enqueues_in_its_own_transaction(broker: Broker, queue: str,
 
     async def enqueue() -> None:
         await Call(divmod, tasks, Options()).adelay(7, 2)
+        await Call(divmod, tasks, Options()).astarmap([(7, 2)])
 
     with bank.transaction() as conn:
         with tasks.transaction(conn):
@@ -157,7 +158,7 @@ def test_a_coroutine_enqueues_in_its_own_transaction(broker: Broker, queue: str,
         assert ready(broker, queue) == 0
         bank.commit(conn)
 
-    assert ready(broker, queue) == 1
+    assert ready(broker, queue) == 2
 
 
 @only(*TRANSACTIONAL)

@@ -154,6 +154,13 @@ async def main() -> None:
     assert_type(await later.delay(1), str)
     assert_type(await with_options.map([1]), list[str])
     assert_type(await later.delay(1).aresult(), str)
+    assert_type(await with_options.amap([1]), Group[str])
+    assert_type(await later.options(keep=60).amap([1]), Group[str])
+    assert_type(await add.astarmap([(1, 2)]), Group[int])
+    assert_type(await later.astarmap([(1,)]), Group[str])
+    assert_type([handle.result() async for handle in with_options.map([1]).as_completed("1m")], list[str])
+    assert_type(await add.starmap([(1, 2)]).acancel("5s"), int)
+    assert_type(await add.delay(1, 2).areschedule("5m"), bool)
 
 
 @delayed(queue)

@@ -74,6 +74,7 @@ add.delay(1, 2).result([3])  # wrong
 async def main() -> None:
     (await add.delay(1, 2)).upper()  # wrong
     await add.adelay("x", 1)  # wrong
+    await with_options.amap(["x"])  # wrong
     await add.options(retry=3).adelay("x", 1)  # wrong
 
 
