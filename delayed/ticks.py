@@ -91,7 +91,10 @@ class Cron:
 
     def after(self, moment: float) -> float:
         begin = datetime.datetime.fromtimestamp(moment, self._zone)
-        found: float = next(self._sim(self._expression, begin)).timestamp()
+        moments = self._sim(self._expression, begin)
+        found: float = next(moments).timestamp()
+        while found <= moment:  # in the hour that there is twice, a fixed time is that of the first one
+            found = next(moments).timestamp()
         return found
 
     def last(self, begin: float, end: float) -> float | None:

@@ -60,6 +60,7 @@ def test_clocks_that_are_put_forward_and_back() -> None:
     nightly = Cron("30 2 * * *", "Europe/Rome")
     assert following(nightly, at("2026-03-28T12:00", ROME), 2) == ["29 03:00 CEST", "30 02:30 CEST"]
     assert following(nightly, at("2026-10-24T12:00", ROME), 2) == ["25 02:30 CEST", "26 02:30 CET"]
+    assert following(nightly, at("2026-10-25T02:10", ROME, fold=1), 1) == ["26 02:30 CET"]
     often = Cron("*/30 * * * *", "Europe/Rome")
     assert following(often, at("2026-10-25T01:30", ROME), 5) == [
         "25 02:00 CEST", "25 02:30 CEST", "25 02:00 CET", "25 02:30 CET", "25 03:00 CET",
