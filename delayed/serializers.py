@@ -213,8 +213,8 @@ def refuse(
     elif f"{kind.__module__}.{kind.__qualname__}" not in extended:
         raise NotSerializable(
             f"is a {kind.__module__}.{kind.__qualname__}, which would not arrive as that with {name}: "
-            "annotate the function's parameter with its type, convert it (a tuple to a list, a date to text), "
-            "or use serializer='pickle'",
+            "make it plain data (a tuple a list, a date text), if it is an argument annotate the parameter with its "
+            "type, or use a queue with serializer='pickle'",
             steps,
         )
 

@@ -189,7 +189,7 @@ def test_a_wrong_number_of_arguments_is_still_told(codec: Codec) -> None:
         (orders.either, LoudTag("x"), "would arrive as Tag"),
         (orders.text_or_date, datetime(2026, 1, 1), "would arrive as '2026"),
         (orders.ship, Order(ID, words=frozenset({object()})), "object"),  # type: ignore[arg-type]
-        (orders.unannotated, ORDER, r"tests\.orders\.Order, which would not arrive as that with .*: annotate"),
+        (orders.unannotated, ORDER, r"tests\.orders\.Order, which would not arrive as that .*annotate the param"),
         (orders.only_for_checkers, ORDER, "annotate"),
         (functions.add, ORDER, "annotate"),
     ],
