@@ -322,8 +322,7 @@ class RetryLater(TaskControl):
             ``1h30m``; 0: at once.
         reason: why, in words, for the log; "" for none.
         count: whether this run counts as a failed one. If it does, the task fails for good when its retries are used
-            up, and when it has none. If not (the default) its attempt is not charged; but each delivery counts, and
-            after `max_deliveries` of them (11, unless the task has another number) it is a dead letter.
+            up, and when it has none. If not (the default) its attempt is not charged, however often that is.
 
     Raises:
         ConfigError: When the delay is no duration from 0 to a hundred years.

@@ -69,7 +69,7 @@ class Message(NamedTuple):
         enqueued_at: unix time by the producer's clock, or by the store's if it expires; for people to read, never to
             decide by.
         retry: the retry policy as plain data (see :class:`delayed.retry.Retry`); None means no retry.
-        max_deliveries: claims after which a message that always loses its watchers is dead.
+        max_deliveries: attempts after which a message that always loses its watchers is dead.
         key: a name the caller gave the task; None if he gave none.
         trace: the W3C traceparent it was enqueued with, if any; see :mod:`delayed.tracing`.
         limits: what one run may use: "memory" in bytes, "cpu" in seconds, each only if limited; None means no limits.
@@ -339,7 +339,7 @@ class Claim(NamedTuple):
 
     @property
     def deliveries(self) -> int:
-        """How often it was claimed since it was enqueued, or revived: what `max_deliveries` is compared with."""
+        """How often it was claimed since it was enqueued, or revived."""
         return self.delivery % LIFE
 
 

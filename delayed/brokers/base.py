@@ -381,7 +381,8 @@ class Broker(ABC):
         """Return the tasks whose lease has ended, and repair the queue. Safe from many sweepers at once.
 
         A task goes back to the front of its queue the first time, to the back from the second (so that one that
-        kills its workers can't starve the others), and is dead after its `max_deliveries`. It stays charged.
+        kills its workers can't starve the others), and is dead after as many attempts as its `max_deliveries`, which
+        leaves out the deliveries that were given back. It stays charged.
         After a gap in sweeping longer than half a lease (an outage, a clock that jumped) nothing is returned for
         one lease: every worker gets the time to renew. Before the first sweep there is no gap, and where gaps of that
         length are the habit, as with one slow sweeper, they are none.

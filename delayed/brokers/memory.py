@@ -496,9 +496,9 @@ class MemoryBroker(Broker):
                 task.note(attempts.lost(task.attempt, task.worker, time.time()))
                 found.release(task)
                 task.lost += 1
-                deliveries = task.delivery % LIFE
-                if deliveries >= task.max_deliveries:
-                    found.bury(task, f"poison: delivered {deliveries} times, and its worker was lost again", now)
+                if task.attempt >= task.max_deliveries:
+                    times = task.delivery % LIFE
+                    found.bury(task, f"poison: delivered {times} times, and its worker was lost again", now)
                     dead += 1
                     continue
                 if task.lost > 1:

@@ -151,8 +151,8 @@ def _return(opened: Opened, rows: Sequence[Document], returned: int, dead: int) 
         del claims[found["_id"]]
     lost = [claims[name] for name in _mark(opened.leases, list(claims))]
     sessions.kill(opened, [ref_of(row) for row in lost])
-    poison = [row for row in lost if row["d"] % LIFE >= row["m"]]
-    again = [row for row in lost if row["d"] % LIFE < row["m"]]
+    poison = [row for row in lost if row["a"] >= row["m"]]
+    again = [row for row in lost if row["a"] < row["m"]]
     return returned + _end(opened.tasks, again, _back), dead + _end(opened.tasks, poison, _dead)
 
 

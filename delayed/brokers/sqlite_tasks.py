@@ -368,10 +368,9 @@ def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int
     for seat, delivery, max_deliveries, losses, attempt, worker, before in db.execute(
         _EXPIRED, {"queue": number, "now": now, "limit": SWEEP_MAX}
     ).fetchall():
-        deliveries = delivery % LIFE
         notes = _with_note(before, attempts.lost(attempt, worker.decode(errors="replace"), time.time()))
-        if deliveries >= max_deliveries:
-            dead.append((now, f"poison: delivered {deliveries} times, and its worker was lost again", notes, seat))
+        if attempt >= max_deliveries:
+            dead.append((now, f"poison: delivered {delivery % LIFE} times, and its worker was lost again", notes, seat))
         elif losses:
             again.append((_places(db, number, 1), notes, seat))
         else:

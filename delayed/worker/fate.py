@@ -47,7 +47,7 @@ def settle(
     expired                   done: it may not begin any more
     stopped by the worker     back, uncharged
     asked for a retry         retry after the delay that it asked for, if its policy has one left, else done: it failed
-    put itself off            back, uncharged, for the delay that it asked for; dead after `max_deliveries`
+    put itself off            back, uncharged, for the delay that it asked for, as often as it likes
     gave itself back          back, uncharged, after a pause that grows; dead after `max_deliveries`
     was rejected              dead
     lost                      nothing: the claim is gone
@@ -70,11 +70,13 @@ def settle(
         if claim.attempt <= len(UNKNOWN_FUNCTION_DELAYS):
             return Settlement(claim.ref, "retry", UNKNOWN_FUNCTION_DELAYS[claim.attempt - 1])
         return _dead(claim, found)
+    if code == verdict.POSTPONED:
+        return Settlement(claim.ref, "back", found.delay or 0.0)
     try:
         message = claim.message()
     except DecodeError as error:
         return _dead(claim, error)
-    if code in (verdict.POSTPONED, verdict.GIVEN_BACK):
+    if code == verdict.GIVEN_BACK:
         if claim.deliveries >= message.max_deliveries:
             return _dead(
                 claim,
@@ -82,7 +84,7 @@ def settle(
                 "give a task that does so often more of them with the option max_deliveries",
             )
         pause = min(GIVE_BACK_PAUSE[0] * 2.0 ** min(claim.deliveries - 1, 64), GIVE_BACK_PAUSE[1])
-        return Settlement(claim.ref, "back", pause if code == verdict.GIVEN_BACK else found.delay or 0.0)
+        return Settlement(claim.ref, "back", pause)
     if found.decision == verdict.AGAIN:
         return Settlement(claim.ref, "retry", found.delay or 0.0)
     if found.decision == verdict.FINAL or (message.retry and not _is_retried(message.retry, found)):

@@ -561,6 +561,17 @@ def test_what_always_loses_its_worker_is_dead_in_the_end(bench: Bench) -> None:
     assert "deliver" in entry.reason
 
 
+def test_what_was_given_back_does_not_count_when_a_worker_is_lost(bench: Bench) -> None:
+    bench.put(max_deliveries=2)
+    for _ in range(3):
+        assert bench.end(bench.claim()[0], "back")
+
+    bench.claim(lease=0.1)
+    bench.sweep_until_returned(1, 0.3)
+
+    assert bench.counts() == Counts(0, 1, 0, 0)
+
+
 def test_after_a_gap_in_sweeping_workers_get_time_to_renew(bench: Bench) -> None:
     lease = 0.6
     bench.broker.sweep(bench.queue, lease)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from delayed import ConfigError, GiveBack, Reject, RetireChild, RetryLater, StopWorkers, TaskControl
+from delayed import ConfigError, GiveBack, Reject, RetireChild, RetryLater, StopWorkers, TaskControl, TaskFailed
 from tests.workers import hooks, tasks
 from tests.workers.conftest import Bench, children_of, fork_server_of, wait_for
 from tests.workers.test_hooks import path, told
@@ -66,16 +66,25 @@ def test_a_task_that_gives_itself_back_is_not_charged(bench: Bench, mode: str) -
     assert "gave itself back: not here" in bench.log()
 
 
-@pytest.mark.parametrize("wish", ["GiveBack", "RetryLater"])
-def test_a_task_that_always_puts_itself_off_is_dead_in_the_end(bench: Bench, wish: str) -> None:
-    args = (0.05,) if wish == "RetryLater" else ()
-    bench.put(hooks.ask, wish, *args, kwargs={"times": 99}, max_deliveries=2)
+def test_a_task_that_always_gives_itself_back_is_dead_in_the_end(bench: Bench) -> None:
+    id = bench.put(hooks.ask, "GiveBack", "not here", kwargs={"times": 99}, max_deliveries=2, keep="1m")
 
     bench.burst()
 
     assert len(bench.ledger.find("ask")) == 2
     (entry,) = bench.queue.broker.peek(bench.queue.name, "dead")
     assert "max_deliveries" in entry.reason
+    with pytest.raises(TaskFailed, match="gave itself back: not here"):
+        bench.queue.handle(id).result(timeout=5)
+
+
+def test_a_task_may_put_itself_off_as_often_as_it_likes(bench: Bench) -> None:
+    bench.put(hooks.ask, "RetryLater", 0.01, kwargs={"times": 5}, max_deliveries=2)
+
+    bench.burst()
+
+    assert len(bench.ledger.find("ask")) == 6
+    assert bench.queue.broker.counts(bench.queue.name) == (0, 0, 0, 0)
 
 
 def test_a_rejected_task_is_a_dead_letter_with_the_reason(bench: Bench, mode: str) -> None:

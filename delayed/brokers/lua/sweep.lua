@@ -68,7 +68,7 @@ if now >= grace_until then
         return cjson.decode(string.sub(message, 5, 4 + struct.unpack('>I4', message)))
       end)
       local allowed = good and type(header) == 'table' and tonumber(header.m) or tonumber(ARGV[6])
-      if this_life(delivery) >= allowed then
+      if attempt >= allowed then
         local reason = 'poison: delivered ' .. this_life(delivery) .. ' times, and its worker was lost again'
         bury(id, message, delivery, attempt, reason, notes, now)
         gone[#gone + 1] = id

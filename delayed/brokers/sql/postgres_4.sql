@@ -371,10 +371,10 @@ BEGIN
             EXIT WHEN holder IS NULL OR returned + dead >= 10000;
             WITH lost AS (
                 UPDATE @.delayed_task t SET
-                    state = CASE WHEN t.delivery % 1000000 >= t.max_deliveries THEN 3 ELSE 1 END,
+                    state = CASE WHEN t.attempt >= t.max_deliveries THEN 3 ELSE 1 END,
                     place = CASE WHEN t.lost > 0 OR t.delivery % 1000000 >= t.max_deliveries
                         THEN nextval('@.delayed_place') << 20 ELSE t.place END,
-                    reason = CASE WHEN t.delivery % 1000000 >= t.max_deliveries
+                    reason = CASE WHEN t.attempt >= t.max_deliveries
                         THEN format('poison: delivered %s times, and its worker was lost again', t.delivery % 1000000)
                         ELSE '' END,
                     lost = t.lost + 1, at = now, lease_end = '-infinity', worker = '', nonce = 0,
