@@ -250,10 +250,11 @@ class Codec:
         """
         serializer, call = self._load(payload)
         try:
-            args, kwargs, func = call if len(call) == 3 and not serializer.plain else (*call, None)
-            if type(args) not in (list, tuple) or type(kwargs) is not dict:
+            parts = len(call)
+            args, kwargs = call if parts == 2 else call[:2]
+            if type(args) not in (list, tuple) or type(kwargs) is not dict or parts > 3 - serializer.plain:
                 raise TypeError("it is no call")
-            return tuple(args), kwargs, func
+            return tuple(args), kwargs, call[2] if parts == 3 else None
         except Exception as error:
             raise _undecodable(serializer, error) from error
 

@@ -227,7 +227,9 @@ class Monitor:
         self.courier.start()
         self.loop()
         self.courier.stop(5.0)
-        self.courier.join()
+        while self.courier.is_alive():
+            self.courier.join(TICK)
+            self.beat()
 
     def loop(self) -> None:
         next_tick = 0.0
