@@ -110,8 +110,8 @@ class Scheduler:
         if now < self._look_at:
             return
         self._look_at = now + LOOK * random.uniform(0.75, 1.25)  # those that began together shall not stay so
-        with contextlib.suppress(DelayedError):  # ours goes on
-            self._look_at_clock()
+        if self._due:
+            self._check_clock()
         for number, follower in enumerate(followers):
             try:
                 changes = follower.changes()
@@ -121,6 +121,8 @@ class Scheduler:
                 self._away.add(number)
                 continue
             self._away.discard(number)
+            if changes and not self._due:
+                self._check_clock()
             for name, found in changes.items():
                 old = self._stored.pop((number, name), None)
                 if old is not None:
@@ -129,6 +131,10 @@ class Scheduler:
                     plan = _Plan(follower.queue, found.schedule, follower, found.version)
                     self._add(plan)
                     self._stored[number, name] = plan
+
+    def _check_clock(self) -> None:
+        with contextlib.suppress(DelayedError):  # ours goes on
+            self._look_at_clock()
 
     def _fire(self, plan: _Plan, tick: float) -> None:
         """Enqueue one tick, unless it has been, or is too old."""
