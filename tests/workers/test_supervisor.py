@@ -99,14 +99,13 @@ def test_its_workers_have_the_lanes_that_were_asked_for(bench: Bench, start: Sta
 
 def test_what_had_ended_is_settled_when_all_who_could_have_are_dead(bench: Bench, start: Start) -> None:
     id = bench.put(tasks.nap, "long", 0.5, keep="1m")
-    supervisor = start(workers=1)
+    supervisor = start(workers=1, success_handler="tests.workers.tasks:on_success")
     wait_for(lambda: bench.ledger.find("begin"))
     (worker,) = children_of(supervisor.pid)
     (server,) = fork_servers_of(worker)
 
     os.kill(worker, signal.SIGSTOP)
-    wait_for(lambda: bench.ledger.find("end"))
-    time.sleep(0.2)  # the child notes its end a moment after the task's last line; nobody else can tell when
+    wait_for(lambda: bench.ledger.find("success"))  # which is called when the child has noted the end
     os.kill(server, signal.SIGKILL)
     os.kill(worker, signal.SIGKILL)
 
