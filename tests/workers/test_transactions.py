@@ -109,7 +109,8 @@ def test_what_ends_inside_is_undone_and_tried_again(bench: Bench, bank: Bank, mo
 
 @transactional
 def test_what_hangs_inside_is_killed_undone_and_tried_again(bench: Bench, bank: Bank, mode: str) -> None:
-    bench.put(transfers.transfer_and, bench.url, bank.name, 1, "hang", "", timeout=0.5, retry=Retry.of(3))
+    # Long enough for the second run to load a driver and to connect on a busy machine.
+    bench.put(transfers.transfer_and, bench.url, bank.name, 1, "hang", "", timeout=3.0, retry=Retry.of(3))
     bench.burst(mode)
 
     bank.check([1])
