@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos.arena import Arena
 from tests.chaos.chaos import Chaos, Plan
 from tests.chaos.checker import Verdict
 from tests.chaos.house import KINDS
-from tests.chaos.proxy import Proxy
-from tests.chaos.scenarios import SCENARIOS, Scene, play
+from tests.chaos.scenarios import SCENARIOS, play, staged
 from tests.chaos.stores import STORES, open_store
 from tests.chaos.table import table
 
@@ -33,11 +31,11 @@ def arguments() -> tuple[Plan, str]:
     parser.add_argument("--kills", type=int, default=default.kills, help="how much harm is done, about")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--lease", type=float, default=default.lease)
-    parser.add_argument("--scenario", choices=SCENARIOS, default="", help="play this instead; needs redis or postgres")
+    parser.add_argument("--scenario", choices=SCENARIOS, default="", help="play this instead")
     chosen = vars(parser.parse_args())
     scenario = chosen.pop("scenario")
-    if scenario and chosen["store"] not in ("redis", "postgres"):
-        parser.error("a scenario happens on the way to a server: give --store redis or --store postgres")
+    if scenario and chosen["store"] not in SCENARIOS[scenario].stores:
+        parser.error(f"{scenario} can be played on {', '.join(SCENARIOS[scenario].stores)}, not on {chosen['store']}")
     return Plan(**chosen), scenario
 
 
@@ -62,14 +60,10 @@ def _chaos(plan: Plan, folder: Path) -> tuple[Verdict, Mapping[str, int]]:
 
 
 def _scenario(plan: Plan, name: str, folder: Path) -> tuple[Verdict, Mapping[str, int]]:
-    with (
-        open_store(plan.store) as store,
-        Proxy(store.url, folder, plan.seed) as proxy,
-        Arena(folder, proxy.url, plan.worker, direct=store.url, lease=plan.lease) as arena,
-    ):
-        play(Scene(arena, proxy, plan.tasks), SCENARIOS[name])
-        harm = [f"{hit['what']} of {hit['op'] or 'anything'}" for hit in proxy.hits()]
-        return arena.judge(), {kind: harm.count(kind) for kind in sorted(set(harm))}
+    with staged(SCENARIOS[name], plan.store, folder, plan.worker, plan.lease, plan.seed) as scene:
+        scene.tasks = plan.tasks
+        faults = play(scene, SCENARIOS[name])
+        return scene.arena.judge(), {name: faults}
 
 
 if __name__ == "__main__":

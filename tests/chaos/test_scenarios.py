@@ -12,11 +12,11 @@ import pytest
 from tests.chaos import tasks
 from tests.chaos.arena import Arena
 from tests.chaos.proxy import Proxy, Rule
-from tests.chaos.scenarios import SCENARIOS, Scene, play
+from tests.chaos.scenarios import SCENARIOS, Scene, play, replies
+from tests.chaos.scenarios.scene import LEASE
 
-LEASE = 4.0  # seconds: many requests may be lost, one after the other, before one ends, on a busy machine too
-LEASES = {"late_claim_replies": 1.5, "cut_off": 1.5}  # those that wait for its end
-ON_POSTGRES = {name for name in SCENARIOS if name.endswith("_replies")} | {"cut_off"}  # all are played on Redis
+HERE = [name for name, scenario in SCENARIOS.items() if scenario.play.__module__ == replies.__name__]
+ON_POSTGRES = {name for name in HERE if name.endswith("_replies")} | {"cut_off"}  # all are played on Redis
 
 
 pytestmark = pytest.mark.timeout(150)
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(150)
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     name = request.getfixturevalue("name")
     direct = request.getfixturevalue(request.param)
-    lease = LEASES.get(name, LEASE)
+    lease = SCENARIOS[name].lease if name else LEASE
     with Proxy(direct, tmp_path) as proxy, Arena(tmp_path, proxy.url, direct=direct, lease=lease) as arena:
         yield Scene(arena, proxy)
 
@@ -36,7 +36,7 @@ FEW = sorted(ON_POSTGRES)[: None if os.environ.get("DELAYED_ALL") else 2]
 
 @pytest.mark.parametrize(
     ("scene", "name"),
-    [("redis_url", name) for name in SCENARIOS] + [("postgres_schema", name) for name in FEW],
+    [("redis_url", name) for name in HERE] + [("postgres_schema", name) for name in FEW],
     indirect=["scene"],
 )
 def test_a_scenario_is_passed(scene: Scene, name: str) -> None:

@@ -1,0 +1,147 @@
+"""Where a scenario plays, and the register of all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.chaos import tasks
+from tests.chaos.arena import Arena
+from tests.chaos.proxy import Proxy
+from tests.chaos.stores import Store, open_store
+
+BOUND = 30.0  # seconds within which anything that is waited for has to happen
+LEASE = 4.0  # seconds: many requests may be lost, one after the other, before one ends, on a busy machine too
+SERVERS = ("redis", "postgres")  # those whose protocol the proxy speaks
+HARM = ("kill", "stop", "cut", "down")  # what counts as a fault in the nemesis log
+
+
+class Unplayable(Exception):
+    """Raised by a scenario that this machine has no means for: what is missing, in words."""
+
+
+class Scene:
+    """Where a scenario plays.
+
+    Attributes:
+        arena: whose producers and workers reach the store through the proxy, if there is one.
+        tasks: how many, about.
+    """
+
+    def __init__(self, arena: Arena, proxy: Proxy | None = None, tasks: int = 60, store: Store | None = None) -> None:
+        self.arena = arena
+        self.tasks = tasks
+        self._proxy = proxy
+        self._store = store
+
+    @property
+    def proxy(self) -> Proxy:
+        assert self._proxy is not None, "a scenario without a proxy uses it: register it with proxied=True"
+        return self._proxy
+
+    @property
+    def store(self) -> Store:
+        """The store, which is this scene's alone: it may be stopped, killed and configured."""
+        assert self._store is not None, "this scene plays on a store that others use, too"
+        return self._store
+
+    def put(self, seconds: float = 0.0, count: int = 0) -> None:
+        for _ in range(count or self.tasks):
+            self.arena.put(tasks.nap, seconds)
+
+    def wait_for(self, what: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + BOUND
+        while not (found := what()):
+            assert time.monotonic() < deadline, f"not within {BOUND} s"
+            time.sleep(0.02)
+        return found
+
+    def begun(self) -> int:
+        """How many tasks have begun."""
+        return sum(bool(intent.runs) for intent in self.arena.history().intents.values())
+
+    def all_begun(self) -> bool:
+        """Whether every task has, of which a producer knows that it is stored."""
+        return all(intent.runs for intent in self.arena.history().intents.values() if intent.stored is not None)
+
+    def hits(self) -> int:
+        """How many requests the proxy has harmed."""
+        return len(self._proxy.hits()) if self._proxy else 0
+
+    def faults(self) -> int:
+        """How many faults the logs know of."""
+        return self.hits() + sum(record["what"] in HARM for record in self.arena.logs()[2])
+
+
+Play = Callable[[Scene], "int | None"]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of fault, played on purpose.
+
+    Attributes:
+        id: its row in the matrix: ``N2``; several may be of one row.
+        play: does it, and returns when the harm is over; the scene then ends in peace. Returns how many faults it did
+            that are in no log, None for none. Raises :class:`Unplayable`.
+        stores: on which it can be played.
+        proxied: whether the store is reached through a proxy.
+        toxic: whether the proxy has to have harmed at least one request, else it has failed.
+        lease: of the workers, seconds.
+    """
+
+    id: str
+    play: Play
+    stores: tuple[str, ...] = SERVERS
+    proxied: bool = True
+    toxic: bool = False
+    lease: float = LEASE
+
+    @property
+    def name(self) -> str:
+        return self.play.__name__
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(id: str, **more: Any) -> Callable[[Play], Play]:
+    """Register a function by its name, see :class:`Scenario`::
+
+    @scenario("B1", stores=("redis",), proxied=False)
+    def restarts(scene: Scene) -> None: ...
+    """
+
+    def register(play: Play) -> Play:
+        assert play.__name__ not in SCENARIOS, play.__name__
+        SCENARIOS[play.__name__] = Scenario(id, play, **more)
+        return play
+
+    return register
+
+
+@contextmanager
+def staged(scenario: Scenario, store: str, folder: Path, mode: str, lease: float, seed: int) -> Iterator[Scene]:
+    """A scene for it on a store of its own; `folder` gets the logs."""
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_store(store))
+        proxy = stack.enter_context(Proxy(opened.url, folder, seed)) if scenario.proxied else None
+        url = proxy.url if proxy else opened.url
+        arena = stack.enter_context(Arena(folder, url, mode, direct=opened.url, lease=lease))
+        yield Scene(arena, proxy, store=opened)
+
+
+def play(scene: Scene, scenario: Scenario) -> int:
+    """Play it, and let all end in peace; returns how many faults it was."""
+    more = scenario.play(scene) or 0
+    scene.wait_for(lambda: scene.hits() or not scenario.toxic)
+    scene.wait_for(scene.all_begun)
+    if scenario.proxied:
+        scene.proxy.set()
+    scene.arena.drain()
+    scene.arena.close()
+    return scene.faults() + more
