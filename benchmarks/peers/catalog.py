@@ -20,7 +20,7 @@ class Peer(NamedTuple):
     Attributes:
         module: the file here that knows it.
         requirements: what pip installs into its environment; empty: it runs in this one.
-        store: on what it runs, `redis` or `postgres`.
+        store: on what it runs: `redis`, `sqlite`, `postgres` or `mongodb`.
         idle: the ways in which its idle worker is measured.
     """
 
@@ -30,8 +30,18 @@ class Peer(NamedTuple):
     store: str = "redis"
     idle: tuple[str, ...] = ("one",)
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is this library, on whatever store."""
+        return self.module == "delayed"
 
-OURS, OURS_ON_POSTGRES = "delayed", "delayed-postgres"
+
+OURS, OURS_ON_SQLITE, OURS_ON_POSTGRES, OURS_ON_MONGODB = (
+    "delayed",
+    "delayed-sqlite",
+    "delayed-postgres",
+    "delayed-mongodb",
+)
 PEERS = {
     peer.name: peer
     for peer in (
@@ -45,7 +55,11 @@ PEERS = {
         # It imports typing_extensions without asking for it.
         Peer("saq", "saq", ("saq[redis]", "typing-extensions")),
         Peer("sergeant", "sergeant", ("sergeant",)),
+        Peer(OURS_ON_SQLITE, "delayed", (), "sqlite", idle=()),
+        Peer("huey-sqlite", "huey_sqlite", ("huey",), "sqlite", idle=()),
         Peer(OURS_ON_POSTGRES, "delayed", (), "postgres"),
         Peer("procrastinate", "procrastinate", ("procrastinate", "psycopg[binary]"), "postgres"),
+        Peer("pgqueuer", "pgqueuer", ("pgqueuer[asyncpg]", "uvloop"), "postgres"),
+        Peer(OURS_ON_MONGODB, "delayed", (), "mongodb", idle=()),
     )
 }

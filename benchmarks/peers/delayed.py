@@ -20,7 +20,7 @@ def worker(mode: str, *options: str) -> list[list[str]]:
     return [[*command, "--preload", work.__name__, "--log-level", "error", *options]]
 
 
-_fast = 60_000 if URL.startswith("redis") else 10_000
+_fast = 60_000 if URL.startswith(("redis", "sqlite")) else 10_000
 WORKERS = {
     "one": (_fast, worker("preforked")),
     "two": (_fast, worker("preforked", "--processes", "2")),

@@ -46,6 +46,6 @@ def interpreter(peer: Peer) -> Path:
 
 def packages(peer: Peer) -> list[str]:
     """The names of what was asked for, without extras, and of its driver: with hiredis, redis-py is faster."""
-    drivers = ["redis", "hiredis"] if peer.store == "redis" else ["psycopg"]
+    drivers = {"redis": ["redis", "hiredis"], "postgres": ["psycopg", "asyncpg"], "mongodb": ["pymongo"], "sqlite": []}
     names = [requirement.partition("[")[0] for requirement in peer.requirements or ("delayed",)]
-    return [*dict.fromkeys([*names, *drivers])]
+    return [*dict.fromkeys([*names, *drivers[peer.store]])]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
+import sqlite3
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from tests.servers.mongo import MongoServer, mongo_server
 from tests.servers.postgres import postgres_server
 from tests.servers.redis import redis_server
 
@@ -21,7 +25,7 @@ class Stand(ABC):
         version: of the server, for the report.
     """
 
-    unit: ClassVar[str]  # what `asked` counts
+    unit: ClassVar[str] = ""  # what `asked` counts; empty where nothing can be counted
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -31,9 +35,13 @@ class Stand(ABC):
     def fresh(self) -> str:
         """The URL of a place in it where nobody has been."""
 
-    @abstractmethod
     def asked(self, url: str, seconds: float) -> float:
         """Waits so long; how many units a second it was asked for in that time."""
+        raise NotImplementedError(f"nothing is counted on {type(self).__name__}")
+
+    @abstractmethod
+    def size(self, url: str) -> int:
+        """Bytes that everything in that place takes."""
 
 
 class RedisStand(Stand):
@@ -64,6 +72,27 @@ class RedisStand(Stand):
         lines = seen.splitlines()[1:]  # the first is "+OK"
         return sum(b" lua]" not in line for line in lines) / seconds
 
+    def size(self, url: str) -> int:
+        return int(self.client.info("memory")["used_memory"])
+
+
+class SqliteStand(Stand):
+    """A file in a folder; its `url` is the folder."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.version = f"SQLite {sqlite3.sqlite_version}"
+
+    def fresh(self) -> str:
+        return f"sqlite:///{self.url}/{secrets.token_hex(4)}.db"
+
+    def size(self, url: str) -> int:
+        """Of the file, when all of its log has been moved there."""
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as conn:
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            ((pages, size),) = conn.execute("SELECT page_count, page_size FROM pragma_page_count, pragma_page_size")
+            return int(pages * size)
+
 
 class PostgresStand(Stand):
     unit = "transactions"
@@ -93,12 +122,53 @@ class PostgresStand(Stand):
         assert row
         return int(row[0])
 
+    def size(self, url: str) -> int:
+        """Of all tables of the database that are not the server's own, with their indexes."""
+        import psycopg
+
+        with psycopg.connect(url) as conn:
+            row = conn.execute(
+                "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+                "WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema')"
+            ).fetchone()
+        return int(row[0] or 0) if row else 0
+
+
+class MongoStand(Stand):
+    def __init__(self, server: MongoServer) -> None:
+        import pymongo
+
+        super().__init__(server.url)
+        self.server = server
+        self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(server.url)
+        self.version = f"MongoDB {self.client.server_info()['version']}"
+        self.name = ""
+
+    def fresh(self) -> str:
+        if self.name:
+            self.client.drop_database(self.name)
+        self.name = f"peers{secrets.token_hex(4)}"
+        return self.server.url_of(self.name)
+
+    def size(self, url: str) -> int:
+        stats = self.client[url.rpartition("/")[2]].command("dbStats")
+        return int(stats["dataSize"] + stats["indexSize"])
+
 
 @contextlib.contextmanager
 def stand(store: str) -> Iterator[Stand]:
-    if store == "redis":
-        with redis_server() as server:
-            yield RedisStand(server.url)
-    else:
-        with postgres_server(durable=True, shared_buffers="256MB", autovacuum_naptime="60s") as server:
-            yield PostgresStand(server.url)
+    match store:
+        case "redis":
+            with redis_server() as redis:
+                yield RedisStand(redis.url)
+        case "sqlite":
+            with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+                yield SqliteStand(folder)
+        case "postgres":
+            with postgres_server(durable=True, shared_buffers="256MB", autovacuum_naptime="60s") as postgres:
+                yield PostgresStand(postgres.url)
+        case "mongodb":
+            with mongo_server() as mongo:
+                yield MongoStand(mongo)
+        case _:
+            raise ValueError(f"no store {store!r}")

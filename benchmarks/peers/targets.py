@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from benchmarks.peers.catalog import OURS, OURS_ON_POSTGRES, PEERS
+from benchmarks.peers.catalog import OURS, OURS_ON_MONGODB, OURS_ON_POSTGRES, OURS_ON_SQLITE, PEERS
 from benchmarks.peers.figures import MACHINE, Figures
 
 
@@ -37,7 +37,7 @@ def targets(figures: Figures, acknowledging: Iterable[str]) -> Iterator[Target]:
     """`acknowledging`: the names of the peers whose tasks survive a crash."""
     get = figures.get
     ping = get(MACHINE, "PING")
-    others = [name for name in acknowledging if name not in (OURS, OURS_ON_POSTGRES)]
+    others = [name for name in acknowledging if not PEERS[name].ours]
     on_redis = [name for name in others if PEERS[name].store == "redis"]
     one, two, forked = (get(OURS, "drain", way) for way in ("one", "two", "forked two"))
     yield Target("drain, `PreforkedWorker`, one process / PING", ratio(one, ping), 8)
@@ -54,11 +54,15 @@ def targets(figures: Figures, acknowledging: Iterable[str]) -> Iterator[Target]:
         yield Target(f"drain, `{worker}`, one process / PING", ratio(get(OURS, "drain", way), ping), 5)
     on_postgres = get(OURS_ON_POSTGRES, "drain", "one")
     yield Target("drain, PostgreSQL, one process / `SELECT 1`", ratio(on_postgres, get(MACHINE, "SELECT 1")), 2)
-    yield Target(
-        "drain, the same / procrastinate at its best",
-        ratio(on_postgres, best(get("procrastinate", "drain", way) for way in ("one", "two"))),
-        10,
-    )
+    for name, bound in (("procrastinate", 10.0), ("pgqueuer", 1.5)):
+        rival = best(get(name, "drain", way) for way in ("one", "two"))
+        yield Target(f"drain, the same / {name} at its best", ratio(on_postgres, rival), bound)
+    on_sqlite = get(OURS_ON_SQLITE, "drain", "one")
+    yield Target("drain, SQLite, one process", on_sqlite, 20_000, "/s")
+    rival = best(get("huey-sqlite", "drain", way) for way in ("one", "two"))
+    yield Target("drain, the same / huey on SQLite at its best", ratio(on_sqlite, rival), 5)
+    on_mongodb = get(OURS_ON_MONGODB, "drain", "one")
+    yield Target("drain, MongoDB, one process / `find_one_and_update`", ratio(on_mongodb, get(MACHINE, "claims")), 10)
     bulk = get(OURS, "bulk")
     yield Target("enqueue one by one / PING", ratio(get(OURS, "one by one"), ping), 0.85)
     yield Target("enqueue in bulk / PING", ratio(bulk, ping), 25)
@@ -73,7 +77,7 @@ def _waiting(figures: Figures) -> Iterator[Target]:
         yield Target(f"latency, `{worker}`, median", ratio(median, 1e-3), bound, "ms", most=True)
         late = figures.percentile(99, OURS, "latency", way)
         yield Target(f"latency, `{worker}`, 99th percentile / median", ratio(late, median), 3, most=True)
-    peers = [peer for peer in PEERS.values() if peer.name not in (OURS, OURS_ON_POSTGRES)]
+    peers = [peer for peer in PEERS.values() if not peer.ours]
     rivals = [get(peer.name, "latency", way) for peer in peers for way in peer.idle]
     fastest = min((value for value in rivals if value is not None), default=None)
     yield Target(
