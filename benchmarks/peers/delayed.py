@@ -15,17 +15,17 @@ DOCS = "docs/workers.md"
 ACKNOWLEDGES = True
 
 
-def worker(mode: str, *options: str) -> list[list[str]]:
+def worker(mode: str, processes: int = 1) -> list[list[str]]:
     command = [sys.executable, "-m", "delayed", "worker", "--queue", "peers", "--url", "{url}", "--mode", mode]
-    return [[*command, "--preload", work.__name__, "--log-level", "error", *options]]
+    return [[*command, "--processes", str(processes), "--preload", work.__name__, "--log-level", "error"]]
 
 
 _fast = 60_000 if URL.startswith(("redis", "sqlite")) else 10_000
 WORKERS = {
     "one": (_fast, worker("preforked")),
-    "two": (_fast, worker("preforked", "--processes", "2")),
+    "two": (_fast, worker("preforked", 2)),
     "forked": (600, worker("forked")),
-    "forked two": (800, worker("forked", "--processes", "2")),
+    "forked two": (800, worker("forked", 2)),
     "threads": (_fast // 2, worker("threaded")),
     "coroutines": (_fast // 2, worker("async")),
 }
