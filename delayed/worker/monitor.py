@@ -263,9 +263,9 @@ class Monitor:
         """Show the fork server that this process is awake: the monitor's thread does, and the courier's."""
         self.board.note_pulse(boards.MONITOR, now())
 
-    def listen_to(self, seat: Seat) -> None:
-        """Read what comes from a seat's channel."""
-        self.poller.register(seat.mine, select.POLLIN | channel.SHUT)
+    def listen_to(self, seat: Seat, *, full: bool = False) -> None:
+        """Read what comes from a seat's channel; if it is full, also wake up as soon as there is room again."""
+        self.poller.register(seat.mine, select.POLLIN | channel.SHUT | (select.POLLOUT if full else 0))
         self.by_fd[seat.mine.fileno()] = seat
 
     def read(self, fd: int, event: int) -> None:
@@ -280,6 +280,8 @@ class Monitor:
             if fd == seat.pidfd:
                 self.orphan_ended(seat)
             else:
+                if event & select.POLLOUT:
+                    self.listen_to(seat)
                 self.read_reports(seat)
                 if event & channel.SHUT:
                     self.cut(seat)
@@ -360,6 +362,8 @@ class Monitor:
             self.withdraw(seat, held)
             if isinstance(error, BrokenPipeError):
                 self.cut(seat)
+            else:
+                self.listen_to(seat, full=True)
             return False
         seat.handed_at = now()
         return True

@@ -62,6 +62,12 @@ async def sleep(ledger: str, name: str, seconds: float) -> None:
         note(ledger, "tidied", name)
 
 
+async def note_begin(ledger: str, data: bytes) -> None:
+    """Note when it begins, and stay."""
+    note(ledger, "at", time.monotonic())
+    await asyncio.sleep(60)
+
+
 async def deep(ledger: str) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(note, ledger, "left")

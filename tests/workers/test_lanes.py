@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from delayed.task import Task
 from tests.workers import lanes, tasks
 from tests.workers.conftest import Bench, children_of, fork_server_of, wait_for
 
@@ -52,6 +53,19 @@ def test_no_more_than_asked_for_run_at_once(bench: Bench, mode: str) -> None:
         running += line.startswith("begin") - line.startswith("end")
         most = max(most, running)
     assert most == 3
+
+
+def test_tasks_that_do_not_fit_into_the_channel_at_once_follow_as_soon_as_there_is_room(bench: Bench) -> None:
+    """The channel holds three of these. With a look every 50 ms they would need five seconds."""
+    many = 300
+    task = Task.create(lanes.note_begin, (str(bench.ledger.path), b"x" * 60_000))
+    bench.queue.enqueue_many([task] * many)
+
+    start(bench, "async", many)
+    wait_for(lambda: len(bench.ledger.find("at")) == many)
+
+    begun = [float(at) for at in bench.ledger.find("at")]
+    assert max(begun) - min(begun) < 1.5
 
 
 @pytest.mark.parametrize("func", [lanes.who, lanes.who_async])
