@@ -6,6 +6,8 @@
 #   make soak                       200 rounds of every way to die in every kind of worker: about an hour
 #   make chaos                      kill whatever there is, at random, and judge; CHAOS_ARGS="--store redis --seconds 600"
 #   make crashpoints                kill at every point of every operation, and judge; CRASH_ARGS="--long --jobs 4"
+#   make campaign                   the published proof: rows of harm x stores x kinds of workers, for hours;
+#                                   CAMPAIGN_ARGS="--only 'K2 redis preforked'" repeats one
 #   make fuzz                       every decoder, 200,000 runs each (RUNS=...), guided by coverage; TARGETS=header chooses
 #   make bench                      benchmarks
 #   make bench-peers                beside its peers, which it installs in build/; PEERS_ARGS="--only rq,huey --quick"
@@ -15,6 +17,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
 CRASH_ARGS ?=
+CAMPAIGN_ARGS ?=
 PEERS_ARGS ?=
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
@@ -25,7 +28,7 @@ DEMO_EXTRA := $(if $(filter redis% unix:%,$(DELAYED_URL)),-redis)$(if $(filter p
 DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 
 .DELETE_ON_ERROR:
-.PHONY: test lint types fuzz soak chaos crashpoints demo bench bench-peers clean
+.PHONY: test lint types fuzz soak chaos crashpoints campaign demo bench bench-peers clean
 
 test: lint types
 	$(VENV)/bin/python -m pytest -n 5 $(PYTEST_ARGS)
@@ -38,6 +41,9 @@ chaos: $(VENV)/installed-test
 
 crashpoints: $(VENV)/installed-test
 	$(VENV)/bin/python -m tests.chaos.crashpoints $(CRASH_ARGS)
+
+campaign: $(VENV)/installed-test
+	$(VENV)/bin/python -m tests.chaos.campaign $(CAMPAIGN_ARGS)
 
 # Atheris has wheels for some Pythons on Linux only, so that it is no part of what all tests need.
 fuzz: $(VENV)/installed-test

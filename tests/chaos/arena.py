@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import signal
@@ -23,6 +24,7 @@ from tests.chaos import tasks
 from tests.chaos.checker import Bounds, Verdict, judge
 from tests.chaos.history import History
 from tests.chaos.processes import below, children_of, descriptors, fork_servers_of, send, state_of, with_marker
+from tests.chaos.progress import Progress
 from tests.chaos.records import ENQUEUED, LEDGER, NEMESIS, Record, note, now, read
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,6 +65,7 @@ class Arena:
         processes: children of a worker.
         lease: of the workers, seconds.
         broker: see :func:`tests.chaos.house.main`.
+        preload: what the fork servers load besides the tasks.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Arena:
         processes: int = 2,
         lease: float = 3.0,
         broker: str = "",
+        preload: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.url = url
@@ -82,6 +86,8 @@ class Arena:
         self.processes = processes
         self.lease = lease
         self.broker = broker
+        self.preload = preload
+        self.progress = Progress(folder)
         self.name = f"chaos-{secrets.token_hex(4)}"
         self.direct = direct or url
         self.queue = Queue(self.name, url)
@@ -113,6 +119,7 @@ class Arena:
     def start(self, role: str = "worker", url: str = "", **options: Any) -> House:
         """Start a worker, a supervisor of two, or a sweeper; `url` is its own way to the store."""
         settings = {"kill_timeout": 0.5, "lease": self.lease, "processes": self.processes, **options}
+        settings["preload"] = ["tests.chaos.tasks", *self.preload]
         order = {"role": role, "url": url or self.url, "queue": self.name, "mode": self.mode, "broker": self.broker}
         house = self._spawn(role, "tests.chaos.house", {**order, "options": settings})
         self.note("slots", slots=self.slots())
@@ -146,9 +153,14 @@ class Arena:
         return {**os.environ, tasks.FOLDER: str(self.folder), tasks.URL: self.direct}
 
     def guardians(self) -> list[tuple[int, int]]:
-        """(monitor, fork server) of every worker, as far as they are there."""
-        monitors = [pid for house in self.houses for pid in house.monitors()]
-        return [(monitor, server) for monitor in monitors for server in fork_servers_of(monitor)]
+        """(monitor, fork server) of every worker, as far as they are there. Notes who is new."""
+        monitors = [pid for house in list(self.houses) for pid in house.monitors()]
+        pairs = [(monitor, server) for monitor in monitors for server in fork_servers_of(monitor)]
+        for monitor, server in pairs:
+            if self._born.get(server) != monitor:
+                self._born[server] = monitor
+                self.note("born", role="forkserver", pid=server, parent=monitor)
+        return pairs
 
     def note(self, what: str, **facts: Any) -> None:
         note(self.folder / NEMESIS, what, **facts)
@@ -156,10 +168,7 @@ class Arena:
     def _watch(self) -> None:
         last = now()
         while not self._over.wait(LOOK):
-            for monitor, server in self.guardians():
-                if self._born.get(server) != monitor:
-                    self._born[server] = monitor
-                    self.note("born", role="forkserver", pid=server, parent=monitor)
+            for _, server in self.guardians():
                 if server not in self.ready and children_of(server):
                     self.ready.add(server)
                     self.note("ready", pid=server)
@@ -220,14 +229,22 @@ class Arena:
         return self._judge.broker.get_results(self.name, ids)
 
     def drain(self, bound: float | None = None, quiet: float = QUIET) -> bool:
-        """Wait until the queue has been empty for `quiet` seconds; note whether it has within `bound` seconds."""
-        deadline = time.monotonic() + (3 * self.lease + 30.0 if bound is None else bound)
-        empty_since = None
+        """Wait until the queue has been empty for `quiet` seconds; note whether it became so.
+
+        Args:
+            bound: how long it may not become shorter, seconds; None: three leases and half a minute.
+        """
+        bound = 3 * self.lease + 30.0 if bound is None else bound
+        deadline = time.monotonic() + bound
+        least, empty_since = math.inf, None
         counts: Any = "the store can't be reached"
         while time.monotonic() < deadline:
             with contextlib.suppress(BrokerError):
                 counts = self.counts()
-                if counts.scheduled or counts.ready or counts.running:
+                left = counts.scheduled + counts.ready + counts.running
+                if left < least:
+                    least, deadline = left, time.monotonic() + bound
+                if left:
                     empty_since = None
                 elif empty_since is None:
                     empty_since = time.monotonic()

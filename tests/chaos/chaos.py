@@ -12,11 +12,13 @@ from tests.chaos import tasks
 from tests.chaos.arena import Arena, House
 from tests.chaos.checker import Verdict
 from tests.chaos.nemesis import Nemesis
+from tests.chaos.progress import STRIDE
 from tests.chaos.stores import Store
 
 PRODUCERS = 2
-WORKERS = 3  # two of them a supervisor's
-WARM_UP = 30.0  # seconds that the first workers get to start
+HOUSES = ("supervisor", "worker", "sweeper")
+WORKERS = {"supervisor": 2, "worker": 1}  # that are in a house
+WARM_UP = 60.0  # seconds that the first workers get to start
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,16 @@ class Plan:
         worker: forked, preforked, threaded or async.
         seconds: how long tasks are enqueued and harm is done.
         tasks: how many are enqueued meanwhile.
-        kills: how much harm is done meanwhile, on average.
+        kills: how many faults are done, at random moments. When that takes longer, tasks go on to come.
         seed: decides what is enqueued, and what harm is done; when each of them hits, the machine decides.
         lease: of the workers, seconds. It has to be longer than a busy machine takes to start a stand-in, which loads
             the store's driver first.
-        without: faults that are left out.
+        faults: those that are done, see :class:`Nemesis`; none: all.
+        busy: see :class:`Nemesis`.
+        processes: children of a worker.
+        mix: of tasks, see :data:`tests.chaos.producer.MIXES`.
+        houses: who is at work besides the producers.
+        preload: what the fork servers load besides the tasks.
         slack: see :meth:`Arena.judge`.
     """
 
@@ -43,7 +50,12 @@ class Plan:
     kills: int = 40
     seed: int = 0
     lease: float = 6.0
-    without: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    busy: bool = False
+    processes: int = 2
+    mix: str = "mixed"
+    houses: tuple[str, ...] = HOUSES
+    preload: tuple[str, ...] = ()
     slack: float = 5.0
 
     def __str__(self) -> str:
@@ -54,16 +66,19 @@ class Plan:
 
 
 class Chaos:
-    """One run: a supervisor of two workers, a worker without one, a sweeper, two producers, and who kills them."""
+    """One run: who is to be at work, by default a supervisor of two workers, a worker without one and a sweeper; two
+    producers; and who kills them.
+    """
 
     def __init__(self, plan: Plan, folder: Path, store: Store) -> None:
         self.plan = plan
         self.store = store
-        self.arena = Arena(folder, store.url, plan.worker, lease=plan.lease)
-        self.nemesis = Nemesis(self.arena, store, random.Random(plan.seed), plan.without)
+        options = {"processes": plan.processes, "lease": plan.lease, "preload": plan.preload}
+        self.arena = Arena(folder, store.url, plan.worker, **options)
+        self.nemesis = Nemesis(self.arena, store, random.Random(plan.seed), plan.faults, plan.busy)
         self.kept: list[House] = []
         self.orders: dict[int, tuple[int, int, float, float]] = {}  # producer -> first, count, since, seconds
-        self.numbers = iter(range(1_000_000, 1 << 40, 1_000_000))
+        self.numbers = iter(range(STRIDE, 1 << 40, STRIDE))
 
     def run(self, say: bool = True) -> Verdict:
         """Do it all, and judge it.
@@ -72,7 +87,7 @@ class Chaos:
             say: whether to print a line every few seconds.
         """
         with self.arena as arena:
-            self.kept = [arena.start("supervisor"), arena.start("worker"), arena.start("sweeper")]
+            self.kept = [arena.start(role) for role in self.plan.houses]
             self._warm_up()
             self.kept += [self._produce(self.plan.tasks // PRODUCERS, self.plan.seconds) for _ in range(PRODUCERS)]
             self._harm(say)
@@ -89,24 +104,30 @@ class Chaos:
 
     def _harm(self, say: bool) -> None:
         dice = random.Random(f"{self.plan.seed} when")
-        pace = self.plan.kills / self.plan.seconds
-        begun = time.monotonic()
-        said = strike_at = begun
-        while (at := time.monotonic()) < begun + self.plan.seconds:
-            self._keep()
-            if at >= strike_at:
-                self.nemesis.strike()
-                strike_at = at + dice.expovariate(pace)
+        strikes = sorted(dice.uniform(0.0, self.plan.seconds) for _ in range(self.plan.kills))
+        progress = self.arena.progress
+        begun = said = time.monotonic()
+        while strikes:
+            self._keep(on=True)
+            at = time.monotonic()
+            if at - begun >= strikes[0] and self.nemesis.strike():
+                strikes.pop(0)
             if say and at > said + 5.0:
                 said = at
-                history = self.arena.history()
-                ended = sum(any(run.returned for run in intent.runs) for intent in history.intents.values())
-                harm = sum(self.nemesis.done.values())
-                print(f"{at - begun:5.0f} s: {len(history.intents)} tasks, {ended} ended, {harm} faults", flush=True)
+                progress.look()
+                harm = self.plan.kills - len(strikes)
+                print(
+                    f"{at - begun:5.0f} s: {progress.made.total()} tasks, {progress.ended} ended, {harm} faults",
+                    flush=True,
+                )
             time.sleep(0.05)
 
-    def _keep(self) -> None:
-        """Start again what has died, as a service manager does; a producer, for what it had not enqueued."""
+    def _keep(self, on: bool = False) -> None:
+        """Start again what has died, as a service manager does; a producer, for what it had not enqueued.
+
+        Args:
+            on: whether there are always to be tasks: then who has enqueued all of them goes on with some more.
+        """
         for number, house in enumerate(self.kept):
             if house.poll() is None:
                 continue
@@ -114,22 +135,27 @@ class Chaos:
                 self.kept[number] = self.arena.start(house.role)
             elif house.returncode:
                 first, count, since, seconds = self.orders[house.pid]
-                made = sum(first <= intent < first + count for intent in self.arena.history().intents)
+                self.arena.progress.look()
+                missing = count - self.arena.progress.made[first // STRIDE]
                 left = max(since + seconds - time.monotonic(), 1.0)
-                self.kept[number] = self._produce(count - made, left)
+                self.kept[number] = self._produce(missing, left)
+            elif on:
+                some = max(self.plan.tasks // PRODUCERS // 10, 1)
+                self.kept[number] = self._produce(some, self.plan.seconds * some * PRODUCERS / self.plan.tasks)
 
     def _produce(self, count: int, seconds: float) -> House:
         first = next(self.numbers)
         order = {"queue": self.arena.name, "seed": f"{self.plan.seed} {first}", "first": first, "count": count}
-        more = {"seconds": seconds, "mode": self.plan.worker, "transactional": self.store.transactional}
-        house = self.arena.run("tests.chaos.producer", **order, **more)
+        more = {"seconds": seconds, "mix": self.plan.mix, "mode": self.plan.worker}
+        house = self.arena.run("tests.chaos.producer", **order, **more, transactional=self.store.transactional)
         self.orders[house.pid] = (first, count, time.monotonic(), seconds)
         return house
 
     def _warm_up(self) -> None:
         """Wait until all workers have had something to do, and have opened what they keep open."""
         arena, deadline = self.arena, time.monotonic() + WARM_UP
-        while len({monitor for monitor, server in arena.guardians() if server in arena.ready}) < WORKERS:
+        workers = sum(WORKERS.get(role, 0) for role in self.plan.houses)
+        while len({monitor for monitor, server in arena.guardians() if server in arena.ready}) < workers:
             if time.monotonic() > deadline:
                 sys.exit(f"the workers do not start: see {arena.folder}")
             time.sleep(0.05)

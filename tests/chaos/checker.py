@@ -56,6 +56,7 @@ class Verdict:
     Attributes:
         findings: by column; a column without a finding is one that passed.
         explained: reruns that had to be, by what explains them.
+        repeated: those of them that follow a run that had returned.
         recovery: seconds from each death to the next run, by who died.
         dead_air: the longest time in which nothing began, seconds.
     """
@@ -64,6 +65,7 @@ class Verdict:
     tasks: int = 0
     runs: int = 0
     explained: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
     recovery: dict[str, list[float]] = field(default_factory=dict)
     dead_air: float = 0.0
 
@@ -91,6 +93,7 @@ class Checker:
         self.history = history
         self.bounds = bounds
         self.explained: Counter[str] = Counter()
+        self.repeated = 0
         self.recoveries: dict[str, list[float]] = defaultdict(list)
         self.longest_air = 0.0
 
@@ -112,7 +115,13 @@ class Checker:
         findings = {column: find() for column, find in columns.items()}
         history = self.history
         return Verdict(
-            findings, len(history.intents), len(history.runs), self.explained, dict(self.recoveries), self.longest_air
+            findings,
+            len(history.intents),
+            len(history.runs),
+            self.explained,
+            self.repeated,
+            dict(self.recoveries),
+            self.longest_air,
         )
 
     # -- tasks ---------------------------------------------------------------------------------------------------
@@ -166,6 +175,7 @@ class Checker:
                 why = self._explain(intent, before, run)
                 if why:
                     self.explained[why] += 1
+                    self.repeated += before.returned
                 else:
                     how = "returned" if before.returned else f"raised {before.error}" if before.error else "was alive"
                     found.append(f"intent {intent.number}: {run} follows {before}, which {how}")

@@ -105,6 +105,9 @@ class History:
         self.runs: dict[str, Run] = {}
         self.intents: dict[int, Intent] = {}
         self.nemesis = sorted(nemesis, key=lambda record: record["at"])
+        self._kinds: dict[str, list[Record]] = defaultdict(list)
+        for record in self.nemesis:
+            self._kinds[record["what"]].append(record)
         self.end = max((record["at"] for log in (ledger, enqueued, nemesis) for record in log), default=0.0)
         self._read_enqueued(enqueued)
         self._read_ledger(ledger)
@@ -120,7 +123,7 @@ class History:
 
     def having(self, what: str) -> list[Record]:
         """The records of this kind in the nemesis log."""
-        return [record for record in self.nemesis if record["what"] == what]
+        return self._kinds.get(what, [])
 
     # -- what was done to whom -----------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ def main(role: str, url: str, queue: str, mode: str, broker: str, options: dict[
         signal.signal(signal.SIGTERM, lambda number, frame: sweeper.stop())
         sweeper.run()
         return 0
-    worker = KINDS[mode](Queue(queue, opened), preload=["tests.chaos.tasks"], **options)
+    worker = KINDS[mode](Queue(queue, opened), **options)
     if role == "worker":
         return worker.run()
     supervisor.BACKOFF = (0.05, 0.2)  # it is killed more often than anything is in earnest

@@ -11,12 +11,24 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from tests.chaos.arena import Arena
-from tests.chaos.history import Run
-from tests.chaos.processes import children_of, send, state_of
+from tests.chaos.processes import children_of, send
 from tests.chaos.stores import Store
 from tests.servers import Server
 
 T = TypeVar("T")
+
+KILLS = (
+    "kill child",
+    "kill monitor",
+    "kill fork server",
+    "kill both",
+    "kill supervisor",
+    "kill sweeper",
+    "kill producer",
+)
+STOPS = ("stop child", "stop monitor", "stop fork server", "stop worker")  # for less than a lease
+FREEZES = ("freeze worker", "freeze monitor")  # for longer
+RESTARTS = ("restart store",)
 Fault = Callable[[], bool]  # does it; False if there is nobody to do it to
 
 
@@ -27,13 +39,17 @@ class Nemesis:
         arena: whom to harm.
         store: what to restart.
         dice: decides everything.
-        without: faults that are left out.
+        only: the faults that are done, as far as the store allows; none: all.
+        busy: whether no child and no guardian is harmed but of a worker that runs something.
     """
 
-    def __init__(self, arena: Arena, store: Store, dice: random.Random, without: Collection[str] = ()) -> None:
+    def __init__(
+        self, arena: Arena, store: Store, dice: random.Random, only: Collection[str] = (), busy: bool = False
+    ) -> None:
         self.arena = arena
         self.store = store
         self.dice = dice
+        self.busy = busy
         self.done: dict[str, int] = {}  # how often, by the name of the fault
         self._later: list[threading.Thread] = []
         self._stops: dict[int, float] = {}  # worker -> until when it is not stopped again, monotonic
@@ -55,18 +71,17 @@ class Nemesis:
         }
         if store.server is not None:
             self.faults["restart store"] = (1, self.restart_store)
-        for name in without:
-            del self.faults[name]
+        if only:
+            self.faults = {name: fault for name, fault in self.faults.items() if name in only}
 
     def strike(self) -> str:
-        """Do one fault, of those that can be done now; returns its name."""
+        """Do one fault; returns its name, or "" if there is nobody now to do it to."""
         names = list(self.faults)
-        while True:
-            (name,) = self.dice.choices(names, [self.faults[name][0] for name in names])
-            if self.faults[name][1]():
-                self.done[name] = self.done.get(name, 0) + 1
-                return name
-            time.sleep(0.02)
+        (name,) = self.dice.choices(names, [self.faults[name][0] for name in names])
+        if not self.faults[name][1]():
+            return ""
+        self.done[name] = self.done.get(name, 0) + 1
+        return name
 
     def rest(self) -> None:
         """Wait until all that was stopped goes on."""
@@ -77,7 +92,8 @@ class Nemesis:
 
     def kill_child(self) -> bool:
         """Rather one that runs something."""
-        pid = self._one([run.pid for run in self._running()] or self._children())
+        running = [run["pid"] for run in self.arena.progress.running()]
+        pid = self._one(running if self.busy else running or self._children())
         return pid is not None and self.arena.kill(pid, "child")
 
     def kill_monitor(self) -> bool:
@@ -182,14 +198,13 @@ class Nemesis:
     def _one(self, some: Sequence[T]) -> T | None:
         return self.dice.choice(some) if some else None
 
-    def _running(self) -> list[Run]:
-        return [run for run in self.arena.history().runs.values() if run.ended is None and state_of(run.pid)]
-
     def _pair(self, some: Sequence[tuple[int, int]] | None = None) -> tuple[int, int] | None:
         """The guardians of one worker, mostly of one that runs something; of any, if `some` is None."""
         pairs = self.arena.guardians() if some is None else some
-        parents = {run.ppid for run in self._running()} if self.dice.random() < 0.75 else set()
-        return self._one([pair for pair in pairs if pair[1] in parents] or pairs)
+        rather = self.busy or self.dice.random() < 0.75
+        parents = {run["ppid"] for run in self.arena.progress.running()} if rather else set()
+        found = [pair for pair in pairs if pair[1] in parents]
+        return self._one(found if self.busy else found or pairs)
 
     def _children(self) -> list[int]:
         return [pid for _, server in self.arena.guardians() for pid in children_of(server)]

@@ -77,37 +77,38 @@ def _at_stores(outcomes: Outcomes) -> str:
     if not points:
         return ""
     stores = sorted({point.store for point in points}, reverse=True)
-    lines = [_row("operation", "who dies", *[f"{store}: {', '.join(POSITIONS)}" for store in stores])]
-    lines.append(_row(*["---"] * (2 + len(stores))))
+    lines = [row_of("operation", "who dies", *[f"{store}: {', '.join(POSITIONS)}" for store in stores])]
+    lines.append(row_of(*["---"] * (2 + len(stores))))
     for what, role in dict.fromkeys((point.what, point.role) for point in points):
         cells = []
         for store in stores:
             found = [outcomes.get(Point(what, role, position, store)) for position in POSITIONS]
             cells.append(", ".join("FAILED" if each.findings else "ok" for each in found if each))
-        lines.append(_row(what, role, *cells))
+        lines.append(row_of(what, role, *cells))
     return "\n".join(lines)
 
 
 def _of_calls(outcomes: Outcomes, calls: Mapping[tuple[str, str], int]) -> str:
     if not calls:
         return ""
-    lines = [_row("who dies", "store", "system calls", "tried", "passed", "not reached"), _row(*["---"] * 6)]
+    lines = [row_of("who dies", "store", "system calls", "tried", "passed", "not reached"), row_of(*["---"] * 6)]
     for (role, store), count in calls.items():
         tried = [it for point, it in outcomes.items() if (point.role, point.position, point.store) == (role, "", store)]
         passed = sum(not it.findings and it.reached for it in tried)
-        lines.append(_row(role, store, count, len(tried), passed, sum(not it.reached for it in tried)))
+        lines.append(row_of(role, store, count, len(tried), passed, sum(not it.reached for it in tried)))
     return "\n".join(lines)
 
 
-def _row(*cells: object) -> str:
+def row_of(*cells: object) -> str:
+    """A row of a table in Markdown."""
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def write(report: str, document: Path = DOCUMENT) -> None:
-    """Put the tables where the old ones are."""
-    head, _, rest = document.read_text().partition(MARKS[0])
-    _, _, tail = rest.partition(MARKS[1])
-    document.write_text(f"{head}{MARKS[0]}\n{report}\n\n{MARKS[1]}{tail}")
+def write(report: str, document: Path = DOCUMENT, marks: tuple[str, str] = MARKS) -> None:
+    """Put it where the old one is, between the marks."""
+    head, _, rest = document.read_text().partition(marks[0])
+    _, _, tail = rest.partition(marks[1])
+    document.write_text(f"{head}{marks[0]}\n{report}\n\n{marks[1]}{tail}")
 
 
 def chosen(points: Sequence[Point], stores: Sequence[str], words: Sequence[str]) -> list[Point]:

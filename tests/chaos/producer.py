@@ -18,43 +18,68 @@ from delayed import Queue
 from tests.chaos import tasks
 from tests.chaos.arena import enqueue
 
-# (how many of a hundred tasks, kind, how long they take)
-MIX = ((40, "noop", (0.0, 0.0)), (40, "nap", (0.005, 0.05)), (12, "nap", (0.5, 2.0)), (4, "moody", (1, 2)))
-EFFECT_SECONDS = 0.005
+# name -> (how many of a hundred tasks, kind, how long they take or how often they fail)
+MIXES: dict[str, tuple[tuple[float, str, tuple[float, float]], ...]] = {
+    "mixed": (
+        (40, "noop", (0.0, 0.0)),
+        (40, "nap", (0.005, 0.05)),
+        (12, "nap", (0.5, 2.0)),
+        (4, "moody", (1, 2)),
+        (3, "effect", (0.005, 0.005)),
+        (1, "watch", (0.3, 0.3)),
+    ),
+    # For thousands in a minute. The last two load a driver in their child.
+    "quick": (
+        (45, "noop", (0.0, 0.0)),
+        (49.5, "nap", (0.005, 0.05)),
+        (0.5, "nap", (0.5, 2.0)),
+        (4, "moody", (1, 2)),
+        (0.7, "effect", (0.005, 0.005)),
+        (0.3, "watch", (0.3, 0.3)),
+    ),
+    "effects": ((100, "effect", (0.0, 0.02)),),
+}
 
 
-def draw(dice: random.Random, mode: str, transactional: bool) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def draw(mix: str, dice: random.Random, mode: str, transactional: bool) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """One task of the mix: a function, and its arguments after the intent."""
-    at = dice.uniform(0, 100)
-    for share, kind, (least, most) in MIX:
-        if at < share:
-            if kind == "moody":
-                return tasks.moody, (dice.randint(int(least), int(most)),)
-            if kind == "nap":
-                return (tasks.nap_async if mode == "async" else tasks.nap), (round(dice.uniform(least, most), 3),)
-            return tasks.noop, ()
-        at -= share
-    if transactional and at < 3:
-        return tasks.effect, (EFFECT_SECONDS,)
-    return tasks.watch, (0.3,)
+    (chosen,) = dice.choices(MIXES[mix], [share for share, _, _ in MIXES[mix]])
+    _, kind, (least, most) = chosen
+    if kind == "moody":
+        return tasks.moody, (dice.randint(int(least), int(most)),)
+    seconds = round(dice.uniform(least, most), 3)
+    if kind == "nap":
+        return (tasks.nap_async if mode == "async" else tasks.nap), (seconds,)
+    if kind == "effect" and transactional:
+        return tasks.effect, (seconds,)
+    return (tasks.noop, ()) if kind == "noop" else (tasks.watch, (0.3,))
 
 
 def plan(
-    seed: str, first: int, count: int, mode: str, transactional: bool
+    seed: str, first: int, count: int, mix: str, mode: str, transactional: bool
 ) -> Iterator[tuple[int, Callable[..., Any], tuple[Any, ...]]]:
     """(intent, function, arguments) of each task."""
     dice = random.Random(seed)
     for number in range(first, first + count):
-        yield number, *draw(dice, mode, transactional)
+        yield number, *draw(mix, dice, mode, transactional)
 
 
 def main(
-    folder: str, url: str, queue: str, seed: str, first: int, count: int, seconds: float, mode: str, transactional: bool
+    folder: str,
+    url: str,
+    queue: str,
+    seed: str,
+    first: int,
+    count: int,
+    seconds: float,
+    mix: str,
+    mode: str,
+    transactional: bool,
 ) -> None:
     """Enqueue `count` tasks evenly within `seconds`, and leave."""
     target = Queue(queue, url)
     begun = time.monotonic()
-    for done, (number, func, args) in enumerate(plan(seed, first, count, mode, transactional)):
+    for done, (number, func, args) in enumerate(plan(seed, first, count, mix, mode, transactional)):
         time.sleep(max(0.0, begun + seconds * done / count - time.monotonic()))
         enqueue(Path(folder), target, number, func, *args, max_deliveries=1000)
     target.broker.close()

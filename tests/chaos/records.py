@@ -53,6 +53,25 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
     return [_parse(line) for line in lines.splitlines()]
 
 
+class Tail:
+    """A log that is read while it grows."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[Record]:
+        """The records since the last call. Raises as :func:`read`."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                lines, end, _unfinished = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self._offset += len(lines) + len(end)
+        return [_parse(line) for line in lines.splitlines()]
+
+
 def _parse(line: bytes) -> Record:
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):

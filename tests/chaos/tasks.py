@@ -17,6 +17,17 @@ TICK = 0.05  # seconds between two signs of life
 EFFECTS = "chaos_effect"  # the table that transactions write to
 
 
+_forked_by = 0  # the pid of the fork server; getppid() does not tell it any more when a run begins just after its death
+
+
+def _before_fork() -> None:
+    global _forked_by
+    _forked_by = os.getpid()
+
+
+os.register_at_fork(before=_before_fork)
+
+
 class Moody(Exception):
     """Raised by a task that succeeds another time."""
 
@@ -30,7 +41,7 @@ def recorded(intent: int) -> Iterator[str]:
     """Note when the block begins and how it ends. Gives the run's own random name, which no broker knows."""
     run = os.urandom(6).hex()
     token = {"id": current.id, "attempt": current.attempt, "token": current.fencing_token}
-    _note("S", run, intent=intent, pid=os.getpid(), ppid=os.getppid(), **token)
+    _note("S", run, intent=intent, pid=os.getpid(), ppid=_forked_by or os.getppid(), **token)
     try:
         yield run
     except BaseException as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.chaos import Chaos, Plan
+from tests.chaos.nemesis import KILLS, RESTARTS, STOPS
 from tests.chaos.stores import open_store
 from tests.chaos.table import table
 
@@ -17,8 +18,8 @@ from tests.chaos.table import table
 def test_whatever_dies_each_task_runs_to_its_end_and_only_once(store: str, worker: str, tmp_path: Path) -> None:
     # Beside other tests a process may have to wait for seconds until it is its turn: hence the long lease, nobody who
     # is frozen for longer than that, and bounds that only what hangs exceeds.
-    without = ("freeze worker", "freeze monitor")
-    plan = Plan(store, worker, 20.0, 150, 20, random.randrange(1 << 32), lease=8.0, without=without, slack=8.0)
+    faults = (*KILLS, *STOPS, *RESTARTS)
+    plan = Plan(store, worker, 20.0, 150, 20, random.randrange(1 << 32), lease=8.0, faults=faults, slack=8.0)
     with open_store(store) as opened:
         chaos = Chaos(plan, tmp_path, opened)
         verdict = chaos.run(say=False)

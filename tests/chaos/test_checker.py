@@ -295,6 +295,11 @@ def test_a_machine_that_stood_still_is_no_dead_air() -> None:
     assert story.begin(9.5, "a").then(9.6, "E", "a").judge().passed
 
 
+def test_a_rerun_of_what_had_returned_is_counted_apart() -> None:
+    assert ran_once().kill(2.1, SERVER, MONITOR).begin(5.0, "b", token=2).then(5.1, "E", "b").judge().repeated == 1
+    assert broke_off().kill(2.1, SERVER, MONITOR).begin(5.0, "b", token=2).then(5.1, "E", "b").judge().repeated == 0
+
+
 def test_recovery_is_measured_from_the_last_death() -> None:
     story = broke_off().kill(1.6, SERVER).kill(1.8, MONITOR).begin(4.8, "b", token=2).then(5.0, "E", "b")
 
@@ -311,6 +316,21 @@ def test_a_record_comes_back_as_it_was_noted(tmp_path: Path) -> None:
 
     assert (record["what"], record["intent"], record["words"]) == ("S", 1, "é")
     assert 0 <= records.now() - record["at"] < 10
+
+
+def test_a_log_that_grows_is_read_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    tail = records.Tail(log)
+    assert tail.new() == []
+
+    records.note(log, "S", intent=1)
+    whole = log.read_bytes()
+    log.write_bytes(whole + whole[:-5])
+    assert [record["intent"] for record in tail.new()] == [1]
+
+    log.write_bytes(whole + whole)
+    assert len(tail.new()) == 1
+    assert tail.new() == []
 
 
 def test_a_line_that_is_not_finished_is_left_out_and_one_that_is_wrong_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""The rows of the published matrix: what is done to whom. A *kill row* is random chaos with a few kinds of faults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.chaos import Plan
+from tests.chaos.house import KINDS
+from tests.chaos.nemesis import KILLS, RESTARTS
+from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.stores import STORES
+
+BOTH = ("forked", "preforked")
+DRIVERS = {
+    "sqlite": ("delayed.brokers.sqlite",),
+    "postgres": ("delayed.brokers.postgres",),
+    "mongodb": ("delayed.brokers.mongo",),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of it.
+
+    Attributes:
+        tasks: at least so many, of a kill row.
+        kills: faults of a kill row.
+        pace: by how much slower than on a machine that has nothing else to do.
+        lease: of the workers in kill rows, seconds.
+        slack: see :meth:`Arena.judge`.
+    """
+
+    tasks: int = 10_000
+    kills: int = 200
+    pace: float = 1.0
+    lease: float = 15.0
+    slack: float = 8.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        id: by which it is called.
+        words: what is done.
+        kinds: of workers that it is played with.
+        stores: on which.
+        faults: those that are done; none in a row of scenarios.
+        seconds: how long harm is done, so that workers have the time to do their work in between.
+        settings: what else of the :class:`Plan` is its own.
+        scenarios: by name, instead of chaos.
+    """
+
+    id: str
+    words: str
+    kinds: tuple[str, ...] = BOTH
+    stores: tuple[str, ...] = tuple(STORES)
+    faults: tuple[str, ...] = ()
+    seconds: float = 60.0
+    settings: dict[str, Any] = field(default_factory=dict)
+    scenarios: tuple[str, ...] = ()
+
+    def plan(self, store: str, kind: str, seed: int, size: Size) -> Plan:
+        """What is to happen in a trial of it."""
+        settings = {"mix": "quick", "busy": True, "processes": 4, **self.settings}
+        if settings["mix"] == "effects":
+            settings["preload"] = DRIVERS[store]
+        return Plan(
+            store,
+            kind,
+            seconds=self.seconds * size.pace,
+            tasks=size.tasks,
+            kills=size.kills,
+            seed=seed,
+            lease=size.lease,
+            faults=self.faults,
+            slack=size.slack,
+            **settings,
+        )
+
+
+ALL = tuple(KINDS)
+SUPERVISED = ("supervisor", "supervisor", "sweeper")
+
+KILL_ROWS = (
+    Row("K1", "kill a child", ALL, faults=("kill child",), seconds=50.0),
+    Row("K2", "kill a monitor", ALL, faults=("kill monitor",), seconds=100.0),
+    Row("K3", "kill a fork server", ALL, faults=("kill fork server",), seconds=80.0),
+    Row(
+        "K4",
+        "kill monitor and fork server of a supervised worker",
+        ALL,
+        faults=("kill both",),
+        seconds=100.0,
+        settings={"houses": SUPERVISED},
+    ),
+    Row("K5", "kill a supervisor, a sweeper", faults=("kill supervisor", "kill sweeper"), seconds=100.0),
+    Row("K6", "kill a producer", faults=("kill producer",), seconds=60.0),
+    Row("X", "any kill, stop and freeze, and restarts of the store", seconds=120.0, settings={"busy": False}),
+    Row(
+        "T19",
+        "any kill, and restarts of the store, while every task has a transaction",
+        ("preforked", "forked"),
+        ("sqlite", "postgres", "mongodb"),
+        (*KILLS, *RESTARTS),
+        100.0,
+        {"mix": "effects"},
+    ),
+)
+
+WORDS = {
+    "N1": "connections are reset",
+    "N2": "replies to enqueues are lost",
+    "N3": "requests, and replies to claims, settlements, renewals and sweeps are lost",
+    "N4": "replies to claims come late",
+    "N5": "a worker is cut off for longer than its lease",
+}  # what is done in a row of scenarios
+
+
+def scenario_rows() -> list[Row]:
+    """One row for each id that scenarios have."""
+    rows = []
+    for id in sorted({scenario.id for scenario in SCENARIOS.values()}):
+        here = {name: scenario for name, scenario in SCENARIOS.items() if scenario.id == id}
+        stores = tuple(store for store in STORES if any(store in scenario.stores for scenario in here.values()))
+        words = WORDS.get(id) or ", ".join(name.replace("_", " ") for name in here)
+        rows.append(Row(id, words, ("preforked",), stores, scenarios=tuple(here)))
+    return rows
+
+
+ROWS: dict[str, Row] = {row.id: row for row in (*KILL_ROWS, *scenario_rows())}

@@ -1,0 +1,103 @@
+"""The matrix: which trials there are, what is kept of each, and what the tables say of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.campaign import TRIALS, chosen, recorded
+from tests.chaos.house import KINDS
+from tests.chaos.nemesis import FREEZES, KILLS, RESTARTS, STOPS
+from tests.chaos.points import write
+from tests.chaos.proof import MARKS, tables
+from tests.chaos.rows import ROWS, Size
+from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.stores import STORES
+from tests.chaos.trials import Result, Trial, quantiles
+
+
+def result(row: str = "K1", store: str = "redis", kind: str = "forked", **facts: object) -> Result:
+    known = {"tasks": 10_000, "faults": {"kill child": 200}, "explained": {"its child was killed": 190, "raised": 400}}
+    return Result(row, store, kind, 1, **(known | facts))  # type: ignore[arg-type]
+
+
+def test_every_row_can_be_played() -> None:
+    for row in ROWS.values():
+        assert set(row.faults) <= {*KILLS, *STOPS, *FREEZES, *RESTARTS}
+        assert set(row.scenarios) <= set(SCENARIOS)
+        assert set(row.stores) <= set(STORES)
+        assert set(row.kinds) <= set(KINDS)
+        if not row.scenarios:
+            for store in row.stores:
+                row.plan(store, row.kinds[0], 1, Size())
+
+
+def test_a_trial_is_called_by_its_name_which_makes_its_seed() -> None:
+    (trial,) = chosen("K2 redis preforked", "", "")
+
+    assert str(trial) == "K2 redis preforked"
+    assert trial.seed == Trial("K2", "redis", "preforked").seed
+    assert trial.seed != Trial("K2", "redis", "preforked", salt="again").seed
+    assert len({each.seed for each in TRIALS}) == len(TRIALS)
+
+
+def test_rows_are_tried_in_the_order_in_which_they_were_asked_for() -> None:
+    trials = chosen("", "T19,K3", "preforked")
+
+    assert list(dict.fromkeys(trial.row for trial in trials)) == ["T19", "K3"]
+    assert {trial.kind for trial in trials} == {"preforked"}
+
+
+def test_what_is_recorded_comes_back_and_the_last_counts(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    first, last = result(findings={"lost": 1}), result()
+    record.write_text("".join(json.dumps(asdict(each)) + "\n" for each in (first, last)))
+
+    assert recorded(record) == {"K1 redis forked": last}
+    assert recorded(tmp_path / "none") == {}
+
+
+def test_a_line_says_what_became_of_a_trial() -> None:
+    assert "K1 redis forked seed=1 tasks=10000 faults=200 lost=0 reruns=190 (all explained)" in str(result())
+    assert str(result()).endswith("PASS")
+    assert str(result(findings={"lost": 2, "rerun": 1})).endswith("FAILED: lost, rerun")
+    assert "reruns=191 (1 NOT explained)" in str(result(findings={"rerun": 1}))
+
+
+def test_a_retry_that_its_task_asked_for_is_no_rerun() -> None:
+    assert result(explained={"raised": 5}).reruns == 0
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [([], "-"), ([[0.5]], "0.50/0.50/0.50 s"), ([[0.01] * 150, [0.02] * 49, [3.0]], "0.01/0.02/3.00 s")],
+)
+def test_the_quantiles(times: list[list[float]], words: str) -> None:
+    assert quantiles(times) == words
+
+
+def test_what_failed_and_what_was_skipped_is_in_the_tables() -> None:
+    bad = result(kind="preforked", findings={"lost": 1, "rerun": 0}, examples=["lost: intent 7"])
+    report = tables([result(), bad, result(store="sqlite", skipped="no disk of its own")])
+
+    assert "ok: forked; **FAILED: preforked** (lost)" in report
+    assert "skipped: no disk of its own" in report
+    assert "* K1 redis preforked: lost: intent 7" in report
+    assert "2 trials, 1 of them passed: 20,000 tasks, 400 faults." in report
+    assert "None lost" not in report
+
+
+def test_what_so_many_faults_show_is_said() -> None:
+    assert "fewer than 0.750% of such faults do" in tables([result(), result(kind="preforked")])
+
+
+def test_the_tables_are_put_between_their_marks(tmp_path: Path) -> None:
+    document = tmp_path / "document"
+    document.write_text(f"before\n{MARKS[0]}old\n{MARKS[1]}after\n")
+
+    write("new", document, MARKS)
+
+    assert document.read_text() == f"before\n{MARKS[0]}\nnew\n\n{MARKS[1]}after\n"
