@@ -18,6 +18,7 @@ from tests.chaos.stores import Store
 PRODUCERS = 2
 HOUSES = ("supervisor", "worker", "sweeper")
 WORKERS = {"supervisor": 2, "worker": 1}  # that are in a house
+PATIENCE = 60.0  # seconds without a new task, beyond the plan's time
 WARM_UP = 60.0  # seconds that the first workers get to start
 
 
@@ -39,6 +40,8 @@ class Plan:
         processes: children of a worker.
         mix: of tasks, see :data:`tests.chaos.producer.MIXES`.
         houses: who is at work besides the producers.
+        backlog: of ready tasks, beyond which no more are enqueued, so that who dies is what a task waits for and not
+            the others; 0: as many as come.
         preload: what the fork servers load besides the tasks.
         slack: see :meth:`Arena.judge`.
     """
@@ -55,6 +58,7 @@ class Plan:
     processes: int = 2
     mix: str = "mixed"
     houses: tuple[str, ...] = HOUSES
+    backlog: int = 0
     preload: tuple[str, ...] = ()
     slack: float = 5.0
 
@@ -104,17 +108,18 @@ class Chaos:
 
     def _harm(self, say: bool) -> None:
         dice = random.Random(f"{self.plan.seed} when")
-        strikes = sorted(dice.uniform(0.0, self.plan.seconds) for _ in range(self.plan.kills))
+        strikes = sorted(dice.random() for _ in range(self.plan.kills))  # after which part of the time and the tasks
         progress = self.arena.progress
         begun = said = time.monotonic()
         while strikes:
             self._keep(on=True)
+            progress.look()
             at = time.monotonic()
-            if at - begun >= strikes[0] and self.nemesis.strike():
+            part = min((at - begun) / self.plan.seconds, progress.made.total() / self.plan.tasks)
+            if part >= strikes[0] and self.nemesis.strike():
                 strikes.pop(0)
             if say and at > said + 5.0:
                 said = at
-                progress.look()
                 harm = self.plan.kills - len(strikes)
                 print(
                     f"{at - begun:5.0f} s: {progress.made.total()} tasks, {progress.ended} ended, {harm} faults",
@@ -146,7 +151,7 @@ class Chaos:
     def _produce(self, count: int, seconds: float) -> House:
         first = next(self.numbers)
         order = {"queue": self.arena.name, "seed": f"{self.plan.seed} {first}", "first": first, "count": count}
-        more = {"seconds": seconds, "mix": self.plan.mix, "mode": self.plan.worker}
+        more = {"seconds": seconds, "mix": self.plan.mix, "mode": self.plan.worker, "backlog": self.plan.backlog}
         house = self.arena.run("tests.chaos.producer", **order, **more, transactional=self.store.transactional)
         self.orders[house.pid] = (first, count, time.monotonic(), seconds)
         return house
@@ -165,6 +170,12 @@ class Chaos:
         arena.warm()
 
     def _wait_for_producers(self) -> None:
-        for house in self.kept:
-            if house.role == "producer":
-                house.wait(self.plan.seconds + 30.0)
+        progress, most = self.arena.progress, 0
+        deadline = time.monotonic()
+        while any(house.role == "producer" and house.poll() is None for house in self.kept):
+            progress.look()
+            if progress.made.total() > most:
+                most, deadline = progress.made.total(), time.monotonic() + self.plan.seconds + PATIENCE
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the producers have enqueued {most} tasks, and do not go on")
+            time.sleep(0.05)

@@ -5,6 +5,7 @@ It may be killed between any two of its steps; then what it was about to enqueue
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from delayed import Queue
+from delayed.errors import BrokerError
 from tests.chaos import tasks
 from tests.chaos.arena import enqueue
 
+LOOK = 10  # tasks from one look at the backlog to the next
 # name -> (how many of a hundred tasks, kind, how long they take or how often they fail)
 MIXES: dict[str, tuple[tuple[float, str, tuple[float, float]], ...]] = {
     "mixed": (
@@ -75,14 +78,27 @@ def main(
     mix: str,
     mode: str,
     transactional: bool,
+    backlog: int,
 ) -> None:
-    """Enqueue `count` tasks evenly within `seconds`, and leave."""
+    """Enqueue `count` tasks evenly within `seconds`, and leave.
+
+    Args:
+        backlog: while more are ready it waits, however long that takes; 0: never.
+    """
     target = Queue(queue, url)
     begun = time.monotonic()
     for done, (number, func, args) in enumerate(plan(seed, first, count, mix, mode, transactional)):
         time.sleep(max(0.0, begun + seconds * done / count - time.monotonic()))
+        if backlog and done % LOOK == 0:
+            _wait_for_room(target, backlog)
         enqueue(Path(folder), target, number, func, *args, max_deliveries=1000)
     target.broker.close()
+
+
+def _wait_for_room(queue: Queue, backlog: int) -> None:
+    with contextlib.suppress(BrokerError):
+        while queue.broker.counts(queue.name).ready > backlog:
+            time.sleep(0.02)
 
 
 if __name__ == "__main__":

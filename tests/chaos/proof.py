@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -83,4 +84,9 @@ def _versions(results: Sequence[Result]) -> str:
     for it in results:
         for name, version in it.versions.items():
             found.setdefault(name, {})[version] = None
-    return "Judged: " + ", ".join(f"{name} {' and '.join(versions)}" for name, versions in found.items()) + "."
+    judged = [f"{name} {' and '.join(versions)}" for name, versions in found.items()]
+    loads = [it.load for it in results]
+    return (
+        f"Judged: {', '.join(judged)}, on a machine of "
+        f"{os.cpu_count()} cores that other programs used too: its load was {min(loads):.0f} to {max(loads):.0f}."
+    )

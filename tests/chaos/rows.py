@@ -64,7 +64,7 @@ class Row:
 
     def plan(self, store: str, kind: str, seed: int, size: Size) -> Plan:
         """What is to happen in a trial of it."""
-        settings = {"mix": "quick", "busy": True, "processes": 4, **self.settings}
+        settings = {"mix": "quick", "busy": True, "processes": 4, "backlog": 16, **self.settings}
         if settings["mix"] == "effects":
             settings["preload"] = DRIVERS[store]
         return Plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -62,6 +63,7 @@ class Result:
         explained: reruns that had to be, by what explains them.
         repeated: see :class:`Verdict`.
         recovery: seconds from each death to the next run, by who died.
+        load: how many processes wanted to run at its end (of a minute, see :func:`os.getloadavg`).
         versions: of what was judged.
         logs: where they are kept, if it failed.
         skipped: why it could not be played here; "" if it could.
@@ -82,6 +84,7 @@ class Result:
     recovery: dict[str, list[float]] = field(default_factory=dict)
     dead_air: float = 0.0
     seconds: float = 0.0
+    load: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
     logs: str = ""
     skipped: str = ""
@@ -153,6 +156,7 @@ def run(trial: Trial, size: Size) -> Result:
         result.findings["error"] = 1
         result.examples.append(f"{type(error).__name__}: {error}")
     result.seconds = round(time.monotonic() - begun, 1)
+    result.load = round(os.getloadavg()[0], 1)
     if result.passed or result.skipped:
         shutil.rmtree(folder)
     else:
