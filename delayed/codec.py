@@ -250,17 +250,22 @@ class Codec:
         """
         serializer, call = self._load(payload)
         try:
-            parts = len(call)
-            args, kwargs = call if parts == 2 else call[:2]
-            if type(args) not in (list, tuple) or type(kwargs) is not dict or parts > 3 - serializer.plain:
+            if len(call) == 2:
+                args, kwargs = call
+                func = None
+            else:
+                args, kwargs, func = call
+                if serializer.plain:
+                    raise TypeError("it has a function")
+            if type(kwargs) is not dict or (type(args) is not list and type(args) is not tuple):
                 raise TypeError("it is no call")
-            return tuple(args), kwargs, call[2] if parts == 3 else None
+            return tuple(args), kwargs, func
         except Exception as error:
             raise _undecodable(serializer, error) from error
 
     def is_plain(self, payload: bytes) -> bool:
         """Whether a payload that was decoded is of plain data."""
-        return self.readers[payload[1]].plain
+        return payload[1] not in self._trusted
 
     def check_function(self, path: str, func: Callable[..., Any], plain: bool) -> None:
         """Refuse a function that this queue does not allow.

@@ -225,9 +225,9 @@ def stand_for_main(path: str) -> None:
     Raises:
         FunctionNotFound: As :func:`resolve`.
     """
-    resolve(path)
     place = _places.get(path)
     if place is None:
+        resolve(path)
         place = path.rpartition(":")[0] or path.rpartition(".")[0]
         place = _places[path] = MAIN if place.endswith(".py") else place
     sys.modules["__main__"] = sys.modules[place]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from delayed.codec import BY_VALUE, Codec, Opened
@@ -57,9 +58,9 @@ class Task:
     """
 
     __slots__ = (
-        "_codec", "_data", "_func", "_id", "_plain", "args", "attempt", "cpu", "delay", "exclusive", "expires",
-        "fair_by", "func_path", "gates", "keep", "key", "kwargs", "max_deliveries", "memory", "priority", "queue",
-        "retry", "timeout", "unique", "verdict",
+        "_codec", "_data", "_func", "_id", "_message", "_plain", "args", "attempt", "cpu", "delay", "exclusive",
+        "expires", "fair_by", "func_path", "gates", "keep", "key", "kwargs", "max_deliveries", "memory", "priority",
+        "queue", "retry", "timeout", "unique", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +113,7 @@ class Task:
         self._codec: Codec | None = None  # that has a say in what is run
         self._plain = False  # whether the arguments are plain data that may have to be made into what is annotated
         self._data: bytes | None = None
+        self._message: Opened | None = None  # that it came from
 
     @classmethod
     def create(
@@ -314,31 +316,25 @@ class Task:
         Raises:
             DecodeError: When its payload can't be decoded.
         """
-        args, kwargs, func = codec.decode(message.payload)
-        task = cls(
-            message.id,
-            None,
-            None,
-            args,
-            kwargs,
-            message.timeout,
-            func_path=message.func,
-            retry=message.retry,
-            priority=message.priority,
-            key=message.key,
-            max_deliveries=message.max_deliveries,
-            keep=message.keep,
-            expires=message.lifetime,
-            exclusive=message.exclusive,
-            gates=message.gates,
-            func=func if message.func.startswith(BY_VALUE) else None,  # else its path says what is called
-        )
-        task._plain = codec.is_plain(message.payload)
-        task._codec = codec if codec.allow is not None or task._plain else None
-        if message.limits is not None:
-            task.memory = message.limits.get("memory")
-            task.cpu = message.limits.get("cpu")
+        task = cls.__new__(cls)
+        task._message = message
+        task.args, task.kwargs, func = codec.decode(message.payload)
+        task._id = message.id
+        task.func_path = path = message.func
+        # What is called is what its path says, unless none leads there.
+        task._func = func if func is not None and path.startswith(BY_VALUE) else None
+        task._plain = plain = codec.is_plain(message.payload)
+        task._codec = codec if plain or codec.allow is not None else None
         return task
+
+    def __getattr__(self, name: str) -> Any:
+        """Of a task that came from a message, all else is looked at when somebody asks: running it takes less time."""
+        made = _LATER.get(name)
+        if made is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        value = made(self._message)
+        setattr(self, name, value)
+        return value
 
     def run(self) -> Any:
         """Call the function now, here, and return what it returns; a coroutine is run to its end.
@@ -412,6 +408,18 @@ class Task:
     def __repr__(self) -> str:
         """Its id, its function, and its arguments as :meth:`arguments` has them."""
         return f"<Task {self._id} {self.func_path}{self.arguments()}>"
+
+
+_SAME = ("timeout", "priority", "key", "max_deliveries", "keep", "exclusive", "gates")
+_LATER: Mapping[str, Callable[[Any], Any]] = {
+    **{name: attrgetter(name) for name in _SAME},
+    **dict.fromkeys(("unique", "fair_by", "verdict", "attempt", "queue", "_data"), lambda _: None),
+    "retry": lambda message: Retry.of(message.retry),
+    "delay": lambda _: 0.0,
+    "expires": attrgetter("lifetime"),
+    "memory": lambda message: (message.limits or {}).get("memory"),
+    "cpu": lambda message: (message.limits or {}).get("cpu"),
+}
 
 
 def finished(result: Any) -> Any:

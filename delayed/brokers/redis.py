@@ -260,7 +260,7 @@ class RedisBroker(Broker):
     def _claims(self, queue: str, nonce: int, answer: Sequence[Any]) -> list[Claim]:
         """The claims in an answer of the script."""
         self._note_due(queue, answer[1])
-        claims = []
+        claims: list[Claim] = []
         at = 0
         messages: bytes = answer[6]
         if len(answer) > 7:
@@ -276,7 +276,8 @@ class RedisBroker(Broker):
             middle = start + int.from_bytes(messages[at:start], "big")
             if middle > end:  # what it says of itself is wrong: it has no payload
                 middle = end
-            claims.append(Claim(queue, id, delivery, nonce, attempt, messages[start:middle], messages[middle:end]))
+            fields = (queue, id, delivery, nonce, attempt, messages[start:middle], messages[middle:end])
+            claims.append(tuple.__new__(Claim, fields))
             at = end
         return claims
 
