@@ -149,11 +149,11 @@ def verdict(data: bytes) -> bool:
 
 
 FRAMES: dict[str, Callable[[socket.socket, bytearray], Any]] = {
-    "task": lambda sock, buffer: channel.receive_task(sock, buffer, channel.NO_WAIT),
+    "task": lambda sock, buffer: channel.receive_tasks(sock, buffer, channel.NO_WAIT),
     "report": lambda sock, buffer: channel.receive_report(sock, buffer),
     "control": lambda sock, buffer: channel.receive_control(sock),
 }
-BUFFER = bytearray(channel.PACKET_MAX + 256)
+BUFFER = bytearray(channel.BUFFER_SIZE)
 
 
 def frame(kind: str, data: bytes) -> bool:
@@ -171,7 +171,7 @@ def frame(kind: str, data: bytes) -> bool:
             with contextlib.suppress(channel.BadFrame):
                 assert all(0 <= slot < 2**16 for slot in channel.unpack_slots(found[4]))
         assert channel.receive_report(mine, BUFFER) == (channel.HANDLED, 0, 1, 2, b"")
-    return found is not None
+    return bool(found)
 
 
 # -- what to begin with ------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from delayed.producer import JoinedProducer, Producer
 from delayed.queue import Queue
 from delayed.task import Task
 from delayed.worker import gifts, outcome, verdict
-from delayed.worker.courier import Gated
+from delayed.worker.courier import Held
 from delayed.worker.deciding import Decision
 from delayed.worker.fate import settle
 from delayed.worker.gates import Gates
@@ -214,7 +214,7 @@ class Tasks:
         codec = self._queues[queue].codec
         return Task.from_message(codec.open(message, message.header()), codec)
 
-    def _take(self) -> Gated | None:
+    def _take(self) -> Held | None:
         """Claim the next task that need not wait for another one; None if none is due."""
         while True:
             self._claims += 1
@@ -222,7 +222,7 @@ class Tasks:
             claims = self.broker.claim(names, self._worker, self._claims, self._claims, 1, _LEASE)
             if not claims:
                 return None
-            held = Gated(_unlimited(claims[0]), 0.0, 0)
+            held = Held(_unlimited(claims[0]), 0.0, 0)
             ends = self._gates.ask([held])
             if not ends:
                 return held
@@ -234,7 +234,7 @@ class Tasks:
         while self._gates.busy:
             self._gates.work()
 
-    def _run(self, held: Gated) -> Run:
+    def _run(self, held: Held) -> Run:
         claim = held.claim
         message: Message | None = None
         task: Task | None = None

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
@@ -333,7 +333,7 @@ class Worker:
         )
 
         def make_courier(
-            notify: Callable[[], None], freed: Callable[[Held], None], info: Callable[[], Mapping[str, Any]]
+            notify: Callable[[], None], freed: Callable[[Iterable[Held]], None], info: Callable[[], Mapping[str, Any]]
         ) -> Courier:
             return Courier(
                 self.broker,

@@ -20,6 +20,7 @@ SLOTS_SPARE = 510  # slots per seat beside two for each lane; what is handed ove
 SLOT_SIZE = 512
 LANE_SIZE = 64
 SEAT_HEAD = 64
+RECALL_DELAY = 0.02  # seconds, in which what a child noted before it could see a recall has long become visible
 
 HOOK_SERIALS = 2**63  # from here on serials are of the hooks that a child calls for no task
 OF_HANDLER = 2**62  # in the serial of a request to stop: it is meant for what is called after the task
@@ -43,6 +44,9 @@ _BLOCKER = Struct("<Q")
 _BLOCKER_AT = 24
 _REPORTS = Struct("<Q")
 _REPORTS_AT = 32
+_RECALLED = Struct("@Q")  # written and read in one piece
+_RECALLED_AT = 40
+_RECALLS_AT = 48  # whether there was ever one in this child's life: one byte is quicker to look at
 _LANE = Struct("<BxHIdQ")  # phase, slot, -, since, serial
 _LANES = Struct(f"<BxHIdQ{LANE_SIZE - _LANE.size}x")
 _STOP = Struct("<BQ")  # reason, serial
@@ -68,8 +72,8 @@ _TRANSACTION_AT = 6
 CHECKING = 61.03125  # seconds, and the mark of a task whose seal is being looked at: its own timeout does not count yet
 _BEGUN = Struct("<dd")  # timeout, begun
 _BEGUN_AT = 32
-_TIMES = Struct("<dd")  # begun, ended
 _TIMES_AT = 40
+_OUTCOME = Struct(f"<B{_TIMES_AT - 2}xdd")  # behind the state: code, begun, ended
 _END = Struct("<dd")
 _END_AT = 48
 _CODE = Struct("<BH")
@@ -153,15 +157,26 @@ class Board:
         """A child has come."""
         _PID.pack_into(self.map, seat * self.seat_size, pid)
 
-    def begin(self, seat: int, lane: int, slot: int, serial: int, timeout: float, at: float) -> None:
-        """A task begins; `timeout` 0 means no limit."""
+    def begin(self, seat: int, lane: int, slot: int, serial: int, timeout: float, at: float) -> bool:
+        """A task begins; `timeout` 0 means no limit. False if it was recalled: then it does not."""
         base = seat * self.seat_size
         offset = base + self.slots_at + slot * SLOT_SIZE
+        recalls = base + _RECALLS_AT
+        before = self.map[offset]
+        if self.map[recalls] and serial <= self.recalled(seat):
+            return False
         _BEGUN.pack_into(self.map, offset + _BEGUN_AT, timeout, at)
         if self.lanes > 1:
             _LANE_OF.pack_into(self.map, offset + _LANE_OF_AT, lane)
         self.map[offset] = BEGUN
         _LANE.pack_into(self.map, base + SEAT_HEAD + lane * LANE_SIZE, TASK, slot, 0, at, serial)
+        # Looked at again, for a child may have stood still since. Whoever recalls looks at the state long after having
+        # said so: either it finds that the task has begun, or here it is found that it may not.
+        if self.map[recalls] and serial <= self.recalled(seat):
+            self.map[offset] = HANDED if before == BEGUN else before
+            self.idle(seat, lane)
+            return False
+        return True
 
     def note_transaction(self, seat: int, slot: int, state: int) -> None:
         """How far the task's own transaction is, see :mod:`delayed.context`."""
@@ -249,6 +264,19 @@ class Board:
     def _is_exclusive(self, seat: int, slot: int) -> bool:
         (serial,) = _EXCLUSIVE.unpack_from(self.map, self._slot_at(seat, slot) + _EXCLUSIVE_AT)
         return bool(serial == self.slot(seat, slot).serial)
+
+    def recall(self, seat: int, serial: int) -> None:
+        """The tasks of this seat up to `serial` that have not begun shall not. Those whose state shows a little later,
+        :data:`RECALL_DELAY`, that they have not, never will.
+        """
+        base = seat * self.seat_size
+        _RECALLED.pack_into(self.map, base + _RECALLED_AT, serial)
+        self.map[base + _RECALLS_AT] = 1
+
+    def recalled(self, seat: int) -> int:
+        """The last task that was recalled from this child; 0 if none was."""
+        (serial,) = _RECALLED.unpack_from(self.map, seat * self.seat_size + _RECALLED_AT)
+        return int(serial)
 
     def free(self, seat: int, slot: int) -> None:
         """The task of this slot is settled, or was taken back."""
@@ -355,20 +383,18 @@ class Board:
         (state,) = _TRANSACTION.unpack_from(self.map, self._slot_at(seat, slot) + _TRANSACTION_AT)
         return int(state)
 
-    def ended_with(self, seat: int, slot: int) -> int:
-        """The outcome of a task that has ended, 0 if it has not."""
+    def ended(self, seat: int, slot: int) -> tuple[int, float]:
+        """The outcome of a task that has ended, 0 if it has not; and how many seconds it took."""
         offset = seat * self.seat_size + self.slots_at + slot * SLOT_SIZE
-        return self.map[offset + 1] if self.map[offset] == ENDED else 0
+        if self.map[offset] != ENDED:
+            return 0, 0.0
+        code, begun, ended = _OUTCOME.unpack_from(self.map, offset + 1)
+        return code, ended - begun
 
     def answer(self, seat: int, slot: int, serial: int) -> int:
         """What :meth:`note_answer` noted for this task; 0 if nothing."""
         whose, size = _ANSWER.unpack_from(self.map, self._slot_at(seat, slot) + _ANSWER_AT)
         return int(size) if whose == serial else 0
-
-    def wall(self, seat: int, slot: int) -> float:
-        """Seconds that a task which has ended took."""
-        begun, ended = _TIMES.unpack_from(self.map, self._slot_at(seat, slot) + _TIMES_AT)
-        return float(ended - begun)
 
     def slot(self, seat: int, slot: int) -> Slot:
         offset = self._slot_at(seat, slot)

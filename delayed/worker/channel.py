@@ -7,8 +7,9 @@ reads the child's end itself. And a sender that is killed never leaves half a fr
 A task has its child's end among its descriptors, and may write into it what it likes. So what comes from a child is
 taken for what it says only where the board agrees, and what is no frame is a :class:`BadFrame`.
 
-A task frame is a head, the message's header and the payload; when that is larger than a packet should be, header and
-payload travel in an anonymous file whose descriptor the packet carries.
+A task frame is a head, the message's header, the detail and the payload. Quick tasks travel several in a packet;
+whoever reads it owns them all, see :meth:`Board.recall` for how they are taken back. What is larger than a packet
+should be travels in an anonymous file whose descriptor the packet carries.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import errno
 import os
 import select
 import socket
+from collections.abc import Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -37,10 +39,13 @@ FORK, SIGNAL, BYE = range(1, 4)
 # ... and from it.
 READY, FORKED, EXITED, FAILED = range(11, 15)
 
-_TASK = Struct("<BBHHHQQIIQII")
+_TASK = Struct("<BBHHHQQIIQIII")
 _REPORT = Struct("<BBHIQ")
 _CONTROL = Struct("<Bxhii")  # kind, seat (-1: none), pid, value
 _EXIT = Struct("<dddq")
+HEAD_SIZE = _TASK.size
+BATCH_MAX = 32  # tasks in a packet
+BUFFER_SIZE = PACKET_MAX + BATCH_MAX * HEAD_SIZE
 _FD_SPACE = socket.CMSG_SPACE(4)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)  # the enum takes longer to add up than the kernel to receive
 NO_WAIT = int(socket.MSG_DONTWAIT)
@@ -75,36 +80,50 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
+def pack_task(
+    kind: int, slot: int, queue: int, serial: int, id: int, delivery: int, attempt: int, nonce: int, header: bytes,
+    payload: bytes, detail: bytes = b"",
+) -> tuple[bytes, bytes, bytes, bytes]:  # fmt: skip
+    """The parts of a task's frame, see :class:`TaskFrame`; some of them make a packet."""
+    sizes = len(header), len(detail), len(payload)
+    return _TASK.pack(kind, 0, slot, queue, 0, serial, id, delivery, attempt, nonce, *sizes), header, detail, payload
+
+
 def send_task(sock: socket.socket, frame: TaskFrame) -> None:
-    """Send a task.
+    """Send a task. Raises what :func:`send_tasks` does."""
+    send_tasks(sock, pack_task(*frame))
+
+
+def send_tasks(sock: socket.socket, parts: Sequence[bytes]) -> None:
+    """Send a packet of tasks.
+
+    Args:
+        parts: of the frame of one task, or of those of several, which have :data:`PACKET_MAX` bytes of headers, details
+            and payloads at most.
 
     Raises:
         BlockingIOError: When the channel is full (on a non-blocking socket).
         BrokenPipeError: When it was shut down.
     """
-    kind, slot, queue, serial, id, delivery, attempt, nonce, header, payload, detail = frame
-    large = len(header) + len(payload) + len(detail) > PACKET_MAX
-    head = _TASK.pack(kind, large, slot, queue, 0, serial, id, delivery, attempt, nonce, len(header), len(detail))
-    if not large:
-        sock.send(b"".join((head, header, detail, payload)), NO_WAIT)
+    if len(parts) > 4 or len(parts[1]) + len(parts[2]) + len(parts[3]) <= PACKET_MAX:
+        sock.send(b"".join(parts), NO_WAIT)
         return
+    head = parts[0]
     fd = anonymous_file("delayed-payload")
     try:
         with open(fd, "wb", closefd=False) as file:
-            file.write(header)
-            file.write(detail)
-            file.write(payload)
+            file.writelines(parts[1:])
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, "little"))
-        sock.sendmsg((head,), (rights,), NO_WAIT)
+        sock.sendmsg((head[:1], b"\1", head[2:]), (rights,), NO_WAIT)
     finally:
         os.close(fd)
 
 
-def receive_task(sock: socket.socket, buffer: bytearray, flags: int = 0) -> TaskFrame | None:
-    """Receive a task; None at end of file.
+def receive_tasks(sock: socket.socket, buffer: bytearray, flags: int = 0) -> list[TaskFrame]:
+    """Receive a packet of tasks; none at end of file.
 
     Args:
-        buffer: room for a packet, at least ``PACKET_MAX + 64`` bytes.
+        buffer: room for a packet, at least ``BUFFER_SIZE`` bytes.
 
     Raises:
         BlockingIOError: When there is none (with MSG_DONTWAIT).
@@ -112,24 +131,34 @@ def receive_task(sock: socket.socket, buffer: bytearray, flags: int = 0) -> Task
         OSError: When a large task's descriptor can't be received, or the channel is of no use any more.
     """
     size, ancillary, _, _ = sock.recvmsg_into((buffer,), _FD_SPACE, flags | _CLOEXEC)
+    frames: list[TaskFrame] = []
     if not size:
-        return None
-    if size < _TASK.size:
-        raise BadFrame(f"a packet of {size} bytes is no task")
-    kind, large, slot, queue, _, serial, id, delivery, attempt, nonce, n, m = _TASK.unpack_from(buffer)
-    if large:
-        if not ancillary:
-            raise OSError(errno.EMFILE, "no descriptor was left for a large task, which is lost to this process")
-        fd = int.from_bytes(ancillary[0][2][:4], "little")
-        with open(fd, "rb") as file:
-            file.seek(0)
-            body = file.read()
-    else:
-        body = bytes(memoryview(buffer)[_TASK.size : size])
-    if n + m > len(body):
-        raise BadFrame(f"a task has {len(body)} bytes, and says that its header and detail have {n + m}")
-    detail = body[n : n + m] if m else b""
-    return TaskFrame(kind, slot, queue, serial, id, delivery, attempt, nonce, body[:n], body[n + m :], detail)
+        return frames
+    data = bytes(memoryview(buffer)[:size])
+    at = 0
+    while at < size:
+        if size - at < HEAD_SIZE:
+            raise BadFrame(f"a packet has {size - at} bytes where a task should begin")
+        kind, large, slot, queue, _, serial, id, delivery, attempt, nonce, n, m, k = _TASK.unpack_from(data, at)
+        at += HEAD_SIZE
+        if large:
+            if not ancillary:
+                raise OSError(errno.EMFILE, "no descriptor was left for a large task, which is lost to this process")
+            fd = int.from_bytes(ancillary[0][2][:4], "little")
+            with open(fd, "rb") as file:
+                file.seek(0)
+                data = file.read()
+            at, size, ancillary = 0, len(data), []
+        payload_at = at + n + m
+        end = payload_at + k
+        if end > size:
+            raise BadFrame(f"a task has {size - at} bytes, and says that it has {n + m + k}")
+        header, detail = data[at : at + n], data[at + n : payload_at] if m else b""
+        frames.append(
+            TaskFrame(kind, slot, queue, serial, id, delivery, attempt, nonce, header, data[payload_at:end], detail)
+        )
+        at = end
+    return frames
 
 
 def drain(sock: socket.socket, buffer: bytearray) -> list[TaskFrame]:
@@ -137,12 +166,12 @@ def drain(sock: socket.socket, buffer: bytearray) -> list[TaskFrame]:
     frames: list[TaskFrame] = []
     while True:
         try:
-            frame = receive_task(sock, buffer, NO_WAIT)
+            packet = receive_tasks(sock, buffer, NO_WAIT)
         except BlockingIOError:
             return frames
-        if frame is None:
+        if not packet:
             return frames
-        frames.append(frame)
+        frames += packet
 
 
 def send_report(sock: socket.socket, kind: int, slot: int, serial: int, code: int = 0, detail: bytes = b"") -> None:

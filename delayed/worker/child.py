@@ -7,12 +7,14 @@ Here is what all children share, and the kind that runs one task at a time; how 
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found, unused-ignore]
 import contextlib
 import gc
 import os
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 inside = False  # whether this process is a child
 REHEARSALS = 30
+_SIGTERM = int(signal.SIGTERM)
+# signal.getsignal() looks for a name for what it finds, which takes longer than the rest.
+getsignal: Callable[[int], Any] = _signal.getsignal
 REPORT_MAX = 64  # tasks that have returned before the monitor is told
 REPORT_DELAY = 0.002  # seconds after which it is told at the end of the next task
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -84,7 +89,8 @@ class Child:
         self.unreported = 0  # tasks that have returned, as the board says, and that the monitor was not told of
         self.report_by = 0.0
         self.codecs = [Codec.from_spec(spec) for spec in config.codecs]
-        self.buffer = bytearray(channel.PACKET_MAX + 256)
+        self.buffer = bytearray(channel.BUFFER_SIZE)
+        self.frames: deque[TaskFrame] = deque()  # read, and not begun
         self.channel_inode = os.fstat(sock.fileno()).st_ino
         self.baseline = 0
         self.folder = -1  # descriptor of the working folder, to which each task is taken back
@@ -113,7 +119,7 @@ class Child:
         if not self.config.one_shot:
             with contextlib.suppress(OSError):  # it may have been deleted, and then nothing can be taken back to it
                 self.folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self.sigterm_handler = signal.getsignal(signal.SIGTERM)
+            self.sigterm_handler = getsignal(_SIGTERM)
             if self.config.max_memory:
                 self.baseline = _resident()
 
@@ -148,14 +154,21 @@ class Child:
 
     def next_frame(self) -> TaskFrame | None:
         """Wait for something to do. Before this child falls asleep, the monitor knows all that it has done."""
+        frames = self.frames
+        if frames:
+            return frames.popleft()
         if self.unreported:
             try:
-                return channel.receive_task(self.sock, self.buffer, channel.NO_WAIT)
+                frames += channel.receive_tasks(self.sock, self.buffer, channel.NO_WAIT)
             except BlockingIOError:
                 self.report_returned()
+            else:
+                return frames.popleft() if frames else None
         if self.hooks is not None and self.hooks.mind_idleness:
-            return self.hooks.next_frame()
-        return channel.receive_task(self.sock, self.buffer)
+            frames += self.hooks.next_frames()
+        else:
+            frames += channel.receive_tasks(self.sock, self.buffer)
+        return frames.popleft() if frames else None
 
     def returned(self, slot: int, serial: int, code: int, at: float) -> None:
         """A task has returned, as the board says; tell the monitor now, or later with others."""
@@ -228,7 +241,7 @@ class Child:
             main, ours = threading.main_thread(), context.threads()
             if not all(thread is main or thread.name.startswith(ours) for thread in threading.enumerate()):
                 return True
-        return signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
+        return getsignal(_SIGTERM) is not self.sigterm_handler
 
     def show_if_asked(self) -> tuple[bool, TaskStopped | None]:
         """Write where the tasks stand, if that was asked for: whether it was, and what is to be raised for it."""
@@ -281,7 +294,7 @@ def rehearse(config: Config) -> None:
         message = Message(id=1, func=f"{__name__}:nothing", payload=codec.encode((), {}), timeout=1.0)
         message = codec.seal(message)
         frame = TaskFrame(channel.RUN, 0, 0, 1, 1, 1, 1, 1, message.header(), message.payload)
-        buffer = bytearray(channel.PACKET_MAX)
+        buffer = bytearray(channel.BUFFER_SIZE)
         for _ in range(REHEARSALS):
             channel.send_task(mine, frame)
             received = child.next_frame()

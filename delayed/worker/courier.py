@@ -15,7 +15,7 @@ import contextlib
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -46,53 +46,40 @@ TRUST = 0.8  # part of a lease after which a claim must be renewed before it is 
 class Held:
     """A claim that this worker holds, and where its task is.
 
+    What is the same for nearly all stands in the class, for one of these is made for each task.
+
     Attributes:
+        claim: the claim.
+        confirmed: when the request was sent whose answer last said that the claim holds.
+        queue: its index in the worker's list.
+        seat: the seat that it was handed to; -1: none.
+        slot: ... and the slot in it.
+        serial: of that hand-over.
+        lost, lost_at: whether another worker may have it by now, and since when.
+        cancel: the orders to cancel its task that have no reply yet.
+        answer: bytes of its answer in the spool.
+        begin_by: after that its task is not begun any more.
+        in_doubt: its child died in a transaction that may have ended it.
         blocked: why it can't be begun at all, if it can't; else "".
         gift: the results that it is given, see :mod:`.gifts`; else empty.
     """
 
-    __slots__ = (
-        "answer",
-        "begin_by",
-        "cancel",
-        "claim",
-        "confirmed",
-        "in_doubt",
-        "lost",
-        "lost_at",
-        "queue",
-        "seat",
-        "serial",
-        "slot",
-    )
-
-    blocked = ""  # of the class: nobody but those with gates pays for them
+    seat = -1
+    slot = -1
+    serial = 0
+    lost = False
+    lost_at = 0.0
+    cancel: tuple[str, ...] = ()
+    answer = 0
+    begin_by = inf
+    in_doubt = False
+    blocked = ""
     gift = b""
 
     def __init__(self, claim: Claim, confirmed: float, queue: int) -> None:
         self.claim = claim
-        self.confirmed = confirmed  # when the request was sent whose answer last said that the claim holds
-        self.queue = queue  # its index in the worker's list
-        self.seat = -1  # -1: not handed over
-        self.slot = -1
-        self.serial = 0
-        self.lost = False
-        self.lost_at = 0.0
-        self.cancel: tuple[str, ...] = ()  # the orders to cancel its task that have no reply yet
-        self.answer = 0  # bytes of its answer in the spool
-        self.begin_by = inf  # after that its task is not begun any more
-        self.in_doubt = False  # its child died in a transaction that may have ended it
-
-
-class Gated(Held):
-    """A claim of a task with gates."""
-
-    __slots__ = ("blocked", "gift")
-
-    def __init__(self, claim: Claim, confirmed: float, queue: int) -> None:
-        super().__init__(claim, confirmed, queue)
-        self.blocked = ""
-        self.gift = b""
+        self.confirmed = confirmed
+        self.queue = queue
 
 
 class Courier(threading.Thread):
@@ -103,7 +90,7 @@ class Courier(threading.Thread):
         bounds: of the dead letters of those queues that have some of their own.
         notify: called (from this thread) when there is something for the monitor in `inbox`, `lost` or
             `orders`.
-        freed: called (from this thread) for each claim that has ended in the store.
+        freed: called (from this thread) with the claims that have ended in the store.
         info: makes what the worker says of itself.
     """
 
@@ -119,7 +106,7 @@ class Courier(threading.Thread):
         turns: Turns | None,
         bounds: Mapping[str, Bounds],
         notify: Callable[[], None],
-        freed: Callable[[Held], None],
+        freed: Callable[[Iterable[Held]], None],
         info: Callable[[], Mapping[str, Any]],
     ) -> None:
         super().__init__(name="delayed-courier", daemon=True)
@@ -202,7 +189,7 @@ class Courier(threading.Thread):
             if self._gates.busy:
                 self._nudge()
             self._condition.notify()
-        self.freed(held)
+        self.freed((held,))
 
     def put(self, held: Held, answer: Answer) -> None:
         """Store the answer of a task whose claim its own transaction has ended, soon."""
@@ -417,21 +404,24 @@ class Courier(threading.Thread):
                     self._outbox[:0] = batch
                 raise
         for (held, settlement), good in zip(batch, accepted, strict=True):
-            if not good and resent:
+            if good:
+                continue
+            if resent:
                 self.ambiguous += 1
-            elif not good and held is not None and held.in_doubt:
+            elif held is not None and held.in_doubt:
                 logger.info("task %d: its transaction had committed before it was stopped", settlement.ref.id)
-            elif not good and held is not None and not held.lost:
+            elif held is not None and not held.lost:
                 logger.warning(
                     "task %d: %s was refused, its claim had gone to another worker",
                     settlement.ref.id,
                     settlement.action,
                     extra={"action": "refused", "task_id": settlement.ref.id, **extra_of(held.claim)},
                 )
-            if held is not None:
-                self._settling -= 1
-                self._held.pop((settlement.ref.queue, settlement.ref.id), None)
-                self.freed(held)
+        ended = [held for held, _ in batch if held is not None]
+        for held in ended:
+            self._held.pop((held.claim.queue, held.claim.id), None)
+        self._settling -= len(ended)
+        self.freed(ended)
         if self.keeps or self._gates.minds:
             self._gates.ended(settlement for _, settlement in batch)
         if limit:
@@ -443,7 +433,7 @@ class Courier(threading.Thread):
     def _take(self, claims: Sequence[Claim], sent: float) -> None:
         fresh: list[Held] = []
         expiring: list[Held] = []
-        gated: list[Gated] = []
+        gated: list[Held] = []
         if not self._held:
             self._vouch(sent)
         for claim in claims:
@@ -453,7 +443,6 @@ class Courier(threading.Thread):
             held = Held(claim, sent, self._queue_index[claim.queue])
             if ASKING in claim.header:
                 if GATES in claim.header:
-                    held = Gated(claim, sent, held.queue)
                     gated.append(held)
                 if EXPIRES in claim.header:
                     expiring.append(held)
@@ -483,7 +472,7 @@ class Courier(threading.Thread):
             held.begin_by = at + held.claim.begin_by - clock
         return True
 
-    def _ask(self, gated: Sequence[Gated]) -> set[Held]:
+    def _ask(self, gated: Sequence[Held]) -> set[Held]:
         """Ask the gates of these tasks; those that find one shut go back."""
         try:
             ends = self._gates.ask(gated)

@@ -27,7 +27,7 @@ from delayed.worker.limiter import Limiter, Place, Shut
 from delayed.worker.process import now
 
 if TYPE_CHECKING:
-    from delayed.worker.courier import Gated, Held
+    from delayed.worker.courier import Held
 
 LOOK_MAX = 500  # answers that are asked for in one call
 SAMPLE = 20  # tasks of which one look finds out whether they are there still
@@ -123,7 +123,7 @@ class Gates:
 
     # -- what was claimed --------------------------------------------------------------------------------------
 
-    def ask(self, claimed: Sequence[Gated]) -> list[_End]:
+    def ask(self, claimed: Sequence[Held]) -> list[_End]:
         """Ask the gates of these tasks; how the claims of those end that find one shut.
 
         The others can be handed out. Where a task failed that one waits for, that one gets the reason as `blocked`.
@@ -132,7 +132,7 @@ class Gates:
             BrokerError: When the store can't be reached. All of them are to go back.
         """
         ends: list[_End] = []
-        asking: list[tuple[Gated, dict[str, Any]]] = []
+        asking: list[tuple[Held, dict[str, Any]]] = []
         for held in claimed:
             gates = _gates_of(held.claim)
             if not gates or held.begin_by < now():
@@ -142,7 +142,7 @@ class Gates:
             else:
                 asking.append((held, gates))
         found = self._answers(gates["after"] for _, gates in asking if "after" in gates)
-        limits: dict[tuple[str, str], list[tuple[Gated, Place]]] = {}
+        limits: dict[tuple[str, str], list[tuple[Held, Place]]] = {}
         for held, gates in asking:
             if "after" in gates:
                 awaited = self._look(held, gates, found)
@@ -165,7 +165,7 @@ class Gates:
         self._back[held.claim.queue, held.claim.id] = awaited
         return held, Settlement(held.claim.ref, "back", seconds)
 
-    def _change(self, queue: str, name: str, asking: Sequence[tuple[Gated, Place]]) -> list[_End]:
+    def _change(self, queue: str, name: str, asking: Sequence[tuple[Held, Place]]) -> list[_End]:
         """Let those into a limit that may, and out of it what has ended; the ends of those that may not."""
         leaving = [place for place in list(self._leaving) if (place.queue, place.name) == (queue, name)]
         mine = {id for at, id in list(self._inside) if at == queue}  # others may leave meanwhile
@@ -201,7 +201,7 @@ class Gates:
                 found.update(((queue, id), data) for id, data in part.items())
         return found
 
-    def _look(self, held: Gated, gates: dict[str, Any], found: dict[waits.Place, bytes]) -> waits.Place | str | None:
+    def _look(self, held: Held, gates: dict[str, Any], found: dict[waits.Place, bytes]) -> waits.Place | str | None:
         """The task that one has to wait for still, or why it can never begin; None if it can now."""
         missing: list[waits.Place] = []
         results: list[tuple[str, int, bytes]] = []

@@ -187,8 +187,8 @@ class Hooking:
         """Whether any of them is to be called when there is nothing to do."""
         return "idle" in self.methods
 
-    def next_frame(self) -> TaskFrame | None:
-        """The next frame of a child with one lane, which calls the hook while there is none."""
+    def next_frames(self) -> list[TaskFrame]:
+        """The next frames for a child with one lane, which calls the hook while there are none; none if it leaves."""
         child, every = self.child, self.hooks.idle_after
         poll = select.poll()
         poll.register(child.sock, select.POLLIN)
@@ -197,11 +197,11 @@ class Hooking:
         while not child.leaving:
             if poll.poll(max(0.0, at - process.now()) * 1000):
                 with contextlib.suppress(BlockingIOError):  # the monitor may have taken it back
-                    return channel.receive_task(child.sock, child.buffer, channel.NO_WAIT)
+                    return channel.receive_tasks(child.sock, child.buffer, channel.NO_WAIT)
             elif process.now() >= at:
                 self.call_alone("idle", process.now() - since)
                 at = process.now() + every
-        return None
+        return []
 
 
 class Idleness:

@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     from delayed.worker.limits import Limits
 
 
+# Seconds for which tasks that return may share one look at the clock of the CPU, which takes as long as a quick one. So
+# by as much may the first that is told wrong: that takes what quick ones before it have used for its own.
+CLOCK_INTERVAL = 0.001
+
+
 class Call(NamedTuple):
     """A call of a handler or hook that is due: the function or its path, the arguments, and its name in the log."""
 
@@ -77,6 +82,37 @@ class Start(NamedTuple):
     cpu: float
 
 
+class LaneRun(context.Run):
+    """One run of a task in a lane. What few tasks ask of it is made when they do."""
+
+    __slots__ = ("frame", "lane")
+
+    def __init__(self, message: Message, frame: TaskFrame, lane: Lane) -> None:
+        self.message = message
+        self.begun = time.monotonic()
+        self.state = context.NO_TRANSACTION
+        self.progress = None
+        self.frame = frame
+        self.lane = lane
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "ref":
+            frame = self.frame
+            return Ref(self.lane.config.queues[frame.queue], frame.id, frame.delivery, frame.nonce)
+        if name == "attempt":
+            return self.frame.attempt
+        if name == "url":
+            return self.lane.config.url
+        raise AttributeError(name)
+
+    def note(self, state: int, *progress: Any) -> None:
+        board, seat, frame = self.lane.board, self.lane.seat, self.frame
+        if progress:
+            board.note_progress(seat, frame.slot, frame.serial, *progress)
+        else:
+            board.note_transaction(seat, frame.slot, state)
+
+
 class Lane:
     """One lane of a child; this one runs its tasks in the thread that calls :meth:`run`.
 
@@ -97,7 +133,8 @@ class Lane:
         self.early: TaskStopped | None = None
         # One that reads one header and goes has to copy less memory for the plain way.
         self.parse = Message.parse if child.config.one_shot else Message.parse_another
-        self.cpu = 0.0  # seconds of CPU used before the task that runs now
+        self.cpu = 0.0  # seconds of CPU used before the task that runs now, as of ...
+        self.clocked = 0.0  # ... when that was looked at last
         self.limits: Limits | None = None  # of the task that runs now, if it has some of its own
         self.result: Any = None  # what the task returned
         self.verdict: Verdict | None = None  # on its failure, from before its hook was asked
@@ -151,6 +188,8 @@ class Lane:
         run: context.Run | None = None
         hooks = self.child.hooks
         start = self.begin(frame)
+        if start is None:
+            return
         try:
             try:
                 task = self.load(frame, start)
@@ -184,8 +223,10 @@ class Lane:
                 self.call_handler(call, frame.serial)
             self.rest()
 
-    def begin(self, frame: TaskFrame) -> Start:
-        """Note that a task begins, and look at its seal: before that is right, nothing that its header says counts."""
+    def begin(self, frame: TaskFrame) -> Start | None:
+        """Note that a task begins, and look at its seal: before that is right, nothing that its header says counts.
+        None if it was recalled, and does not begin.
+        """
         message: Opened | None = None
         seen: Message | None = None
         error: Exception | None = None
@@ -203,7 +244,9 @@ class Lane:
         except Exception as raised:  # no memory for it, for example
             error = DecodeError(f"the message can't be opened: {type(raised).__name__}: {raised}")
         timeout = (message.timeout or 0.0) if message is not None else boards.CHECKING
-        self.board.begin(self.seat, self.number, frame.slot, frame.serial, timeout, begun)
+        if not self.board.begin(self.seat, self.number, frame.slot, frame.serial, timeout, begun):
+            self.expected = 0
+            return None
         return Start(message, seen, error, begun, self.cpu)
 
     def load(self, frame: TaskFrame, start: Start) -> Task:
@@ -253,22 +296,7 @@ class Lane:
     def run_of(self, frame: TaskFrame, start: Start) -> context.Run:
         """What the task can know of its run."""
         assert start.message is not None
-        board, seat, slot, serial = self.board, self.seat, frame.slot, frame.serial
-
-        def note(state: int, *progress: Any) -> None:
-            if progress:
-                board.note_progress(seat, slot, serial, *progress)
-            else:
-                board.note_transaction(seat, slot, state)
-
-        return context.Run(
-            start.message,
-            Ref(self.config.queues[frame.queue], frame.id, frame.delivery, frame.nonce),
-            frame.attempt,
-            time.monotonic(),
-            self.config.url,
-            note,
-        )
+        return LaneRun(start.message, frame, self)
 
     def failing(self, frame: TaskFrame, start: Start, task: Task, error: BaseException) -> Call | None:
         """The hook that is to be called before the end of a failed run is noted, for it may decide otherwise."""
@@ -318,14 +346,16 @@ class Lane:
             child.limited = True
         flush()  # what it printed is not to wait for the next task, nor to be lost when the worker leaves after it
         ended = process.now()
-        self.cpu = self.clock()
-        cpu = self.cpu - start.cpu
         self.enter(None)
         result, self.result = self.result, None
         code = verdict.RETURNED if error is None else outcome.outcome_of(error)
         if code == verdict.RETURNED and run is not None and run.state == context.COMMITTED:
             code = verdict.COMMITTED
         keeps = start.message is not None and start.message.keep is not None
+        if ended > self.clocked + CLOCK_INTERVAL or error is not None or keeps or child.hooks is not None:
+            self.clocked = ended
+            self.cpu = self.clock()
+        cpu = self.cpu - start.cpu
         calls: list[Call] = []
         if code in (verdict.RETURNED, verdict.COMMITTED):
             if keeps:

@@ -28,6 +28,7 @@ from delayed.task import Task
 from delayed.worker import board as boards
 from delayed.worker import channel, process
 from delayed.worker.channel import TaskFrame
+from delayed.worker.child import getsignal
 from delayed.worker.lane import Call, Start
 from delayed.worker.threads import SharedChild, ThreadLane, refers_to_main, stack_text, throw
 
@@ -68,7 +69,9 @@ class CoroutineLane(ThreadLane):
             return
         self.note(self.child.thread)
         start = self.begin(frame)
-        if start.message is not None and _may_take_long(start.message):
+        if start is None:
+            self.child.free(self)
+        elif start.message is not None and _may_take_long(start.message):
             done = self.child.in_thread(self._load, frame, start)
             done.add_done_callback(
                 lambda loaded: self.go_on(frame, lambda: self.launch(frame, start, *loaded.result()))
@@ -416,6 +419,8 @@ class AsyncChild(SharedChild):
         if not self.reading and not self.leaving:
             self.reading = True
             self.loop.add_reader(self.sock.fileno(), self.read)
+            if self.frames:
+                self.loop.call_soon(self.read)
 
     def read_no_more(self) -> None:
         if self.reading:
@@ -425,13 +430,15 @@ class AsyncChild(SharedChild):
     def read(self) -> None:
         """Take as many tasks as can begin."""
         while self.idle and not self.leaving:
-            try:
-                frame = channel.receive_task(self.sock, self.buffer, channel.NO_WAIT)
-            except BlockingIOError:
-                return
-            except OSError:  # a task closed it
-                os._exit(channel.CHANNEL_LOST)
-            if frame is None or frame.kind == channel.LEAVE:
+            if not self.frames:
+                try:
+                    self.frames += channel.receive_tasks(self.sock, self.buffer, channel.NO_WAIT)
+                except BlockingIOError:
+                    return
+                except OSError:  # a task closed it
+                    os._exit(channel.CHANNEL_LOST)
+            frame = self.frames.popleft() if self.frames else channel.LEAVE_NOW
+            if frame.kind == channel.LEAVE:
                 self.leaving = True
                 self.leave_when_done()
                 break
@@ -463,7 +470,7 @@ class AsyncChild(SharedChild):
 
     def spoiled(self) -> bool:
         """Whether a coroutine has taken the signal by which tasks are stopped."""
-        return signal.getsignal(signal.SIGTERM) is not self.sigterm_handler
+        return getsignal(signal.SIGTERM) is not self.sigterm_handler
 
     def leave_when_done(self) -> None:
         self.read_no_more()

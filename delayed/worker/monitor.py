@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -53,6 +53,7 @@ from delayed.worker.watch import Watch
 TICK = 0.05  # seconds between looks at the deadlines while something runs
 IDLE_TICK = 1.0  # ... and while nothing does
 SILENCE_MAX = 5.0  # seconds that a fork server may be silent
+BATCH_TIME = 0.002  # seconds of work to hand over in one packet
 AHEAD = 0.02  # seconds of work to hand to a child ahead of need
 DEPTH_MAX = 192  # tasks to hand to a child ahead of need at most
 LONG = 0.1  # seconds after which what waits behind a running task is taken back
@@ -89,7 +90,9 @@ class Monitor:
         config: Config,
         processes: int,
         shutdown_timeout: float,
-        make_courier: Callable[[Callable[[], None], Callable[[Held], None], Callable[[], Mapping[str, Any]]], Courier],
+        make_courier: Callable[
+            [Callable[[], None], Callable[[Iterable[Held]], None], Callable[[], Mapping[str, Any]]], Courier
+        ],
         about: Mapping[str, Any],
         gauge: Gauge | None = None,
     ) -> None:
@@ -134,7 +137,7 @@ class Monitor:
         self.alone: deque[Held] = deque()  # suspects that are to be run apart from the others
         self.serial = 0
         self.average = AHEAD  # seconds that a task takes, moving average
-        self.buffer = bytearray(channel.PACKET_MAX + 256)
+        self.buffer = bytearray(channel.BUFFER_SIZE)
         self.poller = select.poll()
         self.by_fd: dict[int, Seat] = {}
         self.oom_kills = process.oom_kills()
@@ -165,13 +168,16 @@ class Monitor:
                 self.turn.release()
         self.notify()
 
-    def freed(self, held: Held) -> None:
-        """A claim has ended in the store: its slot may be used again."""
-        if held.slot >= 0:
-            if held.answer:
-                self.spool.clear(held.seat, held.slot, held.answer)
-            self.board.free(held.seat, held.slot)
-            self.seats[held.seat].slots.append(held.slot)
+    def freed(self, some: Iterable[Held]) -> None:
+        """Claims have ended in the store: their slots may be used again."""
+        free, seats = self.board.free, self.seats
+        for held in some:
+            slot = held.slot
+            if slot >= 0:
+                if held.answer:
+                    self.spool.clear(held.seat, slot, held.answer)
+                free(held.seat, slot)
+                seats[held.seat].slots.append(slot)
 
     def ask_stop(self, *, gently: bool = False) -> None:
         """Stop: `gently` leaves what runs all the time it needs. Asked a second time: at once."""
@@ -304,11 +310,29 @@ class Monitor:
         ahead = self.processes * depth * 2 if depth > lanes else room
         self.courier.aim(ahead, max(room, ahead // 2))
         inbox = self.courier.inbox
-        trust = at - self.config.lease * TRUST
         while inbox:
             seat = self.choose_seat(depth)
             if seat is None:
                 return
+            batch = self.next_batch(at, self.batch_size(seat, depth))
+            if not (batch and self.hand(seat, batch)):
+                return
+
+    def batch_size(self, seat: Seat, depth: int) -> int:
+        """How many tasks to hand to a child in one packet, if they are as quick as those before them."""
+        if self.lanes > 1 or self.config.one_shot or self.average * 2 > BATCH_TIME:
+            return 1
+        fair = len(self.courier.inbox) // self.processes
+        quick = int(BATCH_TIME / max(self.average, BATCH_TIME / channel.BATCH_MAX))
+        return max(1, min(fair, quick, depth - len(seat.tasks), len(seat.slots)))
+
+    def next_batch(self, at: float, most: int) -> list[Held]:
+        """The next tasks that are to be handed to one child, `most` at most."""
+        inbox = self.courier.inbox
+        trust = at - self.config.lease * TRUST
+        batch: list[Held] = []
+        size = 0
+        while inbox and len(batch) < most:
             held = inbox[0]
             if held.lost:
                 inbox.popleft()
@@ -322,10 +346,12 @@ class Monitor:
                 continue
             if held.confirmed < trust:
                 self.courier.renew_now()
-                return
-            if not self.hand(seat, held):
-                return
-            inbox.popleft()
+                break
+            size += len(held.claim.header) + len(held.claim.payload) + len(held.gift)
+            if batch and size > channel.PACKET_MAX:
+                break
+            batch.append(inbox.popleft())
+        return batch
 
     def choose_seat(self, depth: int) -> Seat | None:
         """Where the next task goes: to the child with the least to do."""
@@ -342,24 +368,29 @@ class Monitor:
                 best, least = seat, len(seat.tasks)
         return best
 
-    def hand(self, seat: Seat, held: Held) -> bool:
-        """Hand a task to a child; False if its channel is full."""
-        _, id, delivery, nonce, attempt, header, payload = held.claim
-        gift = held.gift
-        self.serial = serial = self.serial + 1
-        slot = seat.slots.popleft()
-        held.seat, held.slot, held.serial = seat.index, slot, serial
-        self.board.hand(seat.index, slot, held.queue, serial, id, delivery, attempt)
-        if EXCLUSIVE in header and held.claim.is_exclusive:
-            self.board.note_exclusive(seat.index, slot, serial)
-        seat.tasks[slot] = held
-        try:
-            channel.send_task(
-                seat.mine,
-                TaskFrame(channel.RUN, slot, held.queue, serial, id, delivery, attempt, nonce, header, payload, gift),
+    def hand(self, seat: Seat, batch: Sequence[Held]) -> bool:
+        """Hand tasks to a child, in one packet; False if its channel is full: then they are the next ones again."""
+        index, board, tasks = seat.index, self.board, seat.tasks
+        parts: list[bytes] = []
+        for held in batch:
+            _, id, delivery, nonce, attempt, header, payload = held.claim
+            queue, gift = held.queue, held.gift
+            self.serial = serial = self.serial + 1
+            slot = seat.slots.popleft()
+            held.seat, held.slot, held.serial = index, slot, serial
+            board.hand(index, slot, queue, serial, id, delivery, attempt)
+            if EXCLUSIVE in header and held.claim.is_exclusive:
+                board.note_exclusive(index, slot, serial)
+            tasks[slot] = held
+            parts += channel.pack_task(
+                channel.RUN, slot, queue, serial, id, delivery, attempt, nonce, header, payload, gift
             )
+        try:
+            channel.send_tasks(seat.mine, parts)
         except (BlockingIOError, BrokenPipeError) as error:
-            self.withdraw(seat, held)
+            for held in batch:
+                self.withdraw(seat, held)
+            self.courier.inbox.extendleft(reversed(batch))
             if isinstance(error, BrokenPipeError):
                 self.cut(seat)
             else:
@@ -387,9 +418,9 @@ class Monitor:
             if held.confirmed < at - self.config.lease * TRUST:
                 self.courier.renew_now()
                 return
-            if not self.hand(seat, held):
-                return
             self.alone.popleft()
+            if not self.hand(seat, [held]):
+                return
         if not seat.busy and not seat.retiring:
             seat.retiring = True
             with contextlib.suppress(BlockingIOError, BrokenPipeError):
@@ -425,7 +456,9 @@ class Monitor:
         held.seat = held.slot = -1
 
     def take_back(self, seat: Seat) -> None:
-        """Take what has not begun out of a seat, to the front of what is to be handed out."""
+        """Take what has not begun out of a seat, to the front of what is to be handed out; what its child has read
+        already is recalled, and follows soon.
+        """
         back = []
         for frame in channel.drain(seat.theirs, self.buffer):
             if frame.kind == channel.RUN:
@@ -435,6 +468,23 @@ class Monitor:
             elif frame.kind == channel.RUN_ERROR_HANDLER:
                 seat.handling = None
                 self.jobs.appendleft(frame)
+        self.courier.inbox.extendleft(reversed(back))
+        last = max((held.serial for held in self.waiting(seat)), default=0)
+        if last > seat.recalled:
+            seat.recalled, seat.recalled_at = last, now()
+            self.board.recall(seat.index, last)
+
+    def waiting(self, seat: Seat) -> list[Held]:
+        """What was handed to a seat, and has not begun."""
+        return [held for slot, held in seat.tasks.items() if self.board.state(seat.index, slot) == boards.HANDED]
+
+    def collect_recalled(self, seat: Seat, at: float) -> None:
+        """Take back what was recalled, and has not begun."""
+        if at < seat.recalled_at + boards.RECALL_DELAY:
+            return
+        back = [held for held in self.waiting(seat) if held.serial <= seat.recalled]
+        for held in back:
+            self.withdraw(seat, held)
         self.courier.inbox.extendleft(reversed(back))
 
     # -- ends --------------------------------------------------------------------------------------------------
@@ -511,17 +561,16 @@ class Monitor:
         """Of the tasks in these slots, settle those that have returned."""
         ends = []
         index, average, debug = seat.index, self.average, logger.isEnabledFor(10)
-        tasks = seat.tasks
+        tasks, ended = seat.tasks, self.board.ended
         for slot in slots:
             held = tasks.get(slot)
             if held is None:
                 continue
-            code = self.board.ended_with(index, slot)
+            code, wall = ended(index, slot)
             if code not in _RETURNS:  # or in another way: its report is on its way
                 if in_order:
                     break  # a child with one lane takes them in the order of their handing over
                 continue
-            wall = self.board.wall(index, slot)
             average += (wall - average) * 0.2
             ends.append((held, Settlement(held.claim.ref, "done") if code == verdict.RETURNED else self.kept(held)))
             if self.suspects:
@@ -740,6 +789,8 @@ class Monitor:
             self.ladder.tick(seat.index, at)
             self.watch.tick(seat.index, seat.pid, at)
             self.collect(seat)
+            if seat.recalled:
+                self.collect_recalled(seat, at)
             activities = self.board.activities(seat.index)
             began = max((activity.since for _, activity in activities), default=at if self.lanes == 1 else 0.0)
             since = began if self.lanes == 1 else max(began, seat.handed_at)  # when it moved last

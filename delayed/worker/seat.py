@@ -27,6 +27,8 @@ class Seat:
         retiring: whether its child takes nothing more, and goes when what it runs has ended.
         blocked: whether its child does not begin what it was handed, though it has room for it.
         garbled: whether it was told of its child that it sends what is no report.
+        recalled: the last task that was recalled from its child, and not only taken out of the channel; 0 if none was.
+        recalled_at: when that was.
         handed_at: when something was handed over last.
         idle_since: since when its child, which is to leave, has nothing to do; 0 if it has, or need not leave.
         asked, reported: the last beat of a blocked event loop about which its stack was asked for, and reported.
@@ -49,6 +51,8 @@ class Seat:
         self.retiring = False
         self.blocked = False
         self.garbled = False
+        self.recalled = 0
+        self.recalled_at = 0.0
         self.handed_at = 0.0
         self.idle_since = 0.0
         self.asked = self.reported = 0.0
@@ -102,6 +106,7 @@ class Seat:
         self.pid = 0
         self.orphan = self.retiring = self.blocked = self.garbled = False
         self.idle_since = 0.0
+        self.recalled = 0
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1

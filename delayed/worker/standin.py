@@ -59,7 +59,7 @@ class StandIn:
         self.board = server.board
         self.keeper = Keeper(self.board, Spool(self.config.spool, self.board.slots))
         self.answers: list[tuple[str, int, Answer]] = []  # of tasks that have ended their claims themselves
-        self.buffer = bytearray(channel.PACKET_MAX + 256)
+        self.buffer = bytearray(channel.BUFFER_SIZE)
         stacks = [stack for _, _, stack in self.config.seats]
         self.ladder = Ladder(self.board, stacks, self.config.kill_timeout, self.signal, shared=self.config.shared)
         self.watch = Watch(self.board, self.config, self.ladder, self.signal, self.claim_in)
@@ -70,6 +70,7 @@ class StandIn:
         self.details: dict[int, bytes] = {}  # serial -> the child's own words
         self.deaths: dict[int, Verdict] = {}  # serial -> the verdict on the task whose child died in it
         self.oom_kills = process.oom_kills()
+        self.recalled_at = 0.0  # when all that had not begun was recalled
 
     def run(self) -> None:
         """Stand in until every claim of the worker is ended, then let the children end."""
@@ -155,6 +156,9 @@ class StandIn:
         that another fork server had forked.
         """
         self.poller.register(self.server.wake_read, select.POLLIN)
+        for seat, _, slot in self.tasks():
+            self.board.recall(seat, max(slot.serial, self.board.recalled(seat)))
+        self.recalled_at = now()
         for seat, (monitor_end, child_end) in enumerate(self.server.channels):
             monitor_end.setblocking(False)
             handlers = []
@@ -223,7 +227,7 @@ class StandIn:
                 continue
             if slot.state == boards.ENDED:
                 found = self.ended(seat, slot)
-            elif self.lives(seat):
+            elif self.lives(seat) and (slot.state == boards.BEGUN or now() < self.recalled_at + boards.RECALL_DELAY):
                 continue
             elif slot.state == boards.BEGUN:
                 found = self.deaths.get(slot.serial) or Verdict(verdict.KILLED, text="its end was not seen")

@@ -71,7 +71,7 @@ class ThreadLane(Lane):
             self.thread = thread
             self.board.note_thread(self.seat, self.number, thread)
 
-    def begin(self, frame: TaskFrame) -> Start:
+    def begin(self, frame: TaskFrame) -> Start | None:
         self.running = frame.serial
         self.where = ""
         return super().begin(frame)
@@ -199,13 +199,19 @@ class SharedChild(Child):
     def next_frame_into(self, buffer: bytearray) -> TaskFrame | None:
         """As :meth:`next_frame`, from any thread."""
         try:
+            return self.frames.popleft()  # several come in a packet only if there is one thread
+        except IndexError:
+            pass
+        try:
             try:
-                return channel.receive_task(self.sock, buffer, channel.NO_WAIT)
+                frames = channel.receive_tasks(self.sock, buffer, channel.NO_WAIT)
             except BlockingIOError:
                 self.report_returned()
-                return channel.receive_task(self.sock, buffer)
+                frames = channel.receive_tasks(self.sock, buffer)
         except OSError:  # a task closed it
             os._exit(channel.CHANNEL_LOST)
+        self.frames += frames[1:]
+        return frames[0] if frames else None
 
     def show_if_asked(self) -> tuple[bool, TaskStopped | None]:
         shows = self.board.shows(self.seat)
@@ -269,7 +275,7 @@ class ThreadedChild(SharedChild):
     def work(self, lane: ThreadLane) -> None:
         """The life of a thread."""
         lane.settle_in()
-        buffer = bytearray(channel.PACKET_MAX + 256)
+        buffer = bytearray(channel.BUFFER_SIZE)
         while not self.leaving:
             frame = self.next_frame_into(buffer)
             if frame is None or frame.kind == channel.LEAVE:

@@ -13,7 +13,7 @@ from delayed import answers, waits
 from delayed.brokers import Broker
 from delayed.message import Answer, Settlement
 from delayed.worker import gates, gifts, limiter, verdict
-from delayed.worker.courier import Gated
+from delayed.worker.courier import Held
 from delayed.worker.gates import Gates
 from delayed.worker.verdict import Verdict
 from tests.brokers.patience import eventually
@@ -36,9 +36,9 @@ class Courier:
         self.gates = Gates(broker)
         self.name = secrets.token_hex(8)
 
-    def take(self, limit: int = 100, lease: float = LEASE) -> list[Gated]:
+    def take(self, limit: int = 100, lease: float = LEASE) -> list[Held]:
         """Claim; what may be handed out. The rest goes back."""
-        claimed = [Gated(claim, 0.0, 0) for claim in self.bench.claim(limit, lease, self.name)]
+        claimed = [Held(claim, 0.0, 0) for claim in self.bench.claim(limit, lease, self.name)]
         shut = self.gates.ask(claimed)
         self.settle(*[end for _, end in shut])
         return [held for held in claimed if held not in [each for each, _ in shut]]
@@ -49,7 +49,7 @@ class Courier:
         while self.gates.busy:
             self.gates.work()
 
-    def end(self, held: Gated, found: Verdict | None = None, body: bytes = b"", action: Any = "done") -> None:
+    def end(self, held: Held, found: Verdict | None = None, body: bytes = b"", action: Any = "done") -> None:
         answer = Answer(answers.pack(found, body), 60.0) if found is not None else None
         self.settle(Settlement(held.claim.ref, action, answer=answer))
 
@@ -68,7 +68,7 @@ RETURNED = Verdict(verdict.RETURNED)
 FAILED = Verdict(verdict.RAISED, "KeyError", "'key'")
 
 
-def taken(held: list[Gated]) -> list[int]:
+def taken(held: list[Held]) -> list[int]:
     return ids([each.claim for each in held])
 
 
@@ -118,7 +118,7 @@ def test_an_end_between_two_looks_is_not_missed(courier: Courier, other: Courier
     (first,) = courier.bench.put(keep=60.0)
     second = after(courier, first)
     (running,) = courier.take(1)
-    claimed = [Gated(claim, 0.0, 0) for claim in other.bench.claim(1, worker=other.name)]
+    claimed = [Held(claim, 0.0, 0) for claim in other.bench.claim(1, worker=other.name)]
     ((_, back),) = other.gates.ask(claimed)
 
     courier.end(running, RETURNED)
@@ -292,7 +292,7 @@ def test_each_name_is_a_limit_of_its_own(courier: Courier) -> None:
 def test_a_place_between_two_looks_is_not_missed(courier: Courier, other: Courier) -> None:
     _, second = limited(courier, 2, at_once=1)
     (running,) = courier.take(1)
-    claimed = [Gated(claim, 0.0, 0) for claim in other.bench.claim(1, worker=other.name)]
+    claimed = [Held(claim, 0.0, 0) for claim in other.bench.claim(1, worker=other.name)]
     ((_, back),) = other.gates.ask(claimed)
 
     courier.end(running)

@@ -1,0 +1,39 @@
+"""Tasks for :mod:`tests.workers.test_packets`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from delayed import current
+from tests.workers.tasks import note
+
+
+def behind(ledger: str, number: int) -> None:
+    note(ledger, "behind", number, current.attempt)
+
+
+def begin_and_wait(ledger: str) -> None:
+    """Goes on after :func:`go`."""
+    note(ledger, "begin")
+    while not os.path.exists(ledger + ".go"):
+        time.sleep(0.01)
+    note(ledger, "end")
+
+
+def go(ledger: str) -> None:
+    open(ledger + ".go", "w").close()
+
+
+def freeze(ledger: str) -> None:
+    """Stops its process, until :func:`thaw`."""
+    with open(ledger + ".pid", "w") as file:
+        file.write(str(os.getpid()))
+    os.kill(os.getpid(), signal.SIGSTOP)
+    note(ledger, "end")
+
+
+def thaw(ledger: str) -> None:
+    with open(ledger + ".pid") as file:
+        os.kill(int(file.read()), signal.SIGCONT)

@@ -1,0 +1,106 @@
+"""Quick tasks travel to a child several in a packet: what is behind one that is not quick, or that kills the child."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from delayed.task import Task
+from tests.workers import packets, tasks
+from tests.workers.conftest import Bench, alive, children_of, fork_server_of, wait_for
+
+BEHIND = 24
+sqlite = pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
+
+
+def put_packet(bench: Bench, first: Callable[..., Any], *args: Any) -> None:
+    """Let the worker learn that tasks are quick, then enqueue this one and others, which it claims together."""
+    ledger = str(bench.ledger.path)
+    bench.queue.enqueue_many([Task.create(tasks.mark, (ledger, "quick")) for _ in range(300)])
+    wait_for(bench.settled)
+    bench.queue.pause()
+    behind = [Task.create(packets.behind, (ledger, number)) for number in range(BEHIND)]
+    bench.queue.enqueue_many([Task.create(first, (ledger, *args)), *behind])
+    bench.queue.resume()
+
+
+def attempts(bench: Bench) -> list[str]:
+    """Number and attempt of those behind that have run."""
+    return sorted(bench.ledger.find("behind"), key=lambda line: int(line.split()[0]))
+
+
+EACH_ONCE = [f"{number} 1" for number in range(BEHIND)]
+
+
+@sqlite
+def test_what_is_behind_a_slow_task_is_run_by_another_child(bench: Bench) -> None:
+    bench.start(processes=2)
+    put_packet(bench, packets.begin_and_wait)
+    wait_for(lambda: len(attempts(bench)) == BEHIND)
+    assert attempts(bench) == EACH_ONCE
+    assert bench.ledger.find("end") == []
+
+    packets.go(str(bench.ledger.path))
+    wait_for(bench.settled)
+    assert attempts(bench) == EACH_ONCE
+    assert bench.ledger.find("end") == [""]
+
+
+@sqlite
+def test_what_is_behind_a_slow_task_is_given_back_by_a_worker_that_stops(bench: Bench) -> None:
+    worker = bench.start(shutdown_timeout=60.0)
+    put_packet(bench, packets.begin_and_wait)
+    wait_for(lambda: bench.ledger.find("begin"))
+    worker.send_signal(signal.SIGTERM)
+    wait_for(lambda: bench.queue.broker.counts(bench.queue.name).ready == BEHIND)
+    assert bench.ledger.find("behind") == []
+
+    packets.go(str(bench.ledger.path))
+    assert worker.wait(10) == 0
+    bench.burst()
+    assert attempts(bench) == EACH_ONCE
+    assert bench.ledger.find("end") == [""]
+
+
+@sqlite
+def test_what_is_behind_a_task_that_kills_its_child_is_run_by_the_next_one(bench: Bench) -> None:
+    bench.start()
+    put_packet(bench, tasks.kill_self, signal.SIGKILL)
+    wait_for(bench.settled)
+    assert attempts(bench) == EACH_ONCE
+
+
+@sqlite
+def test_what_is_behind_a_slow_task_is_given_back_when_the_monitor_dies(bench: Bench) -> None:
+    worker = bench.start()
+    server = fork_server_of(worker)
+    put_packet(bench, packets.begin_and_wait)
+    wait_for(lambda: bench.ledger.find("begin"))
+    (child,) = children_of(server)
+    worker.kill()
+    bench.start()
+    wait_for(lambda: len(attempts(bench)) == BEHIND)
+    assert attempts(bench) == EACH_ONCE
+    assert alive(child)
+    assert bench.ledger.find("end") == []
+
+    packets.go(str(bench.ledger.path))
+    wait_for(bench.settled)
+    assert bench.ledger.find("begin") == [""]
+    assert bench.ledger.find("end") == [""]
+    assert attempts(bench) == EACH_ONCE
+
+
+@sqlite
+def test_a_child_that_was_frozen_begins_nothing_that_was_taken_back(bench: Bench) -> None:
+    """It had read it, and goes on when another has run it."""
+    bench.start(processes=2)
+    put_packet(bench, packets.freeze)
+    wait_for(lambda: len(attempts(bench)) == BEHIND)
+    packets.thaw(str(bench.ledger.path))
+    wait_for(bench.settled)
+    assert bench.ledger.find("end") == [""]
+    assert attempts(bench) == EACH_ONCE
