@@ -13,7 +13,8 @@ again :mod:`tests.chaos.checker` reads them, and nothing else, and gives a verdi
 ``house.py``        what a worker's process runs; ``processes.py``: who is whose child
 ``broken.py``       brokers with one fault each, which the judge has to find
 ``chaos.py``        random harm for a while: ``make chaos``; with ``nemesis.py``, ``producer.py`` and ``stores.py``
-``scenarios.py``    one kind of harm at a time, on the way to the store: ``proxy.py``, which reads it with ``wire.py``
+``scenarios/``      one kind of harm at a time: on the way to the store (``proxy.py``, which reads it with ``wire.py``),
+                    or by standing still; ``scene.py`` has the register of all
 ``crashpoints.py``  death at each point of each operation: ``make crashpoints``; with ``crash_scenes.py``, which lead
                     there, ``client.py``, ``syscalls.py``: between any two system calls; and ``points.py``: the tables
 ``peers.py``        the same judge on other libraries, with ``peer_tasks.py`` and ``peer_celery.py``

@@ -299,7 +299,8 @@ def enqueue(
     """Enqueue one task, whose first argument is the number of its intent, and note what became of that."""
     log = folder / ENQUEUED
     retry, delay = options.pop("retry", Retry(100, delay=0.0)), options.get("delay", 0.0)
-    note(log, "intent", intent=number, kind=kind or func.__name__, retry=retry.max if retry else 0, delay=delay)
+    facts = {"retry": retry.max if retry else 0, "delay": delay, "exclusive": options.get("exclusive", False)}
+    note(log, "intent", intent=number, kind=kind or func.__name__, **facts)
     task = Task.create(func, (number, *args), retry=retry, **options)
     try:
         queue.enqueue(task)

@@ -13,6 +13,7 @@ stuck          when nobody did any harm any more, the queue did not become empty
 leak           something was left over: a process, a descriptor, a row
 recovery       longer than the bound from a death to the next run, when nothing else happened meanwhile
 dead_air       longer than the bound with tasks to run, and room for them, and none began
+figures        what a scenario measured is beyond its bound
 =============  =======================================================================================================
 """
 
@@ -22,11 +23,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 
 from tests.chaos.history import History, Intent, Run
 from tests.chaos.records import Record
 
-STOPS = ("TaskLost", "TaskStopped")  # what is raised in a run that has to go although its time is not up
+# What is raised in a run that has to go although its time is not up; the last one in a coroutine.
+STOPS = ("TaskLost", "TaskStopped", "CancelledError")
 GIVING_UP = 1.0  # seconds that a run may go on after its worker can know again that its claim was lost
 
 
@@ -59,6 +62,7 @@ class Verdict:
         repeated: those of them that follow a run that had returned.
         recovery: seconds from each death to the next run, by who died.
         dead_air: the longest time in which nothing began, seconds.
+        figures: what a scenario measured, in words.
     """
 
     findings: dict[str, list[str]]
@@ -68,6 +72,7 @@ class Verdict:
     repeated: int = 0
     recovery: dict[str, list[float]] = field(default_factory=dict)
     dead_air: float = 0.0
+    figures: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> list[str]:
@@ -111,6 +116,7 @@ class Checker:
             "leak": self.leak,
             "recovery": self.recovery,  # after rerun(), which measures
             "dead_air": self.dead_air,
+            "figures": self.figures,
         }
         findings = {column: find() for column, find in columns.items()}
         history = self.history
@@ -122,6 +128,7 @@ class Checker:
             self.repeated,
             dict(self.recoveries),
             self.longest_air,
+            [_figure(record) for record in history.having("figure")],
         )
 
     # -- tasks ---------------------------------------------------------------------------------------------------
@@ -201,9 +208,17 @@ class Checker:
         # A lease that ends was renewed a third of it ago at most.
         if any(end - start >= self.bounds.lease * 0.6 for start, end in history.frozen(before, run.begun, whole=True)):
             return "its worker was frozen or cut off"
+        if intent.exclusive and run.attempt == before.attempt and self._out_of_reach(before, run.begun):
+            return "it was exclusive, and the store was out of reach"
         if any(record.get("lossy") and before.begun <= record["at"] <= run.begun for record in history.having("down")):
             return "the store forgot its last moments"
         return ""
+
+    def _out_of_reach(self, run: Run, until: float) -> bool:
+        """Whether there was an outage in this time in which a lease that nobody can renew ends."""
+        return any(
+            min(end, until) - max(start, run.begun) >= self.bounds.lease * 0.4 for start, end in self.history.outages
+        )
 
     def _recovered(self, role: str, dead: float, begun: float) -> None:
         if not self.history.disturbed(dead, begun):
@@ -223,16 +238,19 @@ class Checker:
         for intent in self.history.intents.values():
             for number, run in enumerate(intent.runs):
                 for before in intent.runs[:number]:
-                    if before.sign > run.begun and before.id == run.id and not self._was_frozen(before, run):
+                    if before.sign > run.begun and before.id == run.id and not self._was_frozen(intent, before, run):
                         found.append(
                             f"intent {intent.number}: {before} was alive {before.sign - run.begun:.3f} s after {run} "
                             "had begun"
                         )
         return found
 
-    def _was_frozen(self, before: Run, run: Run) -> bool:
-        """Whether a run could not know that it had lost its claim, and ended as soon as it could."""
-        windows = list(self.history.frozen(before, self.history.end, whole=True))
+    def _was_frozen(self, intent: Intent, before: Run, run: Run) -> bool:
+        """Whether a run could not know that it had lost its claim, and ended as soon as it could.
+
+        One of an exclusive task that is only cut off knows the time.
+        """
+        windows = list(self.history.frozen(before, self.history.end, whole=True, cut=not intent.exclusive))
         long = [end for start, end in windows if min(end, run.begun) - start >= self.bounds.lease * 0.6]
         # It learns it with the next renewal.
         return bool(long) and before.sign <= max(long) + self.bounds.lease / 3 + GIVING_UP
@@ -308,6 +326,13 @@ class Checker:
             return []
         return [f"nothing began for {self.longest_air:.2f} s; the bound is {self.bounds.dead_air:g} s"]
 
+    def figures(self) -> list[str]:
+        return [
+            f"{_figure(record)} is beyond its bound"
+            for record in self.history.having("figure")
+            if not record["least"] <= record["value"] <= record["most"]
+        ]
+
     def _changes(self) -> list[tuple[float, int, int, bool]]:
         """(when, change of the tasks that wait, change of those that run, whether the silence ends) in order.
 
@@ -324,6 +349,12 @@ class Checker:
         for start, end in self.history.excused:
             changes += [(start, 0, 1 << 20, True), (end, 0, -(1 << 20), True)]
         return sorted(changes, key=lambda change: change[0])
+
+
+def _figure(record: Record) -> str:
+    least, most = record["least"], record["most"]
+    bounds = [f"{sign} {bound:g}" for sign, bound in ((">=", least), ("<=", most)) if bound not in (-inf, inf)]
+    return f"{record['name']}: {record['value']:g}" + (f" ({', '.join(bounds)})" if bounds else "")
 
 
 def _runs(intent: Intent) -> str:

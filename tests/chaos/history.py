@@ -7,7 +7,7 @@ The ledger, by tasks (each names its run, by a random number that it drew itself
 
 The enqueue log, by producers::
 
-    intent (intent, kind, retry, delay) · ok (intent, id) · refused (intent) · uncertain (intent)
+    intent (intent, kind, retry, delay, exclusive) · ok (intent, id) · refused (intent) · uncertain (intent)
     cancel (intent): it will ask for that · cancelled (intent): it was told so
 
 The nemesis log, by whoever does the harm, and looks after it::
@@ -18,6 +18,7 @@ The nemesis log, by whoever does the harm, and looks after it::
     late (since): the machine itself stood still · slots (slots): tasks that run at once
     drained (drained, words): whether the queue became empty · dead (id, reason) · leak (words)
     effect (intent, run): a row of the store
+    figure (name, value, least, most): what a scenario measured, and between what it has to be
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Intent:
     Attributes:
         stored: when the producer learned that it is; None if it did not.
         refused: whether the producer was told that it is certainly not.
+        exclusive: whether no two runs of it may overlap.
         unwanted: whether it was about to be cancelled.
         cancelled: when it was said to be; None if it was not.
         ids: under which the store has it, as far as a producer or a run has told.
@@ -89,6 +91,7 @@ class Intent:
     stored: float | None = None
     refused: bool = False
     known: bool = False
+    exclusive: bool = False
     unwanted: bool = False
     cancelled: float | None = None
     ids: set[int] = field(default_factory=set)
@@ -152,18 +155,20 @@ class History:
     def _ready_before(self, at: float) -> set[int]:
         return {record["pid"] for record in self.having("ready") if record["at"] < at}
 
-    def frozen(self, run: Run, until: float, *, whole: bool = False) -> Iterable[Window]:
+    def frozen(self, run: Run, until: float, *, whole: bool = False, cut: bool = True) -> Iterable[Window]:
         """The times before `until` in which the run's worker was stopped or cut off.
 
         Args:
-            whole: those in which all of it was: when only its monitor is frozen, nobody may notice anything.
+            whole: those in which all of it was: when only one of its guardians is frozen, nobody may notice anything.
+            cut: those too in which it was cut off.
         """
         worker = self.worker_of(run)
 
         def applies(record: Any) -> bool:
-            return record.get("worker") == worker and not (whole and record.get("role") == "monitor")
+            return record.get("worker") == worker and not (whole and record.get("role") in ("monitor", "forkserver"))
 
-        for start, end in [*self._windows("stop", "cont", applies), *self._windows("cut", "healed", applies)]:
+        windows = self._windows("stop", "cont", applies)
+        for start, end in [*windows, *(self._windows("cut", "healed", applies) if cut else ())]:
             if start < until and end > run.begun:
                 yield start, min(end, until)
 
@@ -210,6 +215,7 @@ class History:
                 intent.kind = record.get("kind", "")
                 intent.retry = record.get("retry", 0)
                 intent.delay = record.get("delay", 0.0)
+                intent.exclusive = record.get("exclusive", False)
             elif record["what"] == "ok":
                 intent.stored = record["at"]
                 intent.refused = False  # a retry of the error may succeed

@@ -2,8 +2,9 @@
 
 It says its port on the standard output, takes orders as lines of JSON on the standard input, and leaves at its end. An
 order is ``{"rules": [...]}``, see :class:`Rule`, or a ``state``: ``open``; ``refuse``, which resets every connection,
-also new ones; ``swallow``, which lets them stand, but nothing comes through, as behind a cable that was pulled.
-``reset`` ends those that there are.
+also new ones; ``swallow``, which lets them stand, but nothing comes through, as behind a cable that was pulled;
+``deaf``, which lets requests through, and no replies. ``reset`` ends those that there are. ``slow`` is a :class:`Slow`.
+The answer to an order is how many connections there have been.
 """
 
 from __future__ import annotations
@@ -65,6 +66,20 @@ class Rule:
         object.__setattr__(self, "of", tuple(self.of))  # JSON knows lists only
 
 
+@dataclass(frozen=True)
+class Slow:
+    """How slowly everything comes through, in each direction.
+
+    Attributes:
+        least, most: seconds by which it is late.
+        piece: bytes that arrive at a time; 0 for all.
+    """
+
+    least: float = 0.0
+    most: float = 0.0
+    piece: int = 0
+
+
 # -- the process ---------------------------------------------------------------------------------------------------
 
 
@@ -80,13 +95,16 @@ class Server:
         self.hits: dict[Rule, int] = {}
         self.passed: dict[Rule, int] = {}  # requests that match, and are not the nth yet
         self.state = "open"
+        self.slow = Slow()
+        self.accepted = 0  # connections so far
         self.lines: set[Line] = set()
 
     def obey(self, order: dict[str, Any]) -> None:
         self.rules = [Rule(**rule) for rule in order.get("rules", [asdict(rule) for rule in self.rules])]
         state = order.get("state", self.state)
+        self.slow = Slow(**order["slow"]) if "slow" in order else self.slow
         # What was swallowed is missing: such a connection is of no use any more.
-        if state == "refuse" or (self.state == "swallow" and state == "open") or "reset" in order:
+        if state == "refuse" or (self.state in ("swallow", "deaf") and state == "open") or "reset" in order:
             for line in list(self.lines):
                 line.abort()
         self.state = state
@@ -112,6 +130,7 @@ class Server:
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = Line(self, reader, writer)
+        self.accepted += 1
         self.lines.add(line)
         try:
             await line.serve()
@@ -163,14 +182,13 @@ class Line:
                 self.drop = self.drop or toxic in ("drop_reply", "kill_between")
                 self.fatal = rule if toxic in ("kill_between", "kill_after") else self.fatal
                 self.hold = rule.seconds if rule and toxic == "hold_reply" else self.hold
-                far.write(request.data)
-                await far.drain()
+                await self.carry(request.data, far)
         if self.fatal:
             await asyncio.sleep(READ_PATIENCE)  # it may have closed this when it was done; its end is due all the same
 
     async def back(self, far: asyncio.StreamReader) -> None:
         while data := await far.read(CHUNK):
-            if self.server.state == "swallow":
+            if self.server.state in ("swallow", "deaf"):
                 continue
             self.due -= self.wire.replies(data)
             if self.drop:
@@ -183,12 +201,20 @@ class Line:
                 seconds, self.hold = self.hold, 0.0
                 await asyncio.sleep(seconds)
             self.last = self.fatal is not None and self.due <= 0
-            self.writer.write(data)
-            await self.writer.drain()
+            await self.carry(data, self.writer)
             if self.fatal and self.last:
                 await self.until_read()
                 self.kill(self.fatal)
                 return
+
+    async def carry(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        slow = self.server.slow
+        if slow.most:
+            await asyncio.sleep(self.server.dice.uniform(slow.least, slow.most))
+        size = slow.piece or len(data)
+        for at in range(0, len(data), size):
+            writer.write(data[at : at + size])
+            await writer.drain()
 
     def peer(self, pids: Sequence[int]) -> int | None:
         """Which of these processes has the other end; None if none."""
@@ -243,8 +269,11 @@ async def main(scheme: str, port: int, log: str, seed: int) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     while order := await orders.readline():
         server.obey(json.loads(order))
-        print("done", flush=True)
+        print(server.accepted, flush=True)
 
+
+# Of the URL: that nothing is encrypted, and nobody looks for another way.
+_STRAIGHT = {"postgresql": ("sslmode=disable", "gssencmode=disable"), "mongodb": ("directConnection=true",)}
 
 # -- who starts it -------------------------------------------------------------------------------------------------
 
@@ -253,7 +282,7 @@ class Proxy:
     """A proxy in a process of its own. A context.
 
     Args:
-        url: of the store, ``redis://`` or ``postgresql://``, on this host.
+        url: of the store, which is a server on this host.
         folder: where its log is.
         seed: decides what goes wrong where chance does.
     """
@@ -271,8 +300,7 @@ class Proxy:
             cwd=Path(__file__).parent.parent.parent,
         )
         place = f"{parts.username}@" if parts.username else ""
-        plain = ["sslmode=disable", "gssencmode=disable"] if parts.scheme == "postgresql" else []
-        query = "&".join([*filter(None, [parts.query]), *plain])
+        query = "&".join([*filter(None, [parts.query]), *_STRAIGHT.get(parts.scheme, ())])
         self.url = urlunsplit((parts.scheme, f"{place}127.0.0.1:{int(self._answer())}", parts.path, query, ""))
 
     def set(self, *rules: Rule) -> None:
@@ -280,8 +308,16 @@ class Proxy:
         self._order({"rules": [asdict(rule) for rule in rules]})
 
     def state(self, state: str) -> None:
-        """open, refuse or swallow."""
+        """open, refuse, swallow or deaf."""
         self._order({"state": state})
+
+    def slow(self, slow: Slow) -> None:
+        """From now on all is as slow as that."""
+        self._order({"slow": asdict(slow)})
+
+    def accepted(self) -> int:
+        """How many connections there have been."""
+        return self._order({})
 
     def reset(self) -> None:
         """End every connection that there is."""
@@ -291,11 +327,11 @@ class Proxy:
         """What has gone wrong so far."""
         return read(self.log)
 
-    def _order(self, order: dict[str, Any]) -> None:
+    def _order(self, order: dict[str, Any]) -> int:
         with self._lock:
             _pipe(self._process.stdin).write(json.dumps(order).encode() + b"\n")
             _pipe(self._process.stdin).flush()
-            self._answer()
+            return int(self._answer())
 
     def _answer(self) -> bytes:
         answer = _pipe(self._process.stdout).readline()

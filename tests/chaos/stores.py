@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.processes import send
+from tests.chaos.processes import below, send
 from tests.chaos.tasks import EFFECTS
 from tests.servers import Server
 from tests.servers.mongo import MongoServer
@@ -48,6 +48,20 @@ class Store(ABC):
     def leftovers(self, queue: str) -> list[str]:
         """What there is of tasks, in words, although the queue is empty."""
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """For as long as the block runs the store answers nobody, and refuses nothing either."""
+        assert self.server is not None
+        pids = list(below(self.server.pid))
+        pids += [pid for pid in below(self.server.pid) if pid not in pids]  # those that were forked meanwhile
+        for pid in pids:
+            send(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in reversed(pids):
+                send(pid, signal.SIGCONT)
+
 
 class SQLiteStore(Store):
     def __init__(self, folder: Path) -> None:
@@ -63,6 +77,16 @@ class SQLiteStore(Store):
     def leftovers(self, queue: str) -> list[str]:
         ((count,),) = self._run(_COUNT)
         return [f"{count} rows of tasks"] if count else []
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Another program holds the file's lock."""
+        import sqlite3
+
+        with contextlib.closing(sqlite3.connect(self.path, timeout=30.0, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            yield
+            db.rollback()
 
     def _run(self, sql: str) -> list[Any]:
         import sqlite3

@@ -18,6 +18,7 @@ def table(verdict: Verdict, harm: Mapping[str, int]) -> str:
         middle, longest = median(times), max(times)
         lines.append(f"recovery after the death of a {role}: median {middle:.2f} s, longest {longest:.2f} s")
     lines.append(f"dead air: {verdict.dead_air:.2f} s")
+    lines += verdict.figures
     lines.append("")
     for column, findings in verdict.findings.items():
         lines.append(f"{column:<13} {len(findings):>5}  {'FAILED' if findings else 'ok'}")

@@ -59,8 +59,8 @@ def ran_once() -> Story:
     return Story().task(1.0).begin(1.1, "a").then(1.5, "T", "a").then(2.0, "E", "a")
 
 
-def broke_off() -> Story:
-    return Story().task(1.0).begin(1.1, "a").then(1.5, "T", "a")
+def broke_off(**facts: Any) -> Story:
+    return Story().task(1.0, **facts).begin(1.1, "a").then(1.5, "T", "a")
 
 
 def test_a_task_that_ran_once_is_no_finding() -> None:
@@ -115,6 +115,30 @@ FAULTS = {
         .begin(2.0, "b", token=2)
         .then(2.1, "E", "b"),
     ),
+    "a fork server that stood still explains nothing": (
+        "rerun",
+        broke_off()
+        .harm(1.6, "stop", role="forkserver", pid=SERVER, worker=MONITOR)
+        .harm(7.0, "cont", role="forkserver", pid=SERVER, worker=MONITOR)
+        .begin(5.0, "b", token=2)
+        .then(5.1, "E", "b"),
+    ),
+    "an outage is no reason to run again what is not exclusive": (
+        "rerun",
+        broke_off().harm(1.6, "down", lossy=False).harm(5.0, "up").begin(5.5, "b", token=2, attempt=1),
+    ),
+    "an exclusive run that the store's outage ended is not charged": (
+        "rerun",
+        broke_off(exclusive=True).harm(1.6, "down", lossy=False).harm(5.0, "up").begin(5.5, "b", token=2),
+    ),
+    "an exclusive run that was cut off, and goes on, overlaps": (
+        "overlap",
+        broke_off(exclusive=True)
+        .harm(1.6, "cut", worker=MONITOR)
+        .harm(7.0, "healed", worker=MONITOR)
+        .begin(5.0, "b", token=2)
+        .then(5.1, "T", "a"),
+    ),
     "a run that lives on beside the next overlaps": (
         "overlap",
         broke_off().kill(1.6, MONITOR, SERVER).begin(2.0, "b", token=2).then(2.1, "E", "b").then(2.05, "T", "a"),
@@ -166,6 +190,10 @@ FAULTS = {
         "dead_air",
         Story().task(1.0).begin(6.1, "a").then(6.2, "E", "a"),
     ),
+    "what was measured has bounds": (
+        "figures",
+        ran_once().harm(9.0, "figure", name="killed after", value=2.5, least=0.0, most=2.0),
+    ),
 }
 
 
@@ -214,6 +242,10 @@ INNOCENT = {
         .harm(7.0, "cont", role="worker", pid=MONITOR, worker=MONITOR)
         .then(7.5, "X", "a", why="TaskLost")
         .begin(5.0, "b", token=2),
+    ),
+    "it was exclusive, and the store was away": (
+        "it was exclusive, and the store was out of reach",
+        broke_off(exclusive=True).harm(1.6, "down", lossy=False).harm(5.0, "up").begin(5.5, "b", token=2, attempt=1),
     ),
     "its worker was told to leave": (
         "its worker was told to leave",

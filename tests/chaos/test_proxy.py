@@ -6,6 +6,8 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from delayed.message import Answer, Message, Settlement
 from tests.chaos import tasks
 from tests.chaos.arena import Arena
 from tests.chaos.processes import send, state_of
-from tests.chaos.proxy import Proxy, Rule
+from tests.chaos.proxy import Proxy, Rule, Slow
 from tests.chaos.wire import RedisWire
 
 QUEUE = "q"
@@ -154,6 +156,42 @@ def test_a_refused_way_is_open_again(proxy: Proxy, near: Broker, queue: str) -> 
     proxy.state("open")
 
     assert near.counts(queue).ready == 0
+
+
+def test_a_deaf_way_takes_requests_and_brings_no_replies(proxy: Proxy, near: Broker, far: Broker, queue: str) -> None:
+    enqueue(near, queue, 1, "b" * 32)  # so that Redis knows the script
+    proxy.state("deaf")
+
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(near.enqueue, queue, [Message(1, "m:f", b"")], "b" * 32, 2)
+        while far.counts(queue).ready < 2:
+            time.sleep(0.01)
+        assert not sent.done()
+        proxy.state("open")
+
+        with pytest.raises(BrokerUnavailable):
+            sent.result()
+
+
+def test_a_slow_way_is_late_in_both_directions(proxy: Proxy, near: Broker, queue: str) -> None:
+    near.counts(queue)
+    proxy.slow(Slow(0.1, 0.1, piece=1))
+    begun = time.monotonic()
+
+    assert near.counts(queue).ready == 0
+
+    assert time.monotonic() - begun >= 0.2
+
+
+def test_the_commands_of_mongodb_are_known(mongo_database: str, tmp_path: Path, queue: str) -> None:
+    with Proxy(mongo_database, tmp_path) as proxy, closing(broker_for(proxy.url)) as near:
+        near.counts(queue)
+        proxy.set(Rule("update", "drop_reply", most=1))
+
+        enqueue(near, queue)  # the driver sends it again by itself
+
+        assert near.counts(queue).ready == 1
+        assert ops(proxy) == ["drop_reply update"]
 
 
 def test_a_command_is_whole_wherever_it_is_cut() -> None:

@@ -225,4 +225,33 @@ def _work(claims: bool, ends: set[str]) -> frozenset[str]:
     return frozenset(ends | {name for name, is_it in (("claim", claims), ("settle", bool(ends))) if is_it})
 
 
-WIRES: dict[str, type[Wire]] = {"redis": RedisWire, "postgresql": PostgresWire}
+class MongoWire(Wire):
+    """OP_MSG, without compression. What a driver asks again and again by itself, ``hello``, may have many replies."""
+
+    _MESSAGE = 2013
+    _NO_REPLY = 2  # a flag: the client expects none
+
+    def _next_request(self) -> Request | None:
+        data = self._sent
+        if (size := self._size(data, 0)) is None:
+            return None
+        whole = data[:size]
+        if struct.unpack_from("<i", whole, 12)[0] != self._MESSAGE or whole[20] != 0:
+            return Request(frozenset(), whole, 1)
+        name = whole[26 : whole.index(b"\0", 26)].decode()  # of the first element of the command
+        return Request(frozenset({name}), whole, 0 if whole[16] & self._NO_REPLY else 1)
+
+    def _end_of_reply(self, start: int) -> int | None:
+        size = self._size(self._answered, start)
+        return None if size is None else start + size
+
+    @staticmethod
+    def _size(data: bytes, start: int) -> int | None:
+        """How long the message is that begins there; None if it is not complete."""
+        if len(data) < start + 4:
+            return None
+        size: int = struct.unpack_from("<i", data, start)[0]
+        return size if len(data) >= start + size else None
+
+
+WIRES: dict[str, type[Wire]] = {"redis": RedisWire, "postgresql": PostgresWire, "mongodb": MongoWire}

@@ -1,6 +1,17 @@
 """Single faults, one kind at a time: :data:`SCENARIOS` has those of all modules here, by name."""
 
-from tests.chaos.scenarios import replies
+from tests.chaos.scenarios import freezes, networks, replies
 from tests.chaos.scenarios.scene import SCENARIOS, Scenario, Scene, Unplayable, play, scenario, staged
 
-__all__ = ["SCENARIOS", "Scenario", "Scene", "Unplayable", "play", "replies", "scenario", "staged"]
+__all__ = [
+    "SCENARIOS",
+    "Scenario",
+    "Scene",
+    "Unplayable",
+    "freezes",
+    "networks",
+    "play",
+    "replies",
+    "scenario",
+    "staged",
+]

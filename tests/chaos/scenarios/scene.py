@@ -6,22 +6,34 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.chaos import tasks
-from tests.chaos.arena import Arena
+from tests.chaos.arena import Arena, House
+from tests.chaos.history import Run
 from tests.chaos.proxy import Proxy
-from tests.chaos.stores import Store, open_store
+from tests.chaos.stores import STORES, Store, open_store
 
-BOUND = 30.0  # seconds within which anything that is waited for has to happen
+BOUND = 30.0  # seconds within which anything that is waited for has to happen, and three leases
 LEASE = 4.0  # seconds: many requests may be lost, one after the other, before one ends, on a busy machine too
-SERVERS = ("redis", "postgres")  # those whose protocol the proxy speaks
+SERVERS = ("redis", "postgres")  # those whose operations the proxy knows
+REMOTE = (*SERVERS, "mongodb")  # those that a proxy can stand before
+ALL = tuple(STORES)
 HARM = ("kill", "stop", "cut", "down")  # what counts as a fault in the nemesis log
 
 
 class Unplayable(Exception):
     """Raised by a scenario that this machine has no means for: what is missing, in words."""
+
+
+class Guardians(NamedTuple):
+    """A worker that can run something, and the pids of its two guardians."""
+
+    house: House
+    monitor: int
+    server: int
 
 
 class Scene:
@@ -30,11 +42,13 @@ class Scene:
     Attributes:
         arena: whose producers and workers reach the store through the proxy, if there is one.
         tasks: how many, about.
+        later: what is to be put right when all is over.
     """
 
     def __init__(self, arena: Arena, proxy: Proxy | None = None, tasks: int = 60, store: Store | None = None) -> None:
         self.arena = arena
         self.tasks = tasks
+        self.later = ExitStack()
         self._proxy = proxy
         self._store = store
 
@@ -49,16 +63,52 @@ class Scene:
         assert self._store is not None, "this scene plays on a store that others use, too"
         return self._store
 
-    def put(self, seconds: float = 0.0, count: int = 0) -> None:
-        for _ in range(count or self.tasks):
-            self.arena.put(tasks.nap, seconds)
+    @property
+    def nap(self) -> Callable[..., Any]:
+        """A task that takes some time, such that this kind of worker can have several at once."""
+        return tasks.nap_async if self.arena.mode == "async" else tasks.nap
+
+    def put(self, seconds: float = 0.0, count: int = 0, **options: Any) -> list[int]:
+        """Enqueue naps; returns their numbers."""
+        return [self.arena.put(self.nap, seconds, **options) for _ in range(count or self.tasks)]
+
+    def worker(self, role: str = "worker", **options: Any) -> Guardians:
+        """Start one, and wait until its children can run something."""
+        known = set(self.arena.guardians())
+        house = self.arena.start(role, **options)
+
+        def found() -> list[tuple[int, int]]:
+            return [pair for pair in self.arena.guardians() if pair not in known and pair[1] in self.arena.ready]
+
+        return Guardians(house, *self.wait_for(found)[0])
 
     def wait_for(self, what: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + BOUND
+        bound = BOUND + 3 * self.arena.lease
+        deadline = time.monotonic() + bound
         while not (found := what()):
-            assert time.monotonic() < deadline, f"not within {BOUND} s"
+            assert time.monotonic() < deadline, f"not within {bound:g} s"
             time.sleep(0.02)
         return found
+
+    def runs(self, number: int) -> list[Run]:
+        """Those of one task so far."""
+        intent = self.arena.history().intents.get(number)
+        return intent.runs if intent else []
+
+    def probe(self, worker: Guardians) -> float:
+        """When a worker begins a task that is enqueued now."""
+
+        def begun() -> float | None:
+            (number,) = self.put(0.2, count=1)
+            (run,) = self.wait_for(lambda: self.runs(number))
+            return run.begun if self.arena.history().worker_of(run) == worker.monitor else None
+
+        at: float = self.wait_for(begun)
+        return at
+
+    def measure(self, name: str, value: float, *, least: float = -inf, most: float = inf) -> None:
+        """Note a figure, and between what it has to be: the checker compares them."""
+        self.arena.note("figure", name=name, value=round(value, 3), least=least, most=most)
 
     def begun(self) -> int:
         """How many tasks have begun."""
@@ -137,6 +187,11 @@ def staged(scenario: Scenario, store: str, folder: Path, mode: str, lease: float
 
 def play(scene: Scene, scenario: Scenario) -> int:
     """Play it, and let all end in peace; returns how many faults it was."""
+    with scene.later:
+        return _play(scene, scenario)
+
+
+def _play(scene: Scene, scenario: Scenario) -> int:
     more = scenario.play(scene) or 0
     scene.wait_for(lambda: scene.hits() or not scenario.toxic)
     scene.wait_for(scene.all_begun)
