@@ -55,6 +55,12 @@ def noop(intent: int) -> None:
         pass
 
 
+def bulky(intent: int, load: str) -> None:
+    """As :func:`noop`, with an argument that takes room."""
+    with recorded(intent):
+        pass
+
+
 def nap(intent: int, seconds: float) -> None:
     with recorded(intent) as run:
         _sleep(run, seconds)

@@ -1,6 +1,6 @@
 """Single faults, one kind at a time: :data:`SCENARIOS` has those of all modules here, by name."""
 
-from tests.chaos.scenarios import freezes, networks, replies
+from tests.chaos.scenarios import freezes, networks, outages, redis_faults, replies
 from tests.chaos.scenarios.scene import SCENARIOS, Scenario, Scene, Unplayable, play, scenario, staged
 
 __all__ = [
@@ -10,7 +10,9 @@ __all__ = [
     "Unplayable",
     "freezes",
     "networks",
+    "outages",
     "play",
+    "redis_faults",
     "replies",
     "scenario",
     "staged",

@@ -15,7 +15,7 @@ SLACK = 1.0  # seconds that a busy machine takes for what should be done at once
 NOTICED = 5.0  # seconds after which a fork server that is silent is replaced
 
 
-@scenario("Z1", stores=ALL, proxied=False)
+@scenario("Z1", stores=ALL, proxied=False, lease=6.0)
 def worker_stops(scene: Scene) -> None:
     """A whole worker, for two and a half leases: what it had runs elsewhere, which it learns at once."""
     lease = scene.arena.lease
@@ -35,19 +35,19 @@ def worker_stops(scene: Scene) -> None:
     scene.measure("ran on after it was woken for", max(last - thawed, 0.0), most=SLACK)
 
 
-@scenario("Z2", stores=ALL, proxied=False)
+@scenario("Z2", stores=ALL, proxied=False, lease=15.0)  # a stand-in has to load a driver on a busy machine
 def monitor_stops(scene: Scene) -> None:
     """A monitor alone: its fork server stands in, and nothing runs twice."""
     lease = scene.arena.lease
-    first = scene.worker()
-    scene.put(1.5 * lease, count=scene.arena.processes)
-    scene.wait_for(lambda: scene.begun() == scene.arena.processes)
-    scene.worker()
-    at = _stop(scene, first.monitor, "monitor", first)
-    scene.wait_for(lambda: state_of(first.monitor) in ("", "Z"))
+    workers = [scene.worker(), scene.worker()]
+    (number,) = scene.put(1.5 * lease, count=1)
+    (run,) = scene.wait_for(lambda: scene.runs(number))
+    worker = next(each for each in workers if each.monitor == scene.arena.history().worker_of(run))
+    at = _stop(scene, worker.monitor, "monitor", worker)
+    scene.wait_for(lambda: state_of(worker.monitor) in ("", "Z"))
     scene.measure("its fork server stood in after", now() - at, most=lease / 2 + SLACK)
     _until(at + LONG * lease)
-    _go_on(scene, first.monitor, "monitor", first)
+    _go_on(scene, worker.monitor, "monitor", worker)
 
 
 @scenario("Z3", stores=ALL, proxied=False)
@@ -79,13 +79,13 @@ def server_stops(scene: Scene) -> None:
     _go_on(scene, worker.server, "forkserver", worker)
 
 
-@scenario("Z5", stores=ALL, proxied=False)
+@scenario("Z5", stores=ALL, proxied=False, lease=6.0)
 def short_silence(scene: Scene) -> None:
     """The store, for less than a lease: a pause."""
     _store_stops(scene, 0.6)
 
 
-@scenario("Z5", stores=ALL, proxied=False)
+@scenario("Z5", stores=ALL, proxied=False, lease=6.0)
 def long_silence(scene: Scene) -> None:
     """The store, for longer than two leases: a pause, but for what is exclusive: that is run again."""
     _store_stops(scene, 2.7)
@@ -94,11 +94,11 @@ def long_silence(scene: Scene) -> None:
 def _store_stops(scene: Scene, leases: float) -> None:
     lease = scene.arena.lease
     scene.worker()
-    numbers = scene.put((leases + 0.5) * lease, count=1)
-    numbers += scene.put((leases + 0.5) * lease, count=1, exclusive=True)
+    scene.worker()
+    numbers = scene.put((leases + 0.5) * lease + SLACK, count=1)
+    numbers += scene.put((leases + 0.5) * lease + SLACK, count=1, exclusive=True)
     scene.wait_for(lambda: scene.begun() == len(numbers))
     scene.put(0.1, count=scene.tasks // 10)
-    scene.worker()
     scene.arena.note("down", lossy=False)
     with scene.store.stopped():
         at = now()

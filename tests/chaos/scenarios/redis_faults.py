@@ -1,0 +1,185 @@
+"""What happens to Redis alone: it forgets scripts, cuts connections, pauses, is full, or refuses to write."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.chaos import tasks
+from tests.chaos.scenarios.outages import BACK, SLACK, back
+from tests.chaos.scenarios.producing import Producing
+from tests.chaos.scenarios.scene import Scene, scenario
+
+if TYPE_CHECKING:
+    import redis
+
+NAP = 0.02  # seconds that a task takes
+LOAD = "x" * 20_000
+ROOM = 8 << 20  # bytes that a Redis has left
+AT_ONCE = 1.0  # seconds in which a busy machine refuses what a store has no room for
+COMPLAINTS = 3  # lines in the log of a worker while a store does not serve it
+
+
+@scenario("R1", stores=("redis",), proxied=False)
+def flushes(scene: Scene) -> int:
+    """Scripts are forgotten ten times a second, connections end once a second, and all stands still for a while."""
+    harm = 0
+    scene.worker()
+    scene.worker()
+    with _admin(scene) as admin, Producing(scene, NAP):
+        for tenth in range(1, 101):
+            admin.script_flush()
+            harm += 1
+            if tenth % 10 == 0:
+                admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                harm += 1
+            if tenth == 33:
+                admin.execute_command("DEBUG", "SLEEP", scene.arena.lease / 2)
+                harm += 1
+            if tenth == 66:
+                admin.execute_command("CLIENT", "PAUSE", int(scene.arena.lease / 2 * 1000))
+                harm += 1
+            time.sleep(0.1)
+    scene.measure("lines that tell of a script", _log(scene).count("NOSCRIPT"), most=0)
+    return harm
+
+
+@scenario("R2", stores=("redis",), proxied=False)
+def full(scene: Scene) -> int:
+    """Memory is full, and producers press: they are refused at once, all else goes on, and makes room."""
+    arena = scene.arena
+    with _admin(scene) as admin:
+        scene.put(count=scene.tasks * 10)
+        admin.config_set("maxmemory-policy", "noeviction")
+        admin.config_set("maxmemory", admin.info("memory")["used_memory"] + ROOM)
+        with Pressing(scene) as pressing:
+            scene.wait_for(lambda: _refused(scene) > 5)
+            scene.worker()
+            scene.worker()
+            scene.wait_for(lambda: scene.begun() > scene.tasks * 5)
+        scene.measure("refused after", pressing.longest, most=AT_ONCE)
+        scene.wait_for(lambda: not sum(arena.counts()[:3]))
+        refused = _refused(scene)
+        for _ in range(10):
+            arena.put(tasks.bulky, LOAD)
+        scene.measure("refused when there was room again", _refused(scene) - refused, most=0)
+    return 1
+
+
+class Pressing(Producing):
+    """Enqueues large tasks."""
+
+    def one(self) -> None:
+        self._scene.arena.put(tasks.bulky, LOAD)
+
+
+def _refused(scene: Scene) -> int:
+    return sum(intent.refused for intent in scene.arena.history().intents.values())
+
+
+@scenario("R3", stores=("redis",), proxied=False)
+def busy(scene: Scene) -> None:
+    """Somebody's script runs for long: nobody else is served."""
+
+    @contextlib.contextmanager
+    def harm(admin: redis.Redis) -> Iterator[None]:
+        import redis
+
+        def loop() -> None:
+            with _admin(scene) as other, contextlib.suppress(redis.RedisError):
+                other.eval("while true do end", 0)
+
+        admin.config_set("lua-time-limit", 50)
+        thread = threading.Thread(target=loop)
+        thread.start()
+        yield
+        admin.script_kill()
+        thread.join()
+
+    _not_served(scene, harm)
+
+
+@scenario("R3", stores=("redis",), proxied=False)
+def misconfigured(scene: Scene) -> None:
+    """A snapshot fails, and Redis takes no writes until one succeeds."""
+
+    @contextlib.contextmanager
+    def harm(admin: redis.Redis) -> Iterator[None]:
+        def save(status: str) -> None:
+            admin.bgsave()
+            scene.wait_for(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == status)
+
+        in_the_way = Path(str(admin.config_get("dir")["dir"])) / "dump.rdb"
+        in_the_way.mkdir()
+        admin.config_set("save", "3600 1")
+        save("err")
+        yield
+        in_the_way.rmdir()
+        save("ok")
+
+    _not_served(scene, harm)
+
+
+@scenario("R3", stores=("redis",), proxied=False)
+def read_only_redis(scene: Scene) -> None:
+    """It is made a replica, which takes no writes, and then a master again."""
+
+    @contextlib.contextmanager
+    def harm(admin: redis.Redis) -> Iterator[None]:
+        admin.replicaof("127.0.0.1", "1")
+        yield
+        admin.replicaof("NO", "ONE")
+
+    _not_served(scene, harm)
+
+
+@scenario("R3", stores=("redis",), proxied=False)
+def forbidden(scene: Scene) -> None:
+    """Its user may not run scripts for a while."""
+
+    @contextlib.contextmanager
+    def harm(admin: redis.Redis) -> Iterator[None]:
+        admin.execute_command("ACL", "SETUSER", "default", "-@scripting")
+        yield
+        admin.execute_command("ACL", "SETUSER", "default", "+@scripting")
+
+    _not_served(scene, harm, contextlib.nullcontext())  # a producer is told at once, by an error that is no outage
+
+
+def _not_served(
+    scene: Scene,
+    harm: Callable[[redis.Redis], contextlib.AbstractContextManager[None]],
+    producing: contextlib.AbstractContextManager[Any] | None = None,
+) -> None:
+    """For one and a half leases, while tasks come and some run: a pause."""
+    seconds = 1.5 * scene.arena.lease
+    scene.worker()
+    scene.worker()
+    with _admin(scene) as admin, producing or Producing(scene, NAP):
+        (number,) = scene.put(seconds + SLACK, count=1)
+        scene.wait_for(lambda: scene.runs(number))
+        scene.put(NAP, count=scene.tasks)
+        before = _log(scene).count("can't reach")
+        scene.arena.note("down", lossy=False)
+        with harm(admin):
+            time.sleep(seconds)
+        scene.arena.note("up")
+        scene.put(NAP, count=1)
+        scene.measure("served again after", back(scene), most=BACK + SLACK)
+    scene.measure("lines in the log of a worker", (_log(scene).count("can't reach") - before) / 2, most=COMPLAINTS)
+
+
+@contextlib.contextmanager
+def _admin(scene: Scene) -> Iterator[redis.Redis]:
+    import redis
+
+    with redis.Redis.from_url(scene.store.url, decode_responses=True) as admin:
+        yield admin
+
+
+def _log(scene: Scene) -> str:
+    return "".join(path.read_text() for path in scene.arena.folder.glob("worker-*.log"))
