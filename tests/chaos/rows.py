@@ -115,7 +115,20 @@ WORDS = {
     "N2": "replies to enqueues are lost",
     "N3": "requests, and replies to claims, settlements, renewals and sweeps are lost",
     "N4": "replies to claims come late",
-    "N5": "a worker is cut off for longer than its lease",
+    "N5": "a worker is cut off, for less than its lease and for longer",
+    "N6": "the network is slow",
+    "N7": "a worker is heard by the store, and hears nothing",
+    "Z1": "a whole worker stands still",
+    "Z2": "a monitor stands still",
+    "Z3": "a child stands still",
+    "Z4": "a fork server stands still",
+    "Z5": "the store stands still, for less than a lease and for longer",
+    "B1": "the store is killed again and again",
+    "B3": "the store is away, for less than a lease and for longer",
+    "B4": "sessions end, writes are refused, the primary steps down",
+    "R1": "scripts are forgotten, connections end, the server pauses",
+    "R2": "memory is full while producers press",
+    "R3": "a server refuses: busy, read-only, no snapshots, no permission",
 }  # what is done in a row of scenarios
 
 

@@ -64,6 +64,7 @@ class Result:
         repeated: see :class:`Verdict`.
         recovery: seconds from each death to the next run, by who died.
         load: how many processes wanted to run at its end (of a minute, see :func:`os.getloadavg`).
+        figures: what scenarios measured, in words.
         versions: of what was judged.
         logs: where they are kept, if it failed.
         skipped: why it could not be played here; "" if it could.
@@ -83,6 +84,7 @@ class Result:
     repeated: int = 0
     recovery: dict[str, list[float]] = field(default_factory=dict)
     dead_air: float = 0.0
+    figures: list[str] = field(default_factory=list)
     seconds: float = 0.0
     load: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
@@ -129,6 +131,7 @@ class Result:
         self.explained = dict(verdict.explained)
         self.recovery = {role: [round(took, 3) for took in times] for role, times in verdict.recovery.items()}
         self.dead_air = round(verdict.dead_air, 3)
+        self.figures = verdict.figures
 
 
 def quantiles(times: Iterable[Sequence[float]]) -> str:
@@ -192,6 +195,7 @@ def _play(trial: Trial, folder: Path, result: Result) -> None:
         result.runs += one.runs
         result.repeated += one.repeated
         result.examples += [f"{name}: {words}" for words in one.examples]
+        result.figures += [f"{name}: {words}" for words in one.figures]
         result.dead_air = max(result.dead_air, one.dead_air)
         for role, times in one.recovery.items():
             result.recovery.setdefault(role, []).extend(times)
