@@ -11,6 +11,7 @@
 #   make fuzz                       every decoder, 200,000 runs each (RUNS=...), guided by coverage; TARGETS=header chooses
 #   make bench                      benchmarks
 #   make bench-peers                beside its peers, which it installs in build/; PEERS_ARGS="--only rq,huey --quick"
+#   make bench-growth               with more workers, tasks, bytes and queues; GROWTH_ARGS="--only waiting --stores redis"
 #   make clean                      remove the environments and caches
 
 PYTHON ?= python3
@@ -19,6 +20,7 @@ CHAOS_ARGS ?=
 CRASH_ARGS ?=
 CAMPAIGN_ARGS ?=
 PEERS_ARGS ?=
+GROWTH_ARGS ?=
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
@@ -28,7 +30,7 @@ DEMO_EXTRA := $(if $(filter redis% unix:%,$(DELAYED_URL)),-redis)$(if $(filter p
 DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 
 .DELETE_ON_ERROR:
-.PHONY: test lint types fuzz soak chaos crashpoints campaign demo bench bench-peers clean
+.PHONY: test lint types fuzz soak chaos crashpoints campaign demo bench bench-peers bench-growth clean
 
 test: lint types
 	$(VENV)/bin/python -m pytest -n 5 $(PYTEST_ARGS)
@@ -65,6 +67,9 @@ bench: $(VENV)/installed-test
 
 bench-peers: $(VENV)/installed-test
 	$(VENV)/bin/python -m benchmarks.peers $(PEERS_ARGS)
+
+bench-growth: $(VENV)/installed-test
+	$(VENV)/bin/python -m benchmarks.growth $(GROWTH_ARGS)
 
 # installed, installed-redis, installed-test: stamps, each younger than what it was made from.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/python

@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks import limits
+from benchmarks.page import PAGE, put
 from benchmarks.peers import measures, report
 from benchmarks.peers.catalog import OURS, PEERS, Peer
 from benchmarks.peers.environments import LeftOut, interpreter
@@ -106,14 +106,8 @@ class Run:
         with self.noting(key):
             self.figures.add(key, measure())
 
-    @contextlib.contextmanager
-    def noting(self, key: Key) -> Iterator[None]:
-        """What fails is told and reported, and the rest is measured nevertheless."""
-        try:
-            yield
-        except (measures.Failed, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-            self.figures.failed[key] = f"{type(error).__name__}: {error}"
-            self.console.print(f"  {' '.join(key)}: {self.figures.failed[key]}", markup=False)
+    def noting(self, key: Key) -> contextlib.AbstractContextManager[None]:
+        return self.figures.noting(key, lambda line: self.console.print(f"  {line}", markup=False))
 
 
 def main() -> int:
@@ -121,7 +115,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="PEER,…", help=f"of {', '.join(PEERS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, interleaved (default: 5)")
     parser.add_argument("--quick", action="store_true", help="one round of a tenth of the tasks: to see that it works")
-    parser.add_argument("--write", action="store_true", help=f"write docs/{report.PAGE.name} and its plot")
+    parser.add_argument("--write", action="store_true", help=f"write docs/{PAGE.name} and its plot")
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(PEERS)
     if unknown := [name for name in names if name not in PEERS]:
@@ -143,7 +137,7 @@ def main() -> int:
     )
     console.print(page, markup=False, soft_wrap=True)
     if options.write:
-        report.PAGE.write_text(page)
+        put("peers", page)
         report.PLOT.write_text(report.plot(run.figures))
     return 1 if any(key.peer in PEERS and PEERS[key.peer].ours for key in run.figures.failed) else 0
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 MACHINE = "machine"  # whose figures are the limits
@@ -44,3 +46,12 @@ class Figures:
         if len(values) < 2:
             return values[0] if values else None
         return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+    @contextlib.contextmanager
+    def noting(self, key: Key, tell: Callable[[str], None]) -> Iterator[None]:
+        """What fails in this block is told and reported, and the rest is measured nevertheless."""
+        try:
+            yield
+        except Exception as error:
+            self.failed[key] = f"{type(error).__name__}: {error}"
+            tell(f"{' '.join(key)}: {self.failed[key]}")

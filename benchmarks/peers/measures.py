@@ -69,11 +69,36 @@ class Site:
         commands = [[word.replace("{url}", self.url) for word in command] for command in commands]
         return processes.running(commands, self.environ, self.folder / "log")
 
+    def move(self, url: str) -> None:
+        """Whoever is started from now on reaches the store by this URL."""
+        self.url = self.environ["PEERS_URL"] = url
+
+    def drained(self, tasks: int) -> float:
+        """Tasks a second that a worker runs of a full queue, from when a fifth has run until all have.
+
+        Raises:
+            Failed: When not each of them ran exactly once.
+        """
+        with self.worker():
+            begun = self.until(COUNT, max(1, tasks // 5))
+            before = self.size(COUNT)
+            ended = self.until(COUNT, tasks)
+            time.sleep(LINGER)
+        if (ran := self.size(COUNT)) != tasks:
+            raise Failed(f"{tasks} tasks ran {ran} times")
+        return (tasks - before) / max(ended - begun, LOOK)
+
     def size(self, name: str) -> int:
         try:
             return (self.folder / name).stat().st_size
         except FileNotFoundError:
             return 0
+
+    def lines(self, name: str) -> list[str]:
+        """Those that are complete."""
+        if not self.size(name):
+            return []
+        return (self.folder / name).read_text().rpartition("\n")[0].splitlines()
 
     def until(self, name: str, size: int) -> float:
         """Waits until the file has so many bytes; when that was."""
@@ -108,21 +133,10 @@ def enqueue(subject: Subject, single: int, many: int) -> dict[str, float]:
 
 
 def drain(subject: Subject, way: str, tasks: int) -> float:
-    """Tasks a second of a full queue, from when a fifth has run until all have.
-
-    Raises:
-        Failed: When not each of them ran exactly once.
-    """
+    """Tasks a second of a full queue; see :meth:`Site.drained`."""
     with site(subject, way) as place:
         place.client("fill", "count", tasks, 0)
-        with place.worker():
-            begun = place.until(COUNT, max(1, tasks // 5))
-            before = place.size(COUNT)
-            ended = place.until(COUNT, tasks)
-            time.sleep(LINGER)
-        if (ran := place.size(COUNT)) != tasks:
-            raise Failed(f"{tasks} tasks ran {ran} times")
-        return (tasks - before) / max(ended - begun, LOOK)
+        return place.drained(tasks)
 
 
 def idle(subject: Subject, way: str, seconds: float, tasks: int) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from benchmarks.page import FOLDER
 from benchmarks.peers.catalog import PEERS, WAYS
-from benchmarks.peers.environments import ROOT
 from benchmarks.peers.figures import MACHINE, Figures
 from benchmarks.peers.plot import bars
-from benchmarks.peers.targets import targets
+from benchmarks.peers.targets import Target, targets
 
-PAGE = ROOT / "docs" / "benchmarks.md"
-PLOT = ROOT / "docs" / "benchmarks.svg"
+PLOT = FOLDER / "benchmarks.svg"
 
 LIMITS = {
     "PING": "PING round trips of redis-py, one process",
@@ -43,8 +42,6 @@ def page(
     """
     return "\n".join(
         [
-            "<!-- Written by python -m benchmarks.peers --write: do not edit. -->",
-            "",
             "# Side by side",
             "",
             f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), {platform.system()} "
@@ -169,10 +166,14 @@ def _limits(figures: Figures) -> Iterator[str]:
 
 def _targets(figures: Figures, about: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield "## What was to be reached\n"
-    found = list(targets(figures, [name for name, told in about.items() if told["acknowledges"]]))
+    yield from judged(list(targets(figures, [name for name, told in about.items() if told["acknowledges"]])))
+
+
+def judged(found: list[Target]) -> Iterator[str]:
+    """A table of targets, and how many were reached."""
     words = {True: "reached", False: "**missed**", None: "not measured"}
     yield from table(
-        ["ratios of medians", "measured", "target", ""],
+        ["medians, and ratios of them", "measured", "target", ""],
         (
             [
                 target.what,
@@ -183,8 +184,7 @@ def _targets(figures: Figures, about: Mapping[str, Mapping[str, Any]]) -> Iterat
             for target in found
         ),
     )
-    reached = sum(target.reached is True for target in found)
-    yield (f"{reached} of {len(found)} reached.\n")
+    yield f"{sum(target.reached is True for target in found)} of {len(found)} reached.\n"
 
 
 def _versions(about: Mapping[str, Mapping[str, Any]], left_out: dict[str, str], figures: Figures) -> Iterator[str]:

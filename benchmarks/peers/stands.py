@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 import socket
 import sqlite3
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -84,6 +86,8 @@ class SqliteStand(Stand):
         self.version = f"SQLite {sqlite3.sqlite_version}"
 
     def fresh(self) -> str:
+        for path in Path(self.url).iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         return f"sqlite:///{self.url}/{secrets.token_hex(4)}.db"
 
     def size(self, url: str) -> int:
@@ -106,6 +110,7 @@ class PostgresStand(Stand):
         self.made = 0
 
     def fresh(self) -> str:
+        self.conn.execute(f"DROP DATABASE IF EXISTS peers{self.made} WITH (FORCE)".encode())
         self.made += 1
         self.conn.execute(f"CREATE DATABASE peers{self.made}".encode())
         return self.url.rpartition("/")[0] + f"/peers{self.made}"

@@ -16,6 +16,11 @@ COUNT, STAMPS = "count", "stamps"
 _files: dict[str, int] = {}
 
 
+def note(name: str, line: str) -> None:
+    """Append a line to that file of the folder."""
+    _append(name, line.encode() + b"\n")
+
+
 def count() -> None:
     _append(COUNT, b".")
 
