@@ -90,7 +90,8 @@ class Run:
     def sleepers(self) -> None:
         for mode in sleepers.MODES:
             with self.noting(Key(mode, "sleepers")):
-                self.figures.add(Key(mode, "sleepers"), sleepers.sleepers(self.stands["redis"], mode))
+                for way, seconds in sleepers.sleepers(self.stands["redis"], mode).items():
+                    self.figures.add(Key(mode, "sleepers", way), seconds)
 
     def noting(self, key: Key) -> contextlib.AbstractContextManager[None]:
         return self.figures.noting(key, lambda line: self.console.print(f"  {line}", markup=False))

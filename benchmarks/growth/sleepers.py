@@ -7,7 +7,7 @@ import time
 from benchmarks.growth import tasks
 from benchmarks.growth.places import command, fill, place
 from benchmarks.growth.tasks import SLEPT
-from benchmarks.peers.measures import LINGER, LOOK, PATIENCE, Failed
+from benchmarks.peers.measures import LINGER, LOOK, PATIENCE, Failed, Site
 from benchmarks.peers.stands import Stand
 
 MANY = 1000
@@ -17,20 +17,35 @@ OPTIONS = {"async": "--concurrency", "threaded": "--threads"}
 CALLS = {"async": tasks.sleep_async, "threaded": tasks.sleep}
 
 
-def sleepers(stand: Stand, mode: str) -> float:
-    """Seconds from the beginning of the first to the end of the last, of a queue that was full before the child began.
+WAYS = {"cold": "a worker that has just started", "warm": "one that waits for them"}
+
+
+def sleepers(stand: Stand, mode: str) -> dict[str, float]:
+    """By way, the seconds from the beginning of the first to the end of the last: of a queue that was full before the
+    child began, then of as many that are enqueued at once when all those have ended.
 
     Raises:
         Failed: When not each of them ran exactly once.
     """
-    with place(stand, command(OPTIONS[mode], str(MANY), mode=mode)) as found:
-        fill(found.url, MANY, CALLS[mode], SECONDS)
-        with found.worker():
-            deadline = time.monotonic() + PATIENCE
-            while len(found.lines(SLEPT)) < MANY and time.monotonic() < deadline:
-                time.sleep(LOOK)
-            time.sleep(LINGER)
-        rows = [line.split() for line in found.lines(SLEPT)]
-        if len(rows) != MANY:
-            raise Failed(f"{MANY} tasks ran {len(rows)} times; the log ends with: {found.log()}")
-        return max(float(end) for _, end in rows) - min(float(begin) for begin, _ in rows)
+    found = {}
+    with place(stand, command(OPTIONS[mode], str(MANY), mode=mode)) as here:
+        fill(here.url, MANY, CALLS[mode], SECONDS)
+        with here.worker():
+            found["cold"] = _last(here, 0)
+            fill(here.url, MANY, CALLS[mode], SECONDS)
+            found["warm"] = _last(here, MANY)
+        if (ran := len(here.lines(SLEPT))) != 2 * MANY:
+            raise Failed(f"{2 * MANY} tasks ran {ran} times")
+    return found
+
+
+def _last(here: Site, before: int) -> float:
+    """Seconds from the first beginning to the last end, but for those that had ended before."""
+    deadline = time.monotonic() + PATIENCE
+    while len(here.lines(SLEPT)) < before + MANY and time.monotonic() < deadline:
+        time.sleep(LOOK)
+    time.sleep(LINGER)
+    rows = [[float(word) for word in line.split()] for line in here.lines(SLEPT)[before:]]
+    if len(rows) != MANY:
+        raise Failed(f"{MANY} tasks ran {len(rows)} times; the log ends with: {here.log()}")
+    return max(end for _, end in rows) - min(begin for begin, _ in rows)
