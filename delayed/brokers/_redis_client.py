@@ -69,8 +69,19 @@ class Script:
         self.keys = re.findall(r"^-- KEYS\[\d+\] -> (\w+)", body, re.MULTILINE)
         heads = "\n".join(f"local {key} = KEYS[{place}]" for place, key in enumerate(self.keys, 1))
         common = (folder / "common.lua").read_text("utf-8")
-        self.source = f"{heads}\n{common}\n{body}".encode()
+        self.source = f"{heads}\n{_needed(common, body)}".encode()
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+
+def _needed(common: str, body: str) -> str:
+    """A script behind what it needs of what all share: each call makes all functions that are in it anew."""
+    source = body
+    for part in reversed(re.split(r"^(?=local )", common, flags=re.MULTILINE)[1:]):
+        names = re.match(r"local (?:function )?(\w+(?:, \w+)*)", part)
+        assert names is not None
+        if re.search(rf"\b(?:{names[1].replace(', ', '|')})\b", source):
+            source = part + source
+    return source
 
 
 class Call:
