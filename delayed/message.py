@@ -54,7 +54,7 @@ ASKING = b'u"'  # in the header of both, so that one look is enough for most
 SHAPES_MAX = 1000  # headers of other functions, or with other options, that are remembered
 SHAPE_SIZE = 1000  # bytes of one that is
 
-_NO_EXTRA: Mapping[str, Any] = MappingProxyType({})
+NO_EXTRA: Mapping[str, Any] = MappingProxyType({})
 
 
 class Message(NamedTuple):
@@ -104,7 +104,7 @@ class Message(NamedTuple):
     expires: float | None = None
     exclusive: bool = False
     gates: Mapping[str, Any] | None = None
-    extra: Mapping[str, Any] = _NO_EXTRA
+    extra: Mapping[str, Any] = NO_EXTRA
     tenant: str | None = None
 
     def dated(self, clock: float) -> Message:

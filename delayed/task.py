@@ -16,7 +16,7 @@ from delayed.errors import ConfigError, FunctionNotFound, NotAllowed, NotEnqueue
 from delayed.fields import ENDLESS
 from delayed.functions import bare, loaded, path_of, resolve, seen
 from delayed.hints import types_of
-from delayed.message import DEFAULT_MAX_DELIVERIES, KEEP_MIN, Message, Once
+from delayed.message import DEFAULT_MAX_DELIVERIES, KEEP_MIN, NO_EXTRA, Message, Once
 from delayed.retry import Retry
 from delayed.sizes import size_of
 from delayed.tracing import outgoing
@@ -236,23 +236,25 @@ class Task:
         gates = self.gates
         if gates is not None:  # each time that it waits is a delivery
             gates, most = {**gates, "runs": min(most, ENDLESS)}, ENDLESS
-        return Message(
-            id=id,
-            func=self.func_path,
-            payload=codec.encode(args, kwargs, self._func),
-            timeout=None if timeout == inf else timeout,
-            priority=self.priority,
-            delay=self.delay,
-            enqueued_at=round(time.time(), 3) if self.expires is None else 0.0,
-            retry=retry.data() if retry is not None else None,
-            max_deliveries=min(most, ENDLESS),
-            key=self.key,
-            limits=None if self.memory is self.cpu is None else self._limits(),
-            keep=self.keep,
-            expires=self.expires,
-            tenant=None if self.fair_by is None else self._tenant(codec, self.fair_by),
-            exclusive=self.exclusive,
-            gates=gates,
+        return Message(  # in the order of its fields: names would take twice as long
+            id,
+            self.func_path,
+            codec.encode(args, kwargs, self._func),
+            None if timeout == inf else timeout,
+            self.priority,
+            self.delay,
+            time.time_ns() // 1_000_000 / 1000 if self.expires is None else 0.0,
+            retry.data() if retry is not None else None,
+            min(most, ENDLESS),
+            self.key,
+            None,
+            None if self.memory is self.cpu is None else self._limits(),
+            self.keep,
+            self.expires,
+            self.exclusive,
+            gates,
+            NO_EXTRA,
+            None if self.fair_by is None else self._tenant(codec, self.fair_by),
         )
 
     def once(self, codec: Codec) -> Once:
