@@ -1109,7 +1109,11 @@ class Monitor:
             extra={"action": "fork_server_gone"},
         )
         for seat in self.seats:
-            seat.forking = False
+            if seat.forking:
+                seat.forking = False
+                # It may have died between forking a child and saying so. That child notes its pid before it looks who
+                # its parent is, and goes if that has changed: so by now whoever stays stands on the board.
+                seat.pid = self.board.pid(seat.index)
             if not seat.pid or seat.orphan:
                 continue
             self.take_back(seat)

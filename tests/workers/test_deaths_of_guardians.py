@@ -31,6 +31,22 @@ def test_a_fork_server_is_replaced_and_its_children_finish(bench: Bench, mode: s
     assert worker.poll() is None
 
 
+@pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
+def test_a_child_that_its_fork_server_could_not_report_keeps_its_seat(bench: Bench) -> None:
+    """Else there would be two in one seat, and one's death would be taken for that of the other's task."""
+    worker = bench.start(preload=["tests.workers.untold"])
+    wait_for((bench.folder / "ledger.untold").exists)
+    for number in range(4):
+        bench.put(tasks.nap, str(number), 0.2)
+
+    wait_for(bench.settled)
+    assert sorted(bench.ledger.find("end")) == ["0", "1", "2", "3"]
+    assert len(bench.ledger.find("begin")) == 4
+    (server,) = fork_servers_of(worker.pid)
+    wait_for(lambda: [*children_of(worker.pid)] == [server] and len(children_of(server)) == 1)
+    assert worker.poll() is None
+
+
 def test_a_fork_server_stands_in_for_its_monitor(bench: Bench, mode: str) -> None:
     bench.put(tasks.nap, "long", 1.5)
     bench.put(tasks.nap, "next", 0.0)
