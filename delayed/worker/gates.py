@@ -108,6 +108,8 @@ class Gates:
             place, awaited = self._again[-1]
             if self._has_opened(awaited):
                 self._broker.reschedule(*place, 0.0)
+                if not isinstance(awaited, Place):  # whoever stored the answer may have looked before it was noted
+                    waits.wake(self._broker, (awaited,))
             self._again.pop()
 
     def _has_opened(self, awaited: _Awaited) -> bool:

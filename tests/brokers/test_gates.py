@@ -127,6 +127,26 @@ def test_an_end_between_two_looks_is_not_missed(courier: Courier, other: Courier
     assert taken(courier.take()) == [second]
 
 
+def test_nothing_stays_of_a_note_that_comes_when_there_is_an_answer(
+    courier: Courier, other: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = courier.bench.put(keep=60.0)
+    second = after(courier, first)
+    (running,) = courier.take(1)
+    note = waits.note
+
+    def note_late(*args: Any) -> None:
+        courier.end(running, RETURNED)
+        note(*args)
+
+    monkeypatch.setattr(waits, "note", note_late)
+
+    assert other.take() == []
+
+    assert keys(courier) == []
+    assert taken(courier.take()) == [second]
+
+
 @pytest.mark.parametrize(
     ("what", "why"),
     [
