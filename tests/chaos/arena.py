@@ -66,6 +66,7 @@ class Arena:
         lease: of the workers, seconds.
         broker: see :func:`tests.chaos.house.main`.
         preload: what the fork servers load besides the tasks.
+        temporary: the folder for temporary files of workers; "": the usual one.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Arena:
         lease: float = 3.0,
         broker: str = "",
         preload: Sequence[str] = (),
+        temporary: str = "",
     ) -> None:
         self.folder = folder
         self.url = url
@@ -88,6 +90,7 @@ class Arena:
         self.broker = broker
         self.preload = preload
         self.progress = Progress(folder)
+        self.temporary = temporary
         self.name = f"chaos-{secrets.token_hex(4)}"
         self.direct = direct or url
         self.queue = Queue(self.name, url)
@@ -150,7 +153,8 @@ class Arena:
 
     def environ(self) -> dict[str, str]:
         """What the processes of this arena find the ledger by, and are found by."""
-        return {**os.environ, tasks.FOLDER: str(self.folder), tasks.URL: self.direct}
+        temporary = {"TMPDIR": self.temporary} if self.temporary else {}
+        return {**os.environ, **temporary, tasks.FOLDER: str(self.folder), tasks.URL: self.direct}
 
     def guardians(self) -> list[tuple[int, int]]:
         """(monitor, fork server) of every worker, as far as they are there. Notes who is new."""

@@ -31,6 +31,7 @@ from typing import Any
 from tests.chaos.records import Record
 
 DYING = 0.25  # seconds from SIGKILL until a process is gone, on a busy machine; so long its children run what they have
+SAYING = 0.05  # seconds from the end of a run until its child has noted it, on a busy machine
 _HARM = ("kill", "stop", "cont", "leave", "down", "up", "cut", "healed")
 
 
@@ -119,10 +120,15 @@ class History:
             self._kills[record["pid"]].append((record.get("sent", record["at"]), record["at"]))
         unsaid = {record["pid"] for record in self.having("kill") if record.get("unsaid")}
         last = {run.pid: run for run in sorted(self.runs.values(), key=lambda run: run.begun)}
-        self.unsaid = {run.run for pid, run in last.items() if pid in unsaid}
+        self.unsaid = {run.run for pid, run in last.items() if pid in unsaid or self._hardly_ended(run)}
         self._parents = {record["pid"]: record["parent"] for record in self.having("born")}
         self.outages = self._windows("down", "up")
         self.excused = [*self.outages, *[(record["since"], record["at"]) for record in self.having("late")]]
+
+    def _hardly_ended(self, run: Run) -> bool:
+        """Whether it returned, and its process was killed before it can have told anybody for sure."""
+        sent = self.killed(run.pid, run.begun, self.end)
+        return sent is not None and run.ended is not None and sent - run.ended < SAYING
 
     def having(self, what: str) -> list[Record]:
         """The records of this kind in the nemesis log."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import signal
 import tempfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,16 @@ class Store(ABC):
             for pid in reversed(pids):
                 send(pid, signal.SIGCONT)
 
+    @abstractmethod
+    def inventory(self) -> dict[str, int]:
+        """How many of each kind of thing there are: rows, elements of keys, documents, files. What the store itself
+        is going to forget within the hour is left out.
+        """
+
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes that all of it takes."""
+
 
 class SQLiteStore(Store):
     def __init__(self, folder: Path) -> None:
@@ -87,6 +99,14 @@ class SQLiteStore(Store):
             db.execute("BEGIN IMMEDIATE")
             yield
             db.rollback()
+
+    def inventory(self) -> dict[str, int]:
+        names = self._run("SELECT name FROM sqlite_master WHERE type = 'table'")
+        rows = {f"rows of {name}": self._run(f"SELECT count(*) FROM {name}")[0][0] for (name,) in names}
+        return {**rows, **Counter(f"files {bare(file.name)}" for file in self.path.parent.rglob("*"))}
+
+    def size(self) -> int:
+        return sum(file.stat().st_size for file in self.path.parent.glob(f"{self.path.name}*"))
 
     def _run(self, sql: str) -> list[Any]:
         import sqlite3
@@ -116,6 +136,23 @@ class RedisStore(Store):
         with redis.Redis.from_url(self.url) as client:
             return [f"the key {key}" for key in of_tasks if client.exists(key)]
 
+    def inventory(self) -> dict[str, int]:
+        import redis
+
+        found: Counter[str] = Counter()
+        with redis.Redis.from_url(self.url, decode_responses=True) as client:
+            lengths = {"list": client.llen, "hash": client.hlen, "zset": client.zcard, "set": client.scard}
+            for key in client.scan_iter(count=1000):
+                kind = client.type(key)
+                found[f"elements of the {kind} {bare(key)}"] += lengths.get(kind, lambda key: 1)(key)
+        return dict(found)
+
+    def size(self) -> int:
+        import redis
+
+        with redis.Redis.from_url(self.url) as client:
+            return int(client.info("memory")["used_memory"])
+
 
 class PostgresStore(Store):
     def __init__(self, folder: Path) -> None:
@@ -142,6 +179,23 @@ class PostgresStore(Store):
             ((count,),) = conn.execute(_COUNT.replace("delayed_task", "delayed.delayed_task").encode()).fetchall()
         return [f"{count} rows of tasks"] if count else []
 
+    def inventory(self) -> dict[str, int]:
+        import psycopg
+
+        with psycopg.connect(self.url) as conn:
+            names = conn.execute("SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname = 'delayed'")
+            found = {}
+            for (name,) in names.fetchall():
+                ((found[f"rows of {name}"],),) = conn.execute(f"SELECT count(*) FROM {name}".encode()).fetchall()
+        return found
+
+    def size(self) -> int:
+        import psycopg
+
+        with psycopg.connect(self.url) as conn:
+            ((size,),) = conn.execute("SELECT pg_database_size(current_database())").fetchall()
+        return int(size)
+
 
 class MongoStore(Store):
     def __init__(self, folder: Path) -> None:
@@ -166,6 +220,31 @@ class MongoStore(Store):
 
     def leftovers(self, queue: str) -> list[str]:
         return []  # a document is a task, which the queue's counts have
+
+    def inventory(self) -> dict[str, int]:
+        import pymongo
+
+        lasting = {field: {"$exists": False} for field in ("gone", "seen", "end", "until")}
+        client: pymongo.MongoClient[Any]
+        with pymongo.MongoClient(self.url) as client:
+            database = client.get_default_database()
+            return {
+                f"documents of {name}": database[name].count_documents(lasting)
+                for name in database.list_collection_names()
+            }
+
+    def size(self) -> int:
+        import pymongo
+
+        client: pymongo.MongoClient[Any]
+        with pymongo.MongoClient(self.url) as client:
+            stats: Any = client.get_default_database().command("dbstats")
+            return int(stats["storageSize"] + stats["indexSize"])
+
+
+def bare(name: str) -> str:
+    """A name without what is different in each of its kind."""
+    return re.sub(r"[0-9a-f]{8,}|\d+", "#", name)
 
 
 STORES: dict[str, Callable[[Path], Store]] = {

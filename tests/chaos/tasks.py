@@ -6,14 +6,19 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from delayed import current
 from tests.chaos.records import LEDGER, note
 
+if TYPE_CHECKING:
+    from delayed import Queue
+
 FOLDER, URL = "CHAOS_FOLDER", "CHAOS_URL"  # where the workers' children find the ledger and the store
 TICK = 0.05  # seconds between two signs of life
+LOCK_TTL = 2.0  # seconds for which a task that was killed keeps others waiting for its lock
 EFFECTS = "chaos_effect"  # the table that transactions write to
 
 
@@ -104,6 +109,12 @@ def watch(intent: int, seconds: float) -> None:
         _note("H", run, held=held)
 
 
+def locked(intent: int, name: str) -> None:
+    """Hold a lock for a moment."""
+    with recorded(intent), _queue(os.getpid()).lock(name, ttl=LOCK_TTL):
+        pass
+
+
 def effect(intent: int, seconds: float) -> None:
     """Write one row in a transaction that is also the end of this task."""
     with recorded(intent) as run:
@@ -117,6 +128,14 @@ def effect(intent: int, seconds: float) -> None:
             time.sleep(seconds)
             _note("B", run)
         _note("C", run)
+
+
+@lru_cache(maxsize=1)
+def _queue(pid: int) -> Queue:
+    """The queue of the running task, whose connections this process keeps."""
+    from delayed import Queue
+
+    return Queue(current.queue, os.environ[URL])
 
 
 def _sleep(run: str, seconds: float) -> None:

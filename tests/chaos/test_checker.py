@@ -215,6 +215,10 @@ INNOCENT = {
         "its child was killed",
         ran_once().harm(2.1, "kill", role="child", pid=CHILD, unsaid=True).begin(2.5, "b", token=2, pid=OTHER),
     ),
+    "the child was killed just when it had returned": (
+        "its child was killed",
+        ran_once().kill(2.01, CHILD).begin(2.5, "b", token=2, pid=OTHER),
+    ),
     "both guardians were killed": (
         "its worker was killed",
         broke_off().kill(1.6, SERVER).kill(1.7, MONITOR).begin(5.0, "b", token=2),
