@@ -98,6 +98,10 @@ FAULTS = {
         "rerun",
         broke_off().kill(1.6, SERVER).begin(2.0, "b", token=2).then(2.1, "E", "b"),
     ),
+    "a child that dies long after it returned explains nothing": (
+        "rerun",
+        ran_once().kill(2.1, CHILD).begin(5.0, "b", token=2, pid=OTHER).then(5.1, "E", "b"),
+    ),
     "guardians that were gone long before it began were not its own": (
         "rerun",
         ran_once().kill(0.5, MONITOR, SERVER).begin(5.0, "b", token=2).then(5.1, "E", "b"),
