@@ -65,7 +65,7 @@ class Plan:
     warm: int = 5000
     seed: int = 0
     lease: float = 15.0
-    kills: float = 2.0
+    kills: float = 5.0
 
     def __str__(self) -> str:
         return " ".join(f"--{name} {value}" for name, value in vars(self).items())
