@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -98,11 +99,11 @@ class Flat:
         self.looks: list[Residue] = []
         self._strike_at = 0.0
 
-    def run(self, say: Callable[[str], None] = print) -> tuple[Verdict, list[str]]:
+    def run(self, say: bool = True) -> tuple[Verdict, list[str]]:
         """Do it all; the judge's verdict, and in sentences what has grown, or is left.
 
         Args:
-            say: gets a line for each look.
+            say: whether to print each look.
         """
         plan = self.plan
         with self.arena as arena:
@@ -191,13 +192,14 @@ class Flat:
 
     # -- looks -----------------------------------------------------------------------------------------------------
 
-    def _look(self, done: int, say: Callable[[str], None]) -> None:
+    def _look(self, done: int, say: bool) -> None:
         guardians = {f"supervisor {self.supervisor.pid}": self.supervisor.pid}
         for monitor, server in self.arena.guardians():
             guardians |= {f"monitor {monitor}": monitor, f"fork server {server}": server}
         found = residue(guardians, str(self.folder), self.temporary)
         self.looks.append(found)
-        say(f"{done:>7} tasks; the store: {self.store.size() / MB:.1f} MB; {found}")
+        if say:
+            print(f"{done:>7} tasks; the store: {self.store.size() / MB:.1f} MB; {found}", flush=True)
 
     def _settled(self, empty: Mapping[str, int] | None) -> Mapping[str, int]:
         """What is in the store when it is as it was when it was `empty`, or, if that is None, when it does not change
@@ -259,6 +261,7 @@ def arguments() -> Plan:
 def main() -> int:
     plan = arguments()
     print(f"python -m tests.chaos.flat {plan}", flush=True)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no process is left
     folder = Path(tempfile.mkdtemp(prefix="delayed-chaos-"))
     with open_store(plan.store) as store:
         flat = Flat(plan, folder, store)
