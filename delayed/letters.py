@@ -55,18 +55,19 @@ def matcher(function: str | None = None, reason: str | None = None) -> Callable[
 def walk(broker: Broker, queue: str, state: State, most: float = inf) -> Iterator[Entry]:
     """The messages of one state, `most` of them, in the order of :meth:`Broker.peek`, without their payloads.
 
-    One that arrives or leaves meanwhile may be missed; none comes twice.
+    One that arrives, leaves or gets another place meanwhile may be missed; the others come, and none comes twice.
     """
     seen: set[int] = set()
-    offset, size = 0, PAGE
-    while offset < most:
-        page = broker.peek(queue, state, int(min(size, most - offset)), offset, payloads=False)
+    last: Entry | None = None
+    size = PAGE
+    while len(seen) < most:
+        page = broker.peek(queue, state, int(min(size, most)), last, payloads=False)
         if not page:
             return
-        offset += len(page)
-        size = min(size * 2, PAGE_MAX)  # a store passes over all that is before a page, so the fewer the better
+        last = page[-1]
+        size = min(size * 2, PAGE_MAX)
         for entry in page:
-            if entry.message.id not in seen:
+            if entry.message.id not in seen and len(seen) < most:
                 seen.add(entry.message.id)
                 yield entry
 

@@ -509,6 +509,7 @@ class Entry(NamedTuple):
         header: the stored header, not parsed.
         notes: what settlements have noted of its attempts, oldest first, :data:`NOTES_MAX` at most; see
             :func:`delayed.attempts.attempts_of`.
+        place: of the last one that :meth:`Broker.peek` gives: where that is to go on, as the store tells it.
     """
 
     message: Message
@@ -521,6 +522,7 @@ class Entry(NamedTuple):
     died: float = 0.0
     header: bytes = b""
     notes: Sequence[bytes] = ()
+    place: Any = None
 
 
 class WorkerInfo(NamedTuple):

@@ -401,11 +401,15 @@ class Broker(ABC):
 
     @abstractmethod
     def peek(
-        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+        self, queue: str, state: State, limit: int = 100, after: Entry | None = None, *, payloads: bool = True
     ) -> list[Entry]:
         """Messages of one state, in the order in which they will be served (dead: newest first).
 
         Args:
+            after: only those behind this one, the last that such a call has given, wherever it is now: what has kept
+                its place meanwhile is neither missed nor given again, and no page costs more than the first. Where it
+                is gone, Redis begins again with the first of the ready ones: its list has no places. None: from the
+                first one on.
             payloads: whether to fetch the payloads; else they are empty, and so the largest of messages cost little.
         """
 

@@ -7,9 +7,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -538,20 +537,18 @@ class MemoryBroker(Broker):
             return Counts(*(states.count(state) for state in ("scheduled", "ready", "running", "dead")))
 
     def peek(
-        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+        self, queue: str, state: State, limit: int = 100, after: Entry | None = None, *, payloads: bool = True
     ) -> list[Entry]:
         now = self._now()
         with self._store.changed:
             found = self._queue(queue)
             found.promote(now)
             tasks = [task for task in found.tasks.values() if task.state == state]
-            if state == "scheduled":
-                tasks.sort(key=lambda task: (task.at, task.place))
-            elif state == "dead":
-                tasks.sort(key=_newest_first)
-            else:
-                tasks.sort(key=lambda task: (-task.priority, task.place))
-            return [task.entry(now, payload=payloads) for task in islice(tasks, offset, offset + limit)]
+            place = _PLACES[state]
+            if after is not None:
+                tasks = [task for task in tasks if place(task) > after.place]
+            tasks.sort(key=place)
+            return [task.entry(now, payload=payloads)._replace(place=place(task)) for task in tasks[:limit]]
 
     def get(self, queue: str, id: int) -> Entry | None:
         now = self._now()
@@ -704,6 +701,18 @@ def _letters(queue: _Queue, ids: Sequence[int]) -> list[_Task]:
 
 def _newest_first(task: _Task) -> tuple[float, int]:
     return -task.at, -task.id
+
+
+def _by_priority(task: _Task) -> tuple[int, int, int]:
+    return -task.priority, task.place, task.id
+
+
+_PLACES: dict[State, Callable[[_Task], tuple[float, ...]]] = {
+    "scheduled": lambda task: (task.at, task.place, task.id),
+    "ready": _by_priority,
+    "running": _by_priority,
+    "dead": _newest_first,
+}
 
 
 def _claim(queue: str, task: _Task) -> Claim:

@@ -235,10 +235,10 @@ class MongoBroker(Broker):
             return look.counts(opened, queue)
 
     def peek(
-        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+        self, queue: str, state: State, limit: int = 100, after: Entry | None = None, *, payloads: bool = True
     ) -> list[Entry]:
         with self._access.use() as opened:
-            return look.peek(opened, queue, state, limit, offset, payloads=payloads)
+            return look.peek(opened, queue, state, limit, after, payloads=payloads)
 
     def get(self, queue: str, id: int) -> Entry | None:
         with self._access.use() as opened:

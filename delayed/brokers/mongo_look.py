@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import takewhile
 from typing import Any
 
+from bson.datetime_ms import DatetimeMS
 from bson.int64 import Int64
 
 from delayed.brokers import mongo_leases as leases
@@ -15,6 +17,7 @@ from delayed.brokers.mongo_tasks import MOST, promote, ref_of
 from delayed.message import LIFE, Counts, Entry, Message, State
 
 Document = dict[str, Any]
+_Place = tuple[list[Any], list[str]]  # the values that a state is ordered by; the names given of those there
 
 LETTERS: Mapping[State, str] = {"scheduled": "l", "ready": "r", "running": "h", "dead": "d"}
 STATES: Mapping[str, State] = {letter: state for state, letter in LETTERS.items()}
@@ -72,7 +75,7 @@ _COUNTED: list[tuple[str, State, Document]] = [
 ]
 
 
-def peek(opened: Opened, queue: str, state: State, limit: int, offset: int, *, payloads: bool) -> list[Entry]:
+def peek(opened: Opened, queue: str, state: State, limit: int, after: Entry | None, *, payloads: bool) -> list[Entry]:
     if state in ("ready", "scheduled"):
         for _ in range(PROMOTIONS):
             if not promote(opened.tasks, queue):
@@ -80,30 +83,59 @@ def peek(opened: Opened, queue: str, state: State, limit: int, offset: int, *, p
     which: Document = {"s": f"{LETTERS[state]}/{queue}"}
     if state != "ready":
         which["at"] = {"$exists": True}
-    steps: list[Document] = [
-        {"$match": which},
-        {"$sort": dict(_ORDERS[state])},
-        {"$skip": min(offset, MOST)},
-        {"$limit": min(limit, MOST)},
-    ]
+    order = _ORDERS[state]
+    if after is not None:
+        which = _behind(which, order, after.place)
+    steps: list[Document] = [{"$match": which}, {"$sort": dict(order)}, {"$limit": min(limit, MOST)}]
     if not payloads:
         steps.append({"$project": {"b": 0}})
-    return _entries(opened, steps) if limit > 0 else []
+    if limit <= 0:
+        return []
+    rows, found = _look(opened, steps)
+    return [*found[:-1], found[-1]._replace(place=_place(rows, order, after))] if found else []
+
+
+def _behind(which: Document, order: Sequence[tuple[str, int]], place: _Place) -> Document:
+    """Those of `which` that are behind a place; of the same place, as fair ones can be, those that are not given yet.
+
+    Each part has all of the condition, so that each is a range of the index, and the server need not sort.
+    """
+    (first, second), given = place
+    (major, up), (minor, on) = order
+    signs = {1: "$gt", -1: "$lt"}
+    if major == "at":
+        first = DatetimeMS(int(first))
+    base = which.get(major, {})
+    same = {major: {**base, "$eq": first}, minor: {f"{signs[on]}e": second}, "_id": {"$nin": given}}
+    return {"$or": [{**which, **same}, {**which, major: {**base, signs[up]: first}}]}
+
+
+def _place(rows: Sequence[Document], order: Sequence[tuple[str, int]], after: Entry | None) -> _Place:
+    """The place of the last of these rows, which came behind `after`."""
+    fields = ["ms" if field == "at" else field for field, _ in order]
+    values = [rows[-1].get(field) for field in fields]
+    here = list(takewhile(lambda row: [row.get(field) for field in fields] == values, reversed(rows)))
+    given = [row["_id"] for row in here]
+    if len(here) == len(rows) and after is not None and after.place[0] == values:
+        given += after.place[1]
+    return values, given
 
 
 def get(opened: Opened, queue: str, id: int) -> Entry | None:
     if not is_id(id):
         return None
     which = {"q": queue, "id": Int64(id), "s": {"$in": [f"{letter}/{queue}" for letter in LETTERS.values()]}}
-    found = _entries(opened, [{"$match": which}])
+    _, found = _look(opened, [{"$match": which}])
     return found[0] if found else None
 
 
-def _entries(opened: Opened, steps: list[Document]) -> list[Entry]:
+def _look(opened: Opened, steps: list[Document]) -> tuple[list[Document], list[Entry]]:
+    """The rows, in which `ms` is what `at` is in milliseconds, and what they say."""
     left: Document = {"$cond": [{"$gt": ["$at", None]}, {"$subtract": ["$at", "$$NOW"]}, 0]}
-    rows = list(opened.tasks.aggregate([*steps, {"$addFields": {"left": left}}, {"$unset": "at"}]))
+    fields = {"left": left, "ms": {"$convert": {"input": "$at", "to": "long", "onError": None, "onNull": "$$REMOVE"}}}
+    rows = list(opened.tasks.aggregate([*steps, {"$addFields": fields}, {"$unset": "at"}]))
     renewed = leases.left(opened.leases, [ref_of(row) for row in rows if row["s"][0] == "h"])
-    return [_entry(row, renewed) for row in rows]
+    return rows, [_entry(row, renewed) for row in rows]
 
 
 def _entry(row: Document, renewed: Mapping[Any, float]) -> Entry:

@@ -338,10 +338,11 @@ class PostgresBroker(Broker):
         return Counts(*self._link.run(self._sql(look.COUNTS), {"queue": queue})[0])
 
     def peek(
-        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+        self, queue: str, state: State, limit: int = 100, after: Entry | None = None, *, payloads: bool = True
     ) -> list[Entry]:
-        values = {"queue": queue, "limit": limit, "offset": offset, "top": limit + offset}
-        return [look.entry(row) for row in self._link.run(self._sql(look.peek(state, payloads=payloads)), values)]
+        statement = self._sql(look.peek(state, first=after is None, payloads=payloads))
+        values = {"queue": queue, "limit": limit, **look.place(after)}
+        return [look.entry(row, at) for *row, at in self._link.run(statement, values)]
 
     def get(self, queue: str, id: int) -> Entry | None:
         rows = self._link.run(self._sql(look.GET), {"queue": queue, "id": id})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from delayed.message import LIFE, STATES, Entry, Message, State
@@ -20,16 +20,45 @@ _WHERE: Mapping[State, list[str]] = {
 _ORDER: Mapping[State, str] = {
     "scheduled": "at, id",
     "ready": "priority DESC, state DESC, turn, id",
-    "running": "priority DESC, place",
-    "dead": "at DESC, place DESC",
+    "running": "priority DESC, place, id",
+    "dead": "at DESC, id DESC",
+}
+# Where a row is in that order, as numbers; and what is behind those numbers.
+_MICROSECONDS = "(extract(epoch FROM at) * 1000000)::bigint"
+_INSTANT = "'epoch'::timestamptz + %({0})s::bigint * interval '1 microsecond'"
+_PLACE: Mapping[State, str] = {
+    "scheduled": f"{_MICROSECONDS}, id",
+    "ready": "priority, state, turn, id",
+    "running": "-priority, place, id",
+    "dead": f"{_MICROSECONDS}, id",
+}
+_BEHIND: Mapping[State, str] = {
+    "scheduled": f"(at, id) > ({_INSTANT.format('a')}, %(b)s::bigint)",
+    "running": "(-priority, place, id) > (%(a)s::bigint, %(b)s::bigint, %(c)s::bigint)",
+    "dead": f"(at, id) < ({_INSTANT.format('a')}, %(b)s::bigint)",
 }
 _COLUMNS = """
     id, state, attempt, delivery, worker, reason, header, notes, {payload},
     extract(epoch FROM CASE state WHEN 1 THEN clock_timestamp() WHEN 2 THEN lease_end ELSE at END
         - clock_timestamp())::float8
 """
+# In three parts, for each of which there is an index or few rows: what is ready of the last one's priority, what is
+# ready of a lower one, and what is due. (That has no index by priority, for whoever claims makes it ready.)
 _READY_PART = (
-    "SELECT * FROM (SELECT *, {turn} AS turn FROM @.delayed_task WHERE {where} ORDER BY {order} LIMIT %(top)s) AS p"
+    "SELECT * FROM (SELECT *, {turn} AS turn FROM @.delayed_task WHERE {where} ORDER BY {order} LIMIT %(limit)s) AS p"
+)
+_SAME = "priority = %(a)s::int AND (%(b)s::int = 1 AND (place, id) > (%(c)s::bigint, %(d)s::bigint))"
+_LATER_DUE = f"%(b)s::int = 1 OR (at, id) > ({_INSTANT.format('c')}, %(d)s::bigint)"
+_READY_FROM = " UNION ALL ".join(
+    (
+        _READY_PART.format(turn="place", where=f"{_READY} AND {_SAME}", order="place, id"),
+        _READY_PART.format(turn="place", where=f"{_READY} AND priority < %(a)s::int", order="priority DESC, place, id"),
+        _READY_PART.format(
+            turn=_MICROSECONDS,
+            where=f"{_DUE} AND (priority < %(a)s::int OR (priority = %(a)s::int AND ({_LATER_DUE})))",
+            order="priority DESC, at, id",
+        ),
+    )
 )
 
 COUNTS = "SELECT " + ", ".join(
@@ -95,17 +124,25 @@ WORKERS = """
 """
 
 
-def peek(state: State, *, payloads: bool) -> str:
-    """The statement that lists one state; values: queue, limit, offset, and top, their sum."""
+def peek(state: State, *, first: bool, payloads: bool) -> str:
+    """The statement that lists one state; values: queue, limit, and those of :func:`place`.
+
+    Args:
+        first: whether it begins with the first one, and not behind a place.
+    """
     check(state)
     if state == "ready":
-        ready = _READY_PART.format(turn="place", order="priority DESC, place", where=_READY)
-        due = _READY_PART.format(turn="(extract(epoch FROM at) * 1000000)::bigint", order="at", where=_DUE)
-        source = f"({ready} UNION ALL {due}) AS t"
+        source = f"({_READY_FROM}) AS t"
     else:
-        source = f"@.delayed_task WHERE {_WHERE[state][0]}"
+        source = f"@.delayed_task WHERE {_WHERE[state][0]}{'' if first else f' AND {_BEHIND[state]}'}"
     columns = _COLUMNS.format(payload="payload" if payloads else "''::bytea")
-    return f"SELECT {columns} FROM {source} ORDER BY {_ORDER[state]} LIMIT %(limit)s OFFSET %(offset)s"
+    mark = f"ARRAY[{_PLACE[state]}]::bigint[]"
+    return f"SELECT {columns}, {mark} FROM {source} ORDER BY {_ORDER[state]} LIMIT %(limit)s"
+
+
+def place(after: Entry | None) -> dict[str, int]:
+    """The values that tell :func:`peek` where to go on; before all that are ready, if that is None."""
+    return dict(zip("abcd", (1 << 20, 1, 0, 0) if after is None else after.place, strict=False))
 
 
 def purges(state: State) -> list[str]:
@@ -124,8 +161,8 @@ def check(state: State) -> None:
         raise ValueError(f"no state {state!r}; it can be {', '.join(STATES)}")
 
 
-def entry(row: tuple[Any, ...]) -> Entry:
-    """What a row of :func:`peek` or :data:`GET` says."""
+def entry(row: Sequence[Any], place: Any = None) -> Entry:
+    """What a row of :func:`peek`, without its place, or of :data:`GET` says."""
     id, number, attempt, delivery, worker, reason, header, notes, payload, due = row
     state: State = STATES[number]
     if state == "scheduled" and due <= 0:
@@ -133,4 +170,4 @@ def entry(row: tuple[Any, ...]) -> Entry:
     left = due if state in ("scheduled", "running") else 0.0
     died = -due if state == "dead" else 0.0
     message = Message.glimpse(id, header, payload)
-    return Entry(message, state, attempt, delivery % LIFE, worker, left, reason, died, header, tuple(notes))
+    return Entry(message, state, attempt, delivery % LIFE, worker, left, reason, died, header, tuple(notes), place)

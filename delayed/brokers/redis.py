@@ -440,12 +440,14 @@ class RedisBroker(Broker):
         return Counts(*self._run("counts", queue))
 
     def peek(
-        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+        self, queue: str, state: State, limit: int = 100, after: Entry | None = None, *, payloads: bool = True
     ) -> list[Entry]:
         if state not in STATES:
             raise ValueError(f"unknown state {state!r}; there are {', '.join(STATES)}")
-        now, *rows = self._run("peek", queue, state.encode(), offset, limit, int(payloads))
-        return [_entry(now, state, *rows[at : at + 4]) for at in range(0, len(rows), 4)]
+        place = after.place if after is not None else ()
+        now, *rows = self._run("peek", queue, state.encode(), limit, int(payloads), *place)
+        found = [_entry(now, state, *rows[at : at + 4]) for at in range(3, len(rows), 4)]
+        return [*found[:-1], found[-1]._replace(place=tuple(rows[:3]))] if found else []
 
     def get(self, queue: str, id: int) -> Entry | None:
         now, *row = self._run("get", queue, id)

@@ -343,10 +343,10 @@ class SQLiteBroker(Broker):
             return look.counts(file.db, queue, file.now())
 
     def peek(
-        self, queue: str, state: State, limit: int = 100, offset: int = 0, *, payloads: bool = True
+        self, queue: str, state: State, limit: int = 100, after: Entry | None = None, *, payloads: bool = True
     ) -> list[Entry]:
         with self._file.read() as file:
-            return look.peek(file.db, queue, state, limit, offset, file.now(), payloads=payloads)
+            return look.peek(file.db, queue, state, limit, after, file.now(), payloads=payloads)
 
     def get(self, queue: str, id: int) -> Entry | None:
         with self._file.read() as file:

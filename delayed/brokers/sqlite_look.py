@@ -24,13 +24,43 @@ _ENVELOPE = """
 """
 _COLUMNS = f"{_ENVELOPE}, CASE typeof(payload) WHEN 'blob' THEN payload ELSE x'' END"
 
-_READY_PART = "SELECT * FROM (SELECT *, {key} AS turn FROM delayed_task WHERE {where} ORDER BY {order} LIMIT :top)"
+# The order of each state, and what is behind a place in it, whose columns are the numbered values.
 _ORDER: Mapping[State, str] = {
     "scheduled": "at, seat",
     "ready": "priority DESC, state DESC, turn, seat",
-    "running": "priority DESC, place",
+    "running": "priority DESC, place, seat",
     "dead": "at DESC, seat DESC",
 }
+_BEHIND: Mapping[State, str] = {
+    "scheduled": "(at, seat) > (:a, :b)",
+    "running": "(-priority, place, seat) > (-:a, :b, :c)",
+    "dead": "(at, seat) < (:a, :b)",
+}
+_PLACES: Mapping[State, str] = {
+    "scheduled": "at, seat",
+    "ready": "priority, state, turn, seat",
+    "running": "priority, place, seat",
+    "dead": "at, seat",
+}
+# In three parts, for each of which there is an index or few rows: what is ready of the last one's priority, what is
+# ready of a lower one, and what is due. (That has no index by priority, for whoever claims makes it ready.)
+_READY_PART = "SELECT * FROM (SELECT *, {turn} AS turn FROM delayed_task WHERE {where} ORDER BY {order} LIMIT :limit)"
+_READY_FROM = " UNION ALL ".join(
+    (
+        _READY_PART.format(
+            turn="place",
+            where=f"{_READY} AND priority = :a AND :b = 1 AND (place, seat) > (:c, :d)",
+            order="place, seat",
+        ),
+        _READY_PART.format(turn="place", where=f"{_READY} AND priority < :a", order="priority DESC, place, seat"),
+        _READY_PART.format(
+            turn="at",
+            where=f"{_DUE} AND (priority < :a OR (priority = :a AND (:b = 1 OR (at, seat) > (:c, :d))))",
+            order="priority DESC, at, seat",
+        ),
+    )
+)
+_FIRST = {"a": 1 << 31, "b": 1, "c": 0, "d": 0}  # a place before all that are ready
 
 
 def counts(db: sqlite3.Connection, queue: str, now: int) -> Counts:
@@ -42,20 +72,22 @@ def counts(db: sqlite3.Connection, queue: str, now: int) -> Counts:
 
 
 def peek(
-    db: sqlite3.Connection, queue: str, state: State, limit: int, offset: int, now: int, *, payloads: bool
+    db: sqlite3.Connection, queue: str, state: State, limit: int, after: Entry | None, now: int, *, payloads: bool
 ) -> list[Entry]:
+    place = _FIRST if after is None else dict(zip("abcd", after.place, strict=False))
     if state == "ready":
-        ready = _READY_PART.format(key="place", order="priority DESC, place", where=_READY)
-        due = _READY_PART.format(key="at", order="at", where=_DUE)
-        source = f"({ready} UNION ALL {due})"
+        source = f"({_READY_FROM})"
     else:
         source = f"delayed_task WHERE {wheres(state)[0]}"
+        if after is not None:
+            source += f" AND {_BEHIND[state]}"
     columns = _COLUMNS if payloads else _ENVELOPE
+    width = len(_PLACES[state].split(","))
     rows = db.execute(
-        f"SELECT {columns} FROM {source} ORDER BY {_ORDER[state]} LIMIT :limit OFFSET :offset",
-        {"queue": queue, "now": now, "limit": limit, "offset": offset, "top": limit + offset},
+        f"SELECT {_PLACES[state]}, {columns} FROM {source} ORDER BY {_ORDER[state]} LIMIT :limit",
+        {"queue": queue, "now": now, "limit": limit, **place},
     ).fetchall()
-    return [_entry(row, now) for row in rows]
+    return [_entry(row[width:], now)._replace(place=row[:width]) for row in rows]
 
 
 def get(db: sqlite3.Connection, queue: str, id: int, now: int) -> Entry | None:

@@ -743,14 +743,6 @@ def test_no_task_is_missed_while_it_moves(bench: Bench, open_broker: Callable[[]
     assert found == {3}
 
 
-def test_pages_follow_the_order_of_service(bench: Bench) -> None:
-    normal, high = bench.put(5), bench.put(2, priority=3)
-
-    pages = [bench.broker.peek(bench.queue, "ready", 3, offset) for offset in (0, 3, 6)]
-
-    assert [entry.message.id for page in pages for entry in page] == high + normal
-
-
 def test_a_queue_nobody_used_is_empty(bench: Bench) -> None:
     assert bench.counts() == (0, 0, 0, 0)
     assert bench.broker.peek(bench.queue, "ready") == []
