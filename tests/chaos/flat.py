@@ -27,7 +27,6 @@ from delayed.options import Options
 from tests.chaos import tasks
 from tests.chaos.arena import Arena
 from tests.chaos.checker import Verdict
-from tests.chaos.history import Run
 from tests.chaos.house import KINDS
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.records import ENQUEUED, note
@@ -72,17 +71,6 @@ class Plan:
         return " ".join(f"--{name} {value}" for name, value in vars(self).items())
 
 
-class Reaper(Nemesis):
-    """Kills children alone, and any of them: to find one that runs something in a long ledger takes too long."""
-
-    def __init__(self, arena: Arena, store: Store, dice: random.Random) -> None:
-        super().__init__(arena, store, dice)
-        self.faults = {"kill child": self.faults["kill child"]}
-
-    def _running(self) -> list[Run]:
-        return []
-
-
 class Flat:
     """One run: a supervisor of two workers, and one who kills their children."""
 
@@ -95,7 +83,8 @@ class Flat:
         self.arena = Arena(folder, store.url, plan.worker, lease=plan.lease, temporary=str(self.temporary))
         self.dice = random.Random(plan.seed)
         self.numbers = iter(range(1, 1 << 40))
-        self.nemesis = Reaper(self.arena, store, self.dice)
+        self.nemesis = Nemesis(self.arena, store, self.dice)
+        self.nemesis.faults = {"kill child": self.nemesis.faults["kill child"]}
         self.looks: list[Residue] = []
         self._strike_at = 0.0
 
