@@ -29,6 +29,7 @@ from delayed.errors import BrokerFull, BrokerUnavailable, ConfigError
 MIN_SQLITE = (3, 35, 0)  # RETURNING
 WAL_LIMIT = 4 << 20  # bytes of write-ahead log after which it is copied into the file
 RESERVE = 16 << 20  # bytes of disk that enqueue leaves free, so that settling and checkpoints still have room
+LOG_ROOM = 12 << 20  # bytes of it that the write-ahead log needs, also where there is room in the file
 HEADROOM = 256  # pages above `max_size` for everything but enqueue
 
 
@@ -245,7 +246,7 @@ class SQLiteFile:
         if opened.db.in_transaction:
             raise BrokerUnavailable(f"{self.path}: called by a signal handler amid another call", sent=False)
         if growing:
-            self._check_space()
+            self._check_space(opened.db)
         self._lock(opened.lock)
         try:
             if self._max_size:
@@ -273,13 +274,23 @@ class SQLiteFile:
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 1.5, 0.005)
 
-    def _check_space(self) -> None:
+    def _check_space(self, db: sqlite3.Connection) -> None:
         free = self.free_space()
-        if free < RESERVE:
+        if free >= RESERVE:
+            return
+        # What has left the file has left room in it; but on its way there everything goes through the log.
+        if free < LOG_ROOM or free + self._unused(db) < RESERVE:
             raise BrokerFull(
                 f"{self.path}: the disk has {free >> 20} MB left, and {RESERVE >> 20} MB are kept for the tasks that "
                 "are stored already: free some space"
             )
+
+    @staticmethod
+    def _unused(db: sqlite3.Connection) -> int:
+        """Bytes of the file that nothing lies in."""
+        ((pages,),) = db.execute("PRAGMA freelist_count").fetchall()
+        ((page_size,),) = db.execute("PRAGMA page_size").fetchall()
+        return int(pages * page_size)
 
     def _limit(self, db: sqlite3.Connection, growing: bool) -> None:
         (page_size,) = db.execute("PRAGMA page_size").fetchone()

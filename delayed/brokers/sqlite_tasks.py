@@ -18,6 +18,8 @@ from delayed.message import LIFE, NOTES_MAX, Bounds, Claim, Message, Ref, Settle
 
 PROMOTE_MAX = 1000  # scheduled tasks that one claim makes ready at most, of each queue
 SWEEP_MAX = 10_000  # lost tasks that one sweep returns at most
+ROOM = 4 << 20  # bytes of messages that a step changes before it ends: on a full disk there is little room for its log
+SLICE = 4  # tasks that are claimed before it is seen how large they are; then twice as many each time
 
 # A column takes what it is given. What is not of its kind is read as NULL: text, for instance, may be none that can be
 # decoded, and then no row of the answer could be read.
@@ -90,7 +92,7 @@ _EXPIRED = f"""
         SELECT (SELECT min(worker) FROM delayed_task WHERE queue = :queue AND state = 2 AND worker > holder.worker)
         FROM holder WHERE holder.worker IS NOT NULL
     )
-    SELECT seat, delivery, max_deliveries, lost, attempt + 0, CAST(task.worker AS BLOB), {_NOTES}
+    SELECT seat, delivery, max_deliveries, lost, attempt + 0, CAST(task.worker AS BLOB), {_NOTES}, length(payload)
     FROM holder CROSS JOIN delayed_task AS task
     WHERE task.queue = :queue AND task.state = 2 AND task.worker = holder.worker AND task.at < :now
     LIMIT :limit
@@ -187,22 +189,31 @@ def was_claimed(db: sqlite3.Connection, worker: str, seq: int) -> bool:
 def take(
     db: sqlite3.Connection, queues: Sequence[tuple[str, int]], worker: str, nonce: int, limit: int, now: int, end: int
 ) -> list[Claim]:
-    """Claim up to `limit` tasks of the queues (name, number), with a lease that ends at `end`."""
+    """Claim up to `limit` tasks of the queues (name, number), with a lease that ends at `end`.
+
+    Large ones are claimed a few at a time, because what changes is written anew as a whole.
+    """
     claims: list[Claim] = []
+    size, step = 0, SLICE
     for name, number in queues:
-        if len(claims) >= limit:
+        if len(claims) >= limit or size >= ROOM:
             break
         if is_paused(db, number):
             continue
         due = db.execute(_DUE, (number, now, PROMOTE_MAX)).fetchall()
         if due:
             _promote(db, number, due)
-        rows = db.execute(_TAKE, (worker, _signed(nonce), end, number, limit - len(claims))).fetchall()
-        rows.sort()  # by priority, then place, then seat, which no two share
-        claims += [
-            Claim(name, id, delivery, nonce, attempt, header, payload)
-            for _, _, _, id, delivery, attempt, header, payload in rows
-        ]
+        while (asked := min(step, limit - len(claims))) and size < ROOM:
+            rows = db.execute(_TAKE, (worker, _signed(nonce), end, number, asked)).fetchall()
+            rows.sort()  # by priority, then place, then seat, which no two share
+            claims += [
+                Claim(name, id, delivery, nonce, attempt, header, payload)
+                for _, _, _, id, delivery, attempt, header, payload in rows
+            ]
+            if len(rows) < asked:
+                break
+            size += sum(len(row[-1] or b"") for row in rows)
+            step *= 2
     return claims
 
 
@@ -365,9 +376,13 @@ def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int
     first: list[tuple[bytes, int]] = []
     again: list[tuple[int, bytes, int]] = []
     dead: list[tuple[int, str, bytes, int]] = []
-    for seat, delivery, max_deliveries, losses, attempt, worker, before in db.execute(
+    room = ROOM
+    for seat, delivery, max_deliveries, losses, attempt, worker, before, size in db.execute(
         _EXPIRED, {"queue": number, "now": now, "limit": SWEEP_MAX}
     ).fetchall():
+        if room <= 0:
+            break  # the next sweep goes on
+        room -= size or 0
         notes = _with_note(before, attempts.lost(attempt, worker.decode(errors="replace"), time.time()))
         if attempt >= max_deliveries:
             dead.append((now, f"poison: delivered {delivery % LIFE} times, and its worker was lost again", notes, seat))

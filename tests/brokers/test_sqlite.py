@@ -18,8 +18,10 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -426,6 +428,49 @@ def test_enqueue_leaves_some_of_the_disk_to_what_is_stored(
     broker.enqueue("q", second, SESSION, 2)  # the very same request
     assert [claim.id for claim in take(broker)] == [first + 1]
     assert broker.check() == []
+
+
+def test_room_that_tasks_have_left_in_the_file_is_used_again_on_a_full_disk(
+    broker: SQLiteBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BrokerFull), monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=3500, f_frsize=4096))
+        put(broker)
+    put(broker, 30, b"x" * 100_000)
+    assert all(finish(broker, take(broker)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=3500, f_frsize=4096))
+        stored = put(broker, 5, b"x" * 100_000)
+        with pytest.raises(BrokerFull, match="13 MB left"):
+            for _ in range(10):
+                stored += put(broker, 5, b"x" * 100_000)
+
+    assert [claim.id for claim in take(broker)] == stored
+
+
+def test_large_tasks_take_little_room_in_the_log_at_a_time(path: Path, broker: SQLiteBroker) -> None:
+    """However many are claimed, lost or ended: on a full disk enqueue has left 16 MB, and the queue has to drain."""
+    stored = [put(broker, 1, b"x" * 1_000_000)[0] for _ in range(20)]
+    sizes = [os.stat(f"{path}-wal").st_size]
+
+    def grown(answer: Any) -> Any:
+        sizes.append(os.stat(f"{path}-wal").st_size)
+        return answer
+
+    claimed: list[int] = []
+    while claims := grown(broker.claim(["q"], WORKER, len(claimed) + 1, 7, 100, 0.001)):
+        claimed += [claim.id for claim in claims]
+    returned = []
+    while swept := grown(broker.sweep("q", 15.0)).returned:
+        returned.append(swept)
+    while claims := take(broker):
+        assert all(grown(finish(broker, claims)))
+
+    assert claimed == stored
+    assert (sum(returned), max(returned) < 10) == (20, True)
+    assert broker.counts("q") == (0, 0, 0, 0)
+    assert max(after - before for before, after in pairwise(sizes)) < 12 << 20
 
 
 def test_a_limit_on_file_sizes_is_a_full_disk(path: Path) -> None:
