@@ -95,6 +95,7 @@ class Arena:
         self.direct = direct or url
         self.queue = Queue(self.name, url)
         self._judge = Queue(self.name, self.direct)
+        self.extra: dict[str, str] = {}  # environment of the processes that are started from now on
         self.houses: list[House] = []
         self.ready: set[int] = set()  # fork servers that have forked
         self._numbers = iter(range(1, 1 << 40))
@@ -154,7 +155,7 @@ class Arena:
     def environ(self) -> dict[str, str]:
         """What the processes of this arena find the ledger by, and are found by."""
         temporary = {"TMPDIR": self.temporary} if self.temporary else {}
-        return {**os.environ, **temporary, tasks.FOLDER: str(self.folder), tasks.URL: self.direct}
+        return {**os.environ, **temporary, tasks.FOLDER: str(self.folder), tasks.URL: self.direct, **self.extra}
 
     def guardians(self) -> list[tuple[int, int]]:
         """(monitor, fork server) of every worker, as far as they are there. Notes who is new."""

@@ -129,6 +129,10 @@ WORDS = {
     "R1": "scripts are forgotten, connections end, the server pauses",
     "R2": "memory is full while producers press",
     "R3": "a server refuses: busy, read-only, no snapshots, no permission",
+    "C1": "the clock of a worker jumps by hours and years",
+    "C2": "the clock of the store goes forward by an hour, and back",
+    "S1": "the disk is full, and then has no block left",
+    "S2": "somebody reads for long while sixteen processes write",
 }  # what is done in a row of scenarios
 
 

@@ -1,6 +1,6 @@
 """Single faults, one kind at a time: :data:`SCENARIOS` has those of all modules here, by name."""
 
-from tests.chaos.scenarios import freezes, networks, outages, redis_faults, replies
+from tests.chaos.scenarios import clocks, freezes, networks, outages, redis_faults, replies, sqlite_faults
 from tests.chaos.scenarios.scene import SCENARIOS, Scenario, Scene, Unplayable, play, scenario, staged
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Scenario",
     "Scene",
     "Unplayable",
+    "clocks",
     "freezes",
     "networks",
     "outages",
@@ -15,5 +16,6 @@ __all__ = [
     "redis_faults",
     "replies",
     "scenario",
+    "sqlite_faults",
     "staged",
 ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import redis
 
 NAP = 0.02  # seconds that a task takes
-LOAD = "x" * 20_000
+LOAD = "x" * 100_000
 ROOM = 8 << 20  # bytes that a Redis has left
 AT_ONCE = 1.0  # seconds in which a busy machine refuses what a store has no room for
 COMPLAINTS = 3  # lines in the log of a worker while a store does not serve it
