@@ -23,7 +23,7 @@ from delayed.retry import Retry
 from tests.chaos import tasks
 from tests.chaos.checker import Bounds, Verdict, judge
 from tests.chaos.history import History
-from tests.chaos.processes import below, children_of, descriptors, fork_servers_of, send, state_of, with_marker
+from tests.chaos.processes import below, born_at, children_of, descriptors, fork_servers_of, send, state_of, with_marker
 from tests.chaos.progress import Progress
 from tests.chaos.records import ENQUEUED, LEDGER, NEMESIS, Record, note, now, read
 
@@ -100,7 +100,7 @@ class Arena:
         self.ready: set[int] = set()  # fork servers that have forked
         self._numbers = iter(range(1, 1 << 40))
         self._born: dict[int, int] = {}  # fork server -> monitor
-        self._full_size: dict[int, int] = {}  # guardian -> its descriptors when it was warm
+        self._full_size: dict[tuple[int, int], int] = {}  # guardian, and when it was born -> its descriptors when warm
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="chaos-watcher", daemon=True)
 
@@ -264,13 +264,13 @@ class Arena:
         """Note how many descriptors each guardian has: at the end they shall have no more."""
         for pair in self.guardians():
             for pid in pair:
-                self._full_size.setdefault(pid, descriptors(pid))
+                self._full_size.setdefault((pid, born_at(pid)), descriptors(pid))
 
     def close(self) -> None:
         """Stop every process, and note what is left of them, and in the store."""
-        for pid, before in self._full_size.items():
+        for (pid, born), before in self._full_size.items():
             more = descriptors(pid) - before
-            if more > DESCRIPTORS:
+            if born == born_at(pid) and more > DESCRIPTORS:
                 self.note("leak", words=f"guardian {pid} has {more} more descriptors than at the beginning")
         for house in self.houses:
             send(house.pid, signal.SIGTERM)

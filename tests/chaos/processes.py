@@ -24,6 +24,14 @@ def state_of(pid: int) -> str:
         return ""
 
 
+def born_at(pid: int) -> int:
+    """When it was started, in ticks since boot; 0 if there is no such process. Tells it from a later one of its pid."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
+
+
 def fork_servers_of(monitor: int) -> list[int]:
     """Its children that do not lead a session: those that do are orphans of another fork server."""
     found = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from tests.chaos import records
+from tests.chaos import processes, records
 from tests.chaos.checker import Bounds, Verdict, judge
 from tests.chaos.records import Record
 
@@ -344,6 +345,11 @@ def test_recovery_is_measured_from_the_last_death() -> None:
     story = broke_off().kill(1.6, SERVER).kill(1.8, MONITOR).begin(4.8, "b", token=2).then(5.0, "E", "b")
 
     assert story.judge().recovery == {"worker": [pytest.approx(3.0)]}
+
+
+def test_a_process_is_told_from_another_one() -> None:
+    assert processes.born_at(os.getpid()) == processes.born_at(os.getpid()) > 0
+    assert processes.born_at(1 << 22) == 0
 
 
 # -- the log itself ------------------------------------------------------------------------------------------------
