@@ -34,13 +34,15 @@ def _matrix(rows: Mapping[str, Sequence[Result]]) -> str:
 
 def _cell(results: Sequence[Result]) -> str:
     words = []
-    if passed := [it.kind for it in results if it.passed]:
-        words.append(f"ok: {', '.join(passed)}")
     for it in results:
+        size = f"{it.harm} in {it.tasks:,}"
         if it.skipped:
-            words.append(f"skipped: {it.skipped}")
-        elif not it.passed:
-            words.append(f"**FAILED: {it.kind}** ({', '.join(name for name, count in it.findings.items() if count)})")
+            words.append(f"{it.kind}: skipped, {it.skipped}")
+        elif it.passed:
+            words.append(f"{it.kind}: ok, {size}")
+        else:
+            failed = ", ".join(name for name, count in it.findings.items() if count)
+            words.append(f"**{it.kind}: FAILED** ({failed}), {size}")
     return "; ".join(words)
 
 

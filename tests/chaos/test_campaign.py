@@ -83,8 +83,8 @@ def test_what_failed_and_what_was_skipped_is_in_the_tables() -> None:
     bad = result(kind="preforked", findings={"lost": 1, "rerun": 0}, examples=["lost: intent 7"])
     report = tables([result(), bad, result(store="sqlite", skipped="no disk of its own")])
 
-    assert "ok: forked; **FAILED: preforked** (lost)" in report
-    assert "skipped: no disk of its own" in report
+    assert "forked: ok, 200 in 10,000; **preforked: FAILED** (lost), 200 in 10,000" in report
+    assert "forked: skipped, no disk of its own" in report
     assert "* K1 redis preforked: lost: intent 7" in report
     assert "2 trials, 1 of them passed: 20,000 tasks, 400 faults." in report
     assert "None lost" not in report
