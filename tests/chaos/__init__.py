@@ -14,7 +14,7 @@ again :mod:`tests.chaos.checker` reads them, and nothing else, and gives a verdi
 ``broken.py``       brokers with one fault each, which the judge has to find
 ``chaos.py``        random harm for a while: ``make chaos``; with ``nemesis.py``, ``producer.py`` and ``stores.py``
 ``scenarios/``      one kind of harm at a time: on the way to the store (``proxy.py``, which reads it with ``wire.py``),
-                    or by standing still; ``scene.py`` has the register of all
+                    by standing still, to the store, to clocks (``shims/``); ``scene.py`` has the register of all
 ``flat.py``         very many tasks, and nothing may grow: with ``residue.py``, what the guardians take
 ``crashpoints.py``  death at each point of each operation: ``make crashpoints``; with ``crash_scenes.py``, which lead
                     there, ``client.py``, ``syscalls.py``: between any two system calls; and ``points.py``: the tables

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 from tests.chaos import tasks
 from tests.chaos.arena import Arena
 from tests.chaos.proxy import Proxy, Rule
-from tests.chaos.scenarios import SCENARIOS, Scene, play, replies
+from tests.chaos.scenarios import SCENARIOS, Scene, Unplayable, play, replies
+from tests.chaos.scenarios.clocks import Clock
 from tests.chaos.scenarios.scene import LEASE
 
 HERE = [name for name, scenario in SCENARIOS.items() if scenario.play.__module__ == replies.__name__]
@@ -58,3 +61,29 @@ def test_a_stand_in_sends_again_far_within_a_lease(scene: Scene, name: str) -> N
     gaps = [after["at"] - before["at"] for before, after in pairwise(scene.proxy.hits())]
     assert max(gaps) < 1.5, gaps
     assert scene.arena.drain()
+
+
+def test_a_wall_clock_jumps_and_no_other_clock_does(tmp_path: Path) -> None:
+    try:
+        clock = Clock(tmp_path)
+    except Unplayable as why:
+        pytest.skip(str(why))
+    look = "import time; print(time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))"
+    script = f"{look}; input(); {look}"
+    with subprocess.Popen(
+        [sys.executable, "-uc", script],
+        env={**os.environ, **clock.environ},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin and process.stdout
+        before = process.stdout.readline()
+        clock.set(-3600)
+        after, _ = process.communicate("\n")
+
+    wall, *others = (
+        there - here for here, there in zip(*[map(float, it.split()) for it in (before, after)], strict=True)
+    )
+    assert -3600 <= wall < -3500
+    assert all(0 <= it < 100 for it in others)

@@ -48,7 +48,7 @@ def flushes(scene: Scene) -> int:
     return harm
 
 
-@scenario("R2", stores=("redis",), proxied=False)
+@scenario("R2", stores=("redis",), proxied=False, lease=15.0)  # it takes a while to fill, before anything is run
 def full(scene: Scene) -> int:
     """Memory is full, and producers press: they are refused at once, all else goes on, and makes room."""
     arena = scene.arena
