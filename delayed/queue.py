@@ -57,7 +57,8 @@ class Queue:
             Workers decode nothing else from this queue. The last two carry plain data, of which a worker makes what
             the function's parameters are annotated with.
         max_size: bytes that the arguments of one task may take, compressed or not.
-        enqueue_timeout: seconds that an enqueue tries to reach the store.
+        enqueue_timeout: seconds for which an enqueue tries again once the store has not answered; the first attempt and
+            the last may take as long as the driver waits for an answer.
         accept: further serializers that workers decode, for as long as some tasks come with them; and compressors of
             your own.
         compressor: zlib, gzip, bzip2, lzma, zstd or lz4, or a class of your own, see :mod:`delayed.compressors`; None
