@@ -36,8 +36,9 @@ from tests.chaos.table import table
 
 WORKERS = 2  # of the supervisor
 LOOKS = 10
-BATCH = 250  # tasks that are drawn together
-WAITING = 1000  # tasks that wait at most
+BATCH = 100  # tasks that are drawn together
+WAITING = 200  # tasks that wait at most: what follows a group has to come while its answers are kept
+KEEP = 60.0  # seconds for which these are
 START = 30.0  # seconds that workers get to start
 DRAIN = 300.0  # seconds in which a tenth of the tasks has to end
 STILL = 10.0  # seconds for which nothing changes in a store that has forgotten what it keeps for a short time
@@ -141,7 +142,7 @@ class Flat:
         for kind, number in Counter(self.dice.choices(kinds, shares, k=count)).items():
             if kind == "group":
                 for _ in range(number):
-                    members = self._enqueue(MEMBERS - 1, tasks.noop, keep=30.0)
+                    members = self._enqueue(MEMBERS - 1, tasks.noop, keep=KEEP)
                     self._enqueue(1, tasks.noop, after=members)
             else:
                 func, args, options = self._kind(kind)
