@@ -205,6 +205,8 @@ class Checker:
             leave = history.told_to_leave(before)
             if leave is not None and leave <= run.begun:
                 return "its worker was told to leave"
+        if self._unguarded(before, run):
+            return "its monitor was frozen, and its fork server killed"
         # A lease that ends was renewed a third of it ago at most.
         if any(end - start >= self.bounds.lease * 0.6 for start, end in history.frozen(before, run.begun, whole=True)):
             return "its worker was frozen or cut off"
@@ -219,6 +221,16 @@ class Checker:
         return any(
             min(end, until) - max(start, run.begun) >= self.bounds.lease * 0.4 for start, end in self.history.outages
         )
+
+    def _unguarded(self, before: Run, run: Run) -> bool:
+        """Whether a lease ended while the monitor was frozen, whose fork server died before it had to stand in."""
+        lease = self.bounds.lease
+        for start, end in self.history.frozen(before, run.begun):
+            dead = self.history.server_killed(before, min(end, start + lease * 0.6))
+            in_time = before.ended is None or (dead is not None and dead <= self._settled(before))
+            if dead is not None and in_time and end - start >= lease * 0.6:
+                return True
+        return False
 
     def _recovered(self, role: str, dead: float, begun: float) -> None:
         if not self.history.disturbed(dead, begun):

@@ -158,6 +158,12 @@ class History:
         # The last one lives; but one that was just being started could not stand in yet.
         return None if servers and servers[-1] in self._ready_before(monitor) else monitor
 
+    def server_killed(self, run: Run, by: float) -> float | None:
+        """When the fork server was killed that the run's worker had at a time; None if it lived then."""
+        worker = self.worker_of(run)
+        servers = [record["pid"] for record in self.having("born") if record["parent"] == worker and record["at"] <= by]
+        return self.killed(servers[-1], 0.0, by) if servers else None
+
     def _ready_before(self, at: float) -> set[int]:
         return {record["pid"] for record in self.having("ready") if record["at"] < at}
 

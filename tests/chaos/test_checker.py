@@ -64,6 +64,12 @@ def broke_off(**facts: Any) -> Story:
     return Story().task(1.0, **facts).begin(1.1, "a").then(1.5, "T", "a")
 
 
+def frozen_monitor(start: float, end: float) -> Story:
+    """... of a task that returned at 2.0."""
+    story = ran_once().harm(start, "stop", role="monitor", pid=MONITOR, worker=MONITOR)
+    return story.harm(end, "cont", role="monitor", pid=MONITOR, worker=MONITOR)
+
+
 def test_a_task_that_ran_once_is_no_finding() -> None:
     verdict = ran_once().judge()
 
@@ -110,6 +116,18 @@ FAULTS = {
     "an outcome that was there long before both died had to be stored": (
         "rerun",
         ran_once().kill(2.5, MONITOR, SERVER).begin(5.0, "b", token=2).then(5.1, "E", "b"),
+    ),
+    "a frozen monitor explains nothing": (
+        "rerun",
+        frozen_monitor(1.9, 7.0).begin(5.0, "b", token=2).then(5.1, "E", "b"),
+    ),
+    "a fork server that was killed when it had to stand in for a frozen monitor explains nothing": (
+        "rerun",
+        frozen_monitor(1.9, 7.0).kill(4.5, SERVER).begin(5.0, "b", token=2).then(5.1, "E", "b"),
+    ),
+    "an outcome that was there long before the monitor was frozen had to be stored": (
+        "rerun",
+        frozen_monitor(3.0, 8.0).kill(3.5, SERVER).begin(6.0, "b", token=2).then(6.1, "E", "b"),
     ),
     "a run after the last retry is not explained": (
         "rerun",
@@ -239,6 +257,10 @@ INNOCENT = {
     "its outcome could not be stored before both were killed": (
         "its worker was killed",
         ran_once().harm(1.9, "down", lossy=False).kill(4.0, SERVER, MONITOR).harm(4.5, "up").begin(6.0, "b", token=2),
+    ),
+    "its monitor was frozen, and its fork server killed before it had to stand in": (
+        "its monitor was frozen, and its fork server killed",
+        frozen_monitor(1.9, 7.0).kill(2.5, SERVER).begin(5.0, "b", token=2),
     ),
     "it raised": (
         "raised",
