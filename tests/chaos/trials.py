@@ -216,7 +216,7 @@ def versions(store: str) -> dict[str, str]:
     if store == "redis":
         found["Redis"] = _output(redis_binary(), "--version").split("v=")[-1].split()[0]
     elif store == "postgres":
-        found["PostgreSQL"] = _output(str(postgres_folder() / "postgres"), "--version").split()[-1]
+        found["PostgreSQL"] = _output(str(postgres_folder() / "postgres"), "--version").split()[2]
     else:
         found["MongoDB"] = _output(mongod_binary(), "--version").split("db version v")[-1].split()[0]
     driver = DRIVERS[store]
