@@ -57,7 +57,7 @@ _THREAD_AT = 48
 # state, code, len(text), queue, transaction, serial, id, delivery, attempt, timeout, begun, ended, cpu, lane, decision,
 # whether there is a delay, -, delay
 _SLOT = Struct("<BBHHHQQIIddddHB?4xd")
-_HANDED = Struct("<BBHHHQQII")
+_HANDED = Struct("<BBHHHQQIId")  # up to the timeout
 _TEXT_AT = _SLOT.size
 _ANSWER = Struct("<QQ")  # serial, length of its answer in the spool
 _ANSWER_AT = SLOT_SIZE - _ANSWER.size
@@ -71,6 +71,7 @@ _TRANSACTION = Struct("<H")
 _TRANSACTION_AT = 6
 CHECKING = 61.03125  # seconds, and the mark of a task whose seal is being looked at: its own timeout does not count yet
 _BEGUN = Struct("<dd")  # timeout, begun
+_TIMEOUT = Struct("@d")  # written and read in one piece
 _BEGUN_AT = 32
 _TIMES_AT = 40
 _OUTCOME = Struct(f"<B{_TIMES_AT - 2}xdd")  # behind the state: code, begun, ended
@@ -160,23 +161,23 @@ class Board:
     def begin(self, seat: int, lane: int, slot: int, serial: int, timeout: float, at: float) -> bool:
         """A task begins; `timeout` 0 means no limit. False if it was recalled: then it does not."""
         base = seat * self.seat_size
-        offset = base + self.slots_at + slot * SLOT_SIZE
-        recalls = base + _RECALLS_AT
-        before = self.map[offset]
-        if self.map[recalls] and serial <= self.recalled(seat):
+        _LANE.pack_into(self.map, base + SEAT_HEAD + lane * LANE_SIZE, TASK, slot, 0, at, serial)
+        # After the lane says so, for a child may stand still anywhere. Whoever recalls looks at the lane long after
+        # having said so: either it finds the task there, and leaves it, or here it is found that it may not begin. Then
+        # its slot is not touched: it may be another's by now.
+        if self.map[base + _RECALLS_AT] and serial <= self.recalled(seat):
+            self.idle(seat, lane)
             return False
+        offset = base + self.slots_at + slot * SLOT_SIZE
         _BEGUN.pack_into(self.map, offset + _BEGUN_AT, timeout, at)
         if self.lanes > 1:
             _LANE_OF.pack_into(self.map, offset + _LANE_OF_AT, lane)
         self.map[offset] = BEGUN
-        _LANE.pack_into(self.map, base + SEAT_HEAD + lane * LANE_SIZE, TASK, slot, 0, at, serial)
-        # Looked at again, for a child may have stood still since. Whoever recalls looks at the state long after having
-        # said so: either it finds that the task has begun, or here it is found that it may not.
-        if self.map[recalls] and serial <= self.recalled(seat):
-            self.map[offset] = HANDED if before == BEGUN else before
-            self.idle(seat, lane)
-            return False
         return True
+
+    def note_timeout(self, seat: int, slot: int, timeout: float) -> None:
+        """What is found later of a task that has begun: how long it may take, from its beginning; 0 means no limit."""
+        _TIMEOUT.pack_into(self.map, self._slot_at(seat, slot) + _BEGUN_AT, timeout)
 
     def note_transaction(self, seat: int, slot: int, state: int) -> None:
         """How far the task's own transaction is, see :mod:`delayed.context`."""
@@ -250,7 +251,7 @@ class Board:
     def hand(self, seat: int, slot: int, queue: int, serial: int, id: int, delivery: int, attempt: int) -> None:
         """A task is about to be handed over."""
         offset = seat * self.seat_size + self.slots_at + slot * SLOT_SIZE
-        _HANDED.pack_into(self.map, offset, HANDED, 0, 0, queue, 0, serial, id, delivery, attempt)
+        _HANDED.pack_into(self.map, offset, HANDED, 0, 0, queue, 0, serial, id, delivery, attempt, 0.0)
 
     def note_exclusive(self, seat: int, slot: int, serial: int) -> None:
         """The task that was handed over may not run in two places at once."""
@@ -266,8 +267,8 @@ class Board:
         return bool(serial == self.slot(seat, slot).serial)
 
     def recall(self, seat: int, serial: int) -> None:
-        """The tasks of this seat up to `serial` that have not begun shall not. Those whose state shows a little later,
-        :data:`RECALL_DELAY`, that they have not, never will.
+        """The tasks of this seat up to `serial` that have not begun shall not. Those which a little later,
+        :data:`RECALL_DELAY`, are in no lane, and of which the state shows then that they have not, never will.
         """
         base = seat * self.seat_size
         _RECALLED.pack_into(self.map, base + _RECALLED_AT, serial)
@@ -277,6 +278,12 @@ class Board:
         """The last task that was recalled from this child; 0 if none was."""
         (serial,) = _RECALLED.unpack_from(self.map, seat * self.seat_size + _RECALLED_AT)
         return int(serial)
+
+    def in_lanes(self, seat: int) -> set[int]:
+        """The serials of the tasks that run in this seat, or are just about to. To be looked at before their state is:
+        it shows what has left its lane meanwhile.
+        """
+        return {activity.serial for _, activity in self.activities(seat) if activity.phase == TASK}
 
     def free(self, seat: int, slot: int) -> None:
         """The task of this slot is settled, or was taken back."""

@@ -234,8 +234,10 @@ class Lane:
         self.early = None
         self.expected = frame.serial
         begun = process.now()
-        if codec.seals is not None:
-            self.board.begin(self.seat, self.number, frame.slot, frame.serial, boards.CHECKING, begun)
+        sealed = codec.seals is not None
+        if sealed and not self.board.begin(self.seat, self.number, frame.slot, frame.serial, boards.CHECKING, begun):
+            self.expected = 0
+            return None
         try:
             seen = self.parse(frame.id, frame.header, frame.payload)
             message = codec.open(seen, frame.header)
@@ -244,7 +246,9 @@ class Lane:
         except Exception as raised:  # no memory for it, for example
             error = DecodeError(f"the message can't be opened: {type(raised).__name__}: {raised}")
         timeout = (message.timeout or 0.0) if message is not None else boards.CHECKING
-        if not self.board.begin(self.seat, self.number, frame.slot, frame.serial, timeout, begun):
+        if sealed:
+            self.board.note_timeout(self.seat, frame.slot, timeout)
+        elif not self.board.begin(self.seat, self.number, frame.slot, frame.serial, timeout, begun):
             self.expected = 0
             return None
         return Start(message, seen, error, begun, self.cpu)

@@ -471,8 +471,8 @@ class Monitor:
         self.courier.inbox.extendleft(reversed(back))
         last = max((held.serial for held in self.waiting(seat)), default=0)
         if last > seat.recalled:
-            seat.recalled, seat.recalled_at = last, now()
             self.board.recall(seat.index, last)
+            seat.recalled, seat.recalled_at = last, now()
 
     def waiting(self, seat: Seat) -> list[Held]:
         """What was handed to a seat, and has not begun."""
@@ -482,7 +482,8 @@ class Monitor:
         """Take back what was recalled, and has not begun."""
         if at < seat.recalled_at + boards.RECALL_DELAY:
             return
-        back = [held for held in self.waiting(seat) if held.serial <= seat.recalled]
+        begin = self.board.in_lanes(seat.index)
+        back = [held for held in self.waiting(seat) if held.serial <= seat.recalled and held.serial not in begin]
         for held in back:
             self.withdraw(seat, held)
         self.courier.inbox.extendleft(reversed(back))

@@ -221,13 +221,15 @@ class StandIn:
         if not self.claims:
             return
         self.read_reports()
+        recalled = now() >= self.recalled_at + boards.RECALL_DELAY
+        begin = [self.board.in_lanes(seat) for seat in range(self.board.seats)]
         for seat, number, slot in self.tasks():
             key = (slot.queue, slot.id, slot.delivery)
             if key not in self.claims:
                 continue
             if slot.state == boards.ENDED:
                 found = self.ended(seat, slot)
-            elif self.lives(seat) and (slot.state == boards.BEGUN or now() < self.recalled_at + boards.RECALL_DELAY):
+            elif self.lives(seat) and (slot.state == boards.BEGUN or not recalled or slot.serial in begin[seat]):
                 continue
             elif slot.state == boards.BEGUN:
                 found = self.deaths.get(slot.serial) or Verdict(verdict.KILLED, text="its end was not seen")

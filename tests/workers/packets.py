@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import Any
 
 from delayed import current
+from delayed.seals import Seals
 from tests.workers.tasks import note
 
 
@@ -37,3 +39,17 @@ def freeze(ledger: str) -> None:
 def thaw(ledger: str) -> None:
     with open(ledger + ".pid") as file:
         os.kill(int(file.read()), signal.SIGCONT)
+
+
+def freeze_in_the_next_seal(ledger: str) -> None:
+    """Lets its process stop, until :func:`thaw`, while it looks at the seal of the task behind it."""
+    unseal = Seals.open
+
+    def unseal_late(self: Seals, *args: Any) -> Any:
+        Seals.open = unseal  # type: ignore[method-assign]
+        with open(ledger + ".pid", "w") as file:
+            file.write(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return unseal(self, *args)
+
+    Seals.open = unseal_late  # type: ignore[method-assign]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from delayed import Queue
 from delayed.task import Task
 from tests.workers import packets, tasks
 from tests.workers.conftest import Bench, alive, children_of, fork_server_of, wait_for
@@ -103,4 +104,18 @@ def test_a_child_that_was_frozen_begins_nothing_that_was_taken_back(bench: Bench
     packets.thaw(str(bench.ledger.path))
     wait_for(bench.settled)
     assert bench.ledger.find("end") == [""]
+    assert attempts(bench) == EACH_ONCE
+
+
+@sqlite
+def test_a_task_whose_seal_is_looked_at_while_what_is_behind_it_is_taken_back_runs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DELAYED_SECRET", "what the worker knows too and is long enough")
+    bench.queue = Queue(bench.queue.name, bench.url)
+    bench.start(processes=2)
+    put_packet(bench, packets.freeze_in_the_next_seal)
+    wait_for(lambda: len(attempts(bench)) == BEHIND - 1)
+    packets.thaw(str(bench.ledger.path))
+    wait_for(bench.settled)
     assert attempts(bench) == EACH_ONCE

@@ -1,0 +1,79 @@
+"""The board: what a child and its guardians find on it, whichever of them stands still in between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from delayed.worker import board as boards
+from delayed.worker import process
+from delayed.worker.board import Board
+
+
+class Halting(Board):
+    """A board whose child stands still whenever it has looked for a recall, while `meanwhile` is done."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def recalled(self, seat: int) -> int:
+        found = super().recalled(seat)
+        if self.meanwhile is not None:
+            self.meanwhile()
+        return found
+
+
+@pytest.fixture
+def board() -> Iterator[Halting]:
+    file = process.anonymous_file("board")
+    board = Halting(file, 1)
+    yield board
+    board.close()
+    os.close(file)
+
+
+def take_back(board: Board, slot: int, serial: int) -> bool:
+    """What a guardian does that does not wait; whether the task had not begun."""
+    board.recall(0, serial)
+    if serial in board.in_lanes(0) or board.state(0, slot) != boards.HANDED:
+        return False
+    board.free(0, slot)
+    return True
+
+
+def test_a_task_that_is_recalled_while_its_child_begins_it_is_run_by_one_of_them(board: Halting) -> None:
+    board.hand(0, 3, 0, 7, 100, 1, 1)
+    board.recall(0, 6)
+    taken = []
+    board.meanwhile = lambda: taken.append(take_back(board, 3, 7))
+    begins = board.begin(0, 0, 3, 7, 1.0, 50.0)
+
+    assert taken
+    assert begins is not any(taken)
+    assert board.state(0, 3) == (boards.BEGUN if begins else boards.FREE)
+
+
+def test_a_child_that_was_late_leaves_the_slot_to_the_next_task(board: Halting) -> None:
+    board.hand(0, 3, 0, 7, 100, 1, 1)
+    assert take_back(board, 3, 7)
+
+    assert not board.begin(0, 0, 3, 7, 1.0, 50.0)
+    assert board.state(0, 3) == boards.FREE
+    assert not board.busy(0)
+    board.hand(0, 3, 0, 8, 101, 1, 1)
+    assert not board.begin(0, 0, 3, 7, 1.0, 50.0)
+    assert board.slot(0, 3)[:4] == (boards.HANDED, 0, 0, 8)
+    assert board.begin(0, 0, 3, 8, 2.0, 51.0)
+
+
+def test_a_task_that_has_just_been_handed_over_has_no_timeout_of_an_earlier_one(board: Halting) -> None:
+    board.hand(0, 3, 0, 7, 100, 1, 1)
+    assert board.begin(0, 0, 3, 7, 1.0, 50.0)
+    board.note_timeout(0, 3, 4.0)
+    assert board.timeout(0, 3) == 4.0
+    assert board.slot(0, 3).begun == 50.0
+
+    board.free(0, 3)
+    board.hand(0, 3, 0, 8, 101, 1, 1)
+    assert board.timeout(0, 3) == 0.0
