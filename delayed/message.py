@@ -240,10 +240,11 @@ class Message(NamedTuple):
         shape = _parsed.get(ends)
         if shape is None:
             message = cls.parse(id, header, payload)
-            # It is the message's own, and not one in a table.
-            is_its = message.enqueued_at == number and header.count(_TIME) == 1
-            if is_its and message._is_plain() and len(header) <= SHAPE_SIZE:
-                _remember(_parsed, ends, (message[1:2], message[3:6], message[7:]))
+            # It is the message's own, and not one in a table, nor one that is there twice.
+            if message.enqueued_at == number and message._is_plain() and len(header) <= SHAPE_SIZE:
+                other = cls.parse(id, b"%b%b%b" % (ends[0], repr(number / 2).encode(), ends[1]), payload)
+                if other == message._replace(enqueued_at=number / 2):
+                    _remember(_parsed, ends, (message[1:2], message[3:6], message[7:]))
             return message
         func, options, more = shape
         made: Message = tuple.__new__(cls, (id, *func, payload, *options, number, *more))
