@@ -156,6 +156,9 @@ class Retry(_Policy):
             _path_of_decider(policy) if policy is not None else None,
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self)._make, (tuple(self),)
+
     @staticmethod
     def later(delay: Duration, reason: str = "", *, count: bool = False) -> RetryLater:
         """What a task raises to run again after `delay`: ``raise Retry.later("30s")``; see :class:`RetryLater`."""

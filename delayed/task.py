@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from delayed.codec import BY_VALUE, Codec, Opened
 from delayed.durations import seconds_of
@@ -337,6 +337,13 @@ class Task:
         value = made(self._message)
         setattr(self, name, value)
         return value
+
+    def __getstate__(self) -> object:
+        """All that it is, for a copy or a pickle; the message that it came from is neither needed nor to be pickled."""
+        for name in _LATER:
+            getattr(self, name)
+        attributes, slots = cast("tuple[Any, dict[str, Any]]", super().__getstate__())
+        return attributes, {**slots, "_message": None}
 
     def run(self) -> Any:
         """Call the function now, here, and return what it returns; a coroutine is run to its end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import pickle
@@ -35,6 +36,19 @@ def test_the_task_of_delayed_0_2() -> None:
     again.id = 8
     assert again.data is None
     assert Task.deserialize(again.serialize()).id == 8
+
+
+def test_a_task_that_came_from_a_queue_can_be_copied_and_pickled() -> None:
+    codec = Codec()
+    made = Task.create(functions.add, (1,), {"b": 2}, timeout=3.0, retry=Retry(2), key="k", memory=2**20)
+    message = made.to_message(codec, 5, None)
+    task = Task.from_message(codec.open(message, message.header()), codec)
+    task.attempt = 2
+
+    for again in (copy.copy(task), copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+        assert (again.id, again.timeout, again.retry, again.key) == (5, 3.0, Retry(2), "k")
+        assert (again.memory, again.attempt, again.verdict) == (2**20, 2, None)
+        assert again.run() == 3
 
 
 def test_a_task_of_a_function() -> None:
