@@ -199,7 +199,7 @@ def good() -> dict[str, list[bytes]]:
     packed = SERIALIZERS.make("msgpack").dumps([[(1, {2}), 2**70, b"b"], {"x": frozenset((1, (2,)))}])
     dated = _dated()
     found = Verdict(2, "ValueError", "no", "Traceback\n", timeout=5.0, delay=1.5, out_of_memory=True, rss=2**20)
-    task = struct.pack("<BBHHHQQIIQII", 1, 0, 5, 1, 0, 9, 7, 1, 1, 2**63, 4, 2) + b"headdepayload"
+    task = struct.pack("<BBHHHQQIIQIII", 1, 0, 5, 1, 0, 9, 7, 1, 1, 2**63, 4, 2, 7) + b"headdepayload"
     report = struct.pack("<BBHIQ", 1, 2, 3, 2, 9) + b"{}"
     returned = struct.pack("<BBHIQ3H", 3, 0, 0, 6, 0, 1, 2, 3)
     control = struct.pack("<BxhiidddQ", 13, 1, 99, 9, 1.0, 2.0, 0.0, 2**20) + b"text"
@@ -210,7 +210,7 @@ def good() -> dict[str, list[bytes]]:
         "inflated": [bytes(5000), call * 20],
         "extended": [packed, dated],
         "verdict": [found.dump(), Verdict(1).dump()],
-        "task": [task],
+        "task": [task, task * 3],
         "report": [report, returned],
         "control": [control],
     }
