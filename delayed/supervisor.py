@@ -60,6 +60,7 @@ class Member:
         self.news = -1
         self.leash = -1
         self.files: tuple[int, ...] = ()  # its board and its spool, which have to outlive it
+        self.hold = contextlib.ExitStack()  # keeps others from returning its tasks before they are settled from those
         self.leaving = False  # it was told to
         self.gauge: memory.Gauge | None = None
 
@@ -78,6 +79,7 @@ class Member:
                 os.close(fd)
         self.news = self.leash = -1
         self.files = ()
+        self.hold = contextlib.ExitStack()
         self.process = None
         self.worker = ""
         self.leaving = False
@@ -202,6 +204,8 @@ class Supervisor:
             if member.news >= 0 and not member.worker:
                 with contextlib.suppress(BlockingIOError):
                     member.worker = os.read(member.news, 4096).decode().strip()
+                    if member.worker:
+                        member.hold.enter_context(self.worker.broker.alive(member.worker))
         for member in list(self.departed):
             with contextlib.suppress(BlockingIOError):
                 if not os.read(member.news, 4096):
@@ -305,7 +309,7 @@ class Supervisor:
         now = time.monotonic()
         if member.worker:  # the others of its processes may still be at work
             self.departed.append(_departed(member))
-            member.news, member.files = -1, ()
+            member.news, member.files, member.hold = -1, (), contextlib.ExitStack()
         expected = code == 0 and (member.leaving or self._stops or self.worker.burst)
         if code == STOPPED_BY_TASK:
             if not self._stops:  # else it would be the second time: at once
@@ -343,21 +347,22 @@ class Supervisor:
         names = [queue.name for queue in queues]
         keeps = [queue.dead_letters is not None for queue in queues]
         try:
-            claims = self.worker.broker.held(member.worker, names)
-            ended = {}
-            if claims:
-                board, spool = member.files
-                remains = Remains(board, spool, self.worker.lanes, names, keeps, member.worker)
-                ended = {claim.ref: settlement for claim, settlement in remains.settled(claims)}
-            settlements = [ended.get(claim.ref) or _return(claim, member.worker) for claim in claims]
-            gates = Gates(self.worker.broker)
-            for claim in claims:
-                gates.take_over(claim)
-            for start in range(0, len(settlements), SETTLE_MAX):  # few at a time: they may have large answers
-                self.worker.broker.settle(member.worker, settlements[start : start + SETTLE_MAX])
-                gates.ended(settlements[start : start + SETTLE_MAX])
-            with contextlib.suppress(BrokerError):  # who waits for these looks himself, later
-                gates.work()
+            with member.hold:
+                claims = self.worker.broker.held(member.worker, names)
+                ended = {}
+                if claims:
+                    board, spool = member.files
+                    remains = Remains(board, spool, self.worker.lanes, names, keeps, member.worker)
+                    ended = {claim.ref: settlement for claim, settlement in remains.settled(claims)}
+                settlements = [ended.get(claim.ref) or _return(claim, member.worker) for claim in claims]
+                gates = Gates(self.worker.broker)
+                for claim in claims:
+                    gates.take_over(claim)
+                for start in range(0, len(settlements), SETTLE_MAX):  # few at a time: they may have large answers
+                    self.worker.broker.settle(member.worker, settlements[start : start + SETTLE_MAX])
+                    gates.ended(settlements[start : start + SETTLE_MAX])
+                with contextlib.suppress(BrokerError):  # who waits for these looks himself, later
+                    gates.work()
         except BrokerError as error:
             logger.warning("the tasks of worker %s wait for the end of its lease: %s", member.worker, error)
             return
@@ -443,7 +448,7 @@ def serve(file: int) -> None:
 def _departed(member: Member) -> Member:
     """What is remembered of a worker whose first process has ended."""
     gone = Member(member.number)
-    gone.worker, gone.news, gone.files = member.worker, member.news, member.files
+    gone.worker, gone.news, gone.files, gone.hold = member.worker, member.news, member.files, member.hold
     return gone
 
 

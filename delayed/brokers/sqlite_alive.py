@@ -1,7 +1,8 @@
 """Which workers live: each holds a lock on a file of its own, in the folder of the wake-ups, in all of its processes.
 
-The kernel lets go of the lock when the last of them is gone, however it went. Whoever can take the lock knows that
-nobody runs the worker's tasks any more, and need not wait for the end of its leases.
+The kernel lets go of the lock when the last of them is gone, however it went. Whoever can have it for himself alone
+knows that nobody runs the worker's tasks any more, and need not wait for the end of its leases. A supervisor shares it,
+for it knows more: which of the tasks had ended.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _take(place: int, name: str) -> int:
         except OSError:
             return -1
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, fcntl.LOCK_SH)
             if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=place, follow_symlinks=False)):
                 return fd
         except FileNotFoundError:

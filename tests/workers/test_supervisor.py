@@ -115,6 +115,28 @@ def test_what_had_ended_is_settled_when_all_who_could_have_are_dead(bench: Bench
     assert "of its tasks 1 had ended, and 0 are back" in log_of(bench)
 
 
+def test_nobody_is_quicker_than_the_supervisor_with_what_had_ended(bench: Bench, start: Start) -> None:
+    """On SQLite others see that no process of the worker is left, and return its tasks."""
+    bench.put(tasks.nap, "long", 0.5)
+    supervisor = start(workers=1, success_handler="tests.workers.tasks:on_success")
+    wait_for(lambda: bench.ledger.find("begin"))
+    (worker,) = children_of(supervisor.pid)
+    (server,) = fork_servers_of(worker)
+    children = children_of(server)
+    supervisor.send_signal(signal.SIGSTOP)
+    os.kill(worker, signal.SIGSTOP)
+    wait_for(lambda: bench.ledger.find("success"))
+    os.kill(server, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, [server, *children])))
+
+    assert bench.queue.broker.sweep(bench.queue.name).returned == 0
+    supervisor.send_signal(signal.SIGCONT)
+    wait_for(bench.settled)
+    assert len(bench.ledger.find("begin")) == 1
+    wait_for(lambda: "of its tasks 1 had ended, and 0 are back" in log_of(bench))
+
+
 def test_the_tasks_of_a_dead_worker_go_back_at_once(bench: Bench, start: Start) -> None:
     """Its lease would hold for a minute."""
     supervisor = start(1)
