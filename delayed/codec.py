@@ -256,7 +256,7 @@ class Codec:
             else:
                 args, kwargs, func = call
                 if serializer.plain:
-                    raise TypeError("it has a function")
+                    raise TypeError("it is no call")
             if type(kwargs) is not dict or (type(args) is not list and type(args) is not tuple):
                 raise TypeError("it is no call")
             return tuple(args), kwargs, func
