@@ -8,6 +8,7 @@ seen, an idle worker, is measured in the first round only. Environments for the 
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import signal
 import sys
@@ -125,6 +126,7 @@ def main() -> int:
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which ends servers and workers too
     begun = time.monotonic()
+    compileall.compile_dir("delayed", quiet=1)  # as pip does for those that it installs
     run = Run([PEERS[name] for name in names], 1 if options.quick else options.rounds, options.quick, console)
     run.measure()
     page = report.page(
