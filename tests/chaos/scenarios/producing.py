@@ -102,3 +102,14 @@ class ProducingInALoop(Producing):
             begun = time.monotonic()
             await asyncio.sleep(TICK)
             self.late = max(self.late, time.monotonic() - begun - TICK)
+
+
+class Pressing(Producing):
+    """Enqueues one large task after the other, of `load` each."""
+
+    def __init__(self, scene: Scene, load: str) -> None:
+        super().__init__(scene)
+        self._load = load
+
+    def one(self) -> None:
+        self._scene.arena.put(tasks.bulky, self._load)

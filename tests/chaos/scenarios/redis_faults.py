@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.chaos import tasks
 from tests.chaos.scenarios.outages import BACK, SLACK, back
-from tests.chaos.scenarios.producing import Producing
+from tests.chaos.scenarios.producing import Pressing, Producing
 from tests.chaos.scenarios.scene import Scene, scenario
 
 if TYPE_CHECKING:
@@ -56,29 +56,18 @@ def full(scene: Scene) -> int:
         scene.put(count=scene.tasks * 10)
         admin.config_set("maxmemory-policy", "noeviction")
         admin.config_set("maxmemory", admin.info("memory")["used_memory"] + ROOM)
-        with Pressing(scene) as pressing:
-            scene.wait_for(lambda: _refused(scene) > 5)
+        with Pressing(scene, LOAD) as pressing:
+            scene.wait_for(lambda: scene.refused() > 5)
             scene.worker()
             scene.worker()
             scene.wait_for(lambda: scene.begun() > scene.tasks * 5)
         scene.measure("refused after", pressing.longest, most=AT_ONCE)
         scene.wait_for(lambda: not sum(arena.counts()[:3]))
-        refused = _refused(scene)
+        refused = scene.refused()
         for _ in range(10):
             arena.put(tasks.bulky, LOAD)
-        scene.measure("refused when there was room again", _refused(scene) - refused, most=0)
+        scene.measure("refused when there was room again", scene.refused() - refused, most=0)
     return 1
-
-
-class Pressing(Producing):
-    """Enqueues large tasks."""
-
-    def one(self) -> None:
-        self._scene.arena.put(tasks.bulky, LOAD)
-
-
-def _refused(scene: Scene) -> int:
-    return sum(intent.refused for intent in scene.arena.history().intents.values())
 
 
 @scenario("R3", stores=("redis",), proxied=False)

@@ -114,6 +114,10 @@ class Scene:
         """How many tasks have begun."""
         return sum(bool(intent.runs) for intent in self.arena.history().intents.values())
 
+    def refused(self) -> int:
+        """How many enqueues were refused."""
+        return sum(intent.refused for intent in self.arena.history().intents.values())
+
     def all_begun(self) -> bool:
         """Whether every task has, of which a producer knows that it is stored."""
         return all(intent.runs for intent in self.arena.history().intents.values() if intent.stored is not None)

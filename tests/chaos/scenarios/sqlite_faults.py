@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.chaos import tasks
 from tests.chaos.scenarios.outages import BACK, SLACK, back
-from tests.chaos.scenarios.producing import Producing
+from tests.chaos.scenarios.producing import Pressing, Producing
 from tests.chaos.scenarios.scene import Scene, Unplayable, scenario
 from tests.chaos.stores import SQLiteStore
 
@@ -28,8 +28,8 @@ def disk_is_full(scene: Scene) -> int:
     """The disk is filled by producers, who are refused, and then to its last block by somebody else: a pause."""
     path = _small_disk(scene)
     arena = scene.arena
-    with Pressing(scene) as pressing:
-        scene.wait_for(lambda: _refused(scene) > 5)
+    with Pressing(scene, LOAD) as pressing:
+        scene.wait_for(lambda: scene.refused() > 5)
     scene.measure("refused after", pressing.longest, most=AT_ONCE)
     scene.worker()
     scene.worker()
@@ -51,21 +51,10 @@ def disk_is_full(scene: Scene) -> int:
     return 1
 
 
-class Pressing(Producing):
-    """Enqueues large tasks."""
-
-    def one(self) -> None:
-        self._scene.arena.put(tasks.bulky, LOAD)
-
-
-def _refused(scene: Scene) -> int:
-    return sum(intent.refused for intent in scene.arena.history().intents.values())
-
-
 def _takes_more(scene: Scene) -> bool:
-    before = _refused(scene)
+    before = scene.refused()
     scene.arena.put(tasks.bulky, LOAD)
-    return _refused(scene) == before
+    return scene.refused() == before
 
 
 def _small_disk(scene: Scene) -> Path:
