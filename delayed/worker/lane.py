@@ -120,7 +120,10 @@ class Lane:
         serial: of the task that may be stopped, with ``OF_HANDLER`` of its handler; 0 while no user code runs.
         expected: of the task that has begun, until its own code does; 0 else.
         early: why that task has to stop before its own code has begun; None if it need not.
+        noted: how the task that has returned was noted on the board already; None if it was not.
     """
+
+    noted: int | None = None
 
     def __init__(self, child: Child, number: int) -> None:
         self.child = child
@@ -362,7 +365,9 @@ class Lane:
         cpu = self.cpu - start.cpu
         calls: list[Call] = []
         if code in (verdict.RETURNED, verdict.COMMITTED):
-            if keeps:
+            if self.noted is not None:
+                code = self.noted
+            elif keeps:
                 code = self.keep_result(frame, start, code, result, ended, cpu)
             else:
                 board.end(seat, slot, code, ended, cpu)

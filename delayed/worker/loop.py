@@ -26,10 +26,10 @@ from delayed.functions import is_loaded
 from delayed.message import Message
 from delayed.task import Task
 from delayed.worker import board as boards
-from delayed.worker import channel, process
+from delayed.worker import channel, process, verdict
 from delayed.worker.channel import TaskFrame
 from delayed.worker.child import getsignal
-from delayed.worker.lane import Call, Start
+from delayed.worker.lane import Call, Start, flush
 from delayed.worker.threads import SharedChild, ThreadLane, refers_to_main, stack_text, throw
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class CoroutineLane(ThreadLane):
 
     def launch(self, frame: TaskFrame, start: Start, task: Task | None, error: BaseException | None) -> None:
         """Let it run."""
-        self.stopped = None
+        self.stopped = self.noted = None
         if task is None:
             self.finish(frame, start, None, None, error)
             return
@@ -119,7 +119,8 @@ class CoroutineLane(ThreadLane):
         if inspect.iscoroutinefunction(task.function()) or (hooks is not None and hooks.awaits_before):
             self.in_thread = False
             # Not by the loop's method: a task may have given that a factory of its own.
-            self.task = asyncio.Task(self.attempt(frame, task), loop=self.child.loop, context=within)
+            attempt = self.attempt(frame, start, task, run)
+            self.task = asyncio.Task(attempt, loop=self.child.loop, context=within)
             self.task.add_done_callback(
                 lambda done: self.go_on(frame, lambda: self.finish(frame, start, task, run, self.error_of(done)))
             )
@@ -130,12 +131,12 @@ class CoroutineLane(ThreadLane):
                 self.task.cancel()
         else:
             self.in_thread = True
-            done = self.child.in_thread(within.run, self.attempt_here, frame, task)
+            done = self.child.in_thread(within.run, self.attempt_here, frame, start, task, run)
             done.add_done_callback(
                 lambda done: self.go_on(frame, lambda: self.finish(frame, start, task, run, done.result()))
             )
 
-    async def attempt(self, frame: TaskFrame, task: Task) -> BaseException | None:
+    async def attempt(self, frame: TaskFrame, start: Start, task: Task, run: context.Run) -> BaseException | None:
         """Await the task; whatever it raises is returned, for SystemExit would end the loop."""
         hooks = self.child.hooks
         try:
@@ -146,13 +147,15 @@ class CoroutineLane(ThreadLane):
                     self.result = await task.call()
                 finally:
                     self.mind_copy()  # before it runs what else is ready on the loop
+                self.serial = 0
+                self.note_return(frame, start, run)
                 return None
         except BaseException as error:
             return error
         self.serial, self.expected = 0, frame.serial
         self.in_thread = True
         within = contextvars.copy_context()
-        found: BaseException | None = await self.child.in_thread(within.run, self.attempt_here, frame, task)
+        found: BaseException | None = await self.child.in_thread(within.run, self.attempt_here, frame, start, task, run)
         return found
 
     async def call_before(self, hooks: Hooking, frame: TaskFrame, task: Task) -> None:
@@ -191,7 +194,7 @@ class CoroutineLane(ThreadLane):
             error = raised
         return error
 
-    def attempt_here(self, frame: TaskFrame, task: Task) -> BaseException | None:
+    def attempt_here(self, frame: TaskFrame, start: Start, task: Task, run: context.Run) -> BaseException | None:
         """Call the task in this thread."""
         error: BaseException | None = None
         before = ThreadLane.clock()
@@ -209,7 +212,26 @@ class CoroutineLane(ThreadLane):
         except TaskStopped as raised:
             error = raised
         self.spent += ThreadLane.clock() - before
+        if error is None:
+            self.note_return(frame, start, run)
         return error
+
+    def note_return(self, frame: TaskFrame, start: Start, run: context.Run) -> None:
+        """Note at once that a task has returned. The loop comes to the rest later, and may be in the hands of a
+        neighbour until then, for which this child is killed.
+        """
+        flush()
+        ended = process.now()
+        code = verdict.COMMITTED if run.state == context.COMMITTED else verdict.RETURNED
+        if start.message is not None and start.message.keep is not None:
+            self.noted = self.keep_result(frame, start, code, self.result, ended, self.spent - start.cpu)
+        else:
+            self.board.end(self.seat, frame.slot, code, ended, self.spent - start.cpu)
+            self.noted = code
+        if self.config.success_handler or self.child.hooks is not None:
+            self.board.handler(self.seat, self.number, frame.serial, ended)
+        else:
+            self.board.idle(self.seat, self.number)
 
     def error_of(self, done: asyncio.Task[BaseException | None]) -> BaseException | None:
         """What a coroutine ended with."""

@@ -341,3 +341,32 @@ def _count(ledger: str, start: str) -> int:
 def _wait_for_lines(ledger: str, start: str, count: int) -> None:
     while _count(ledger, start) < count:
         time.sleep(0.01)
+
+
+_gate, _thread_gate = asyncio.Event(), threading.Event()
+
+
+async def return_at_the_gate(ledger: str) -> None:
+    note(ledger, "begin")
+    await _gate.wait()
+    note(ledger, "returned")
+
+
+def return_at_the_gate_in_thread(ledger: str) -> None:
+    note(ledger, "begin")
+    _thread_gate.wait()
+    note(ledger, "returned")
+
+
+async def die_before_the_loop_turns(ledger: str) -> None:
+    """Let the other one return, and end its child while the loop can't do anything about it."""
+    if _count(ledger, "returned"):
+        return
+    while not _count(ledger, "begin"):
+        await asyncio.sleep(0.01)
+    _gate.set()
+    _thread_gate.set()
+    await asyncio.sleep(0)  # in which the other coroutine has its turn, and nothing that follows from it
+    _wait_for_lines(ledger, "returned", 1)
+    time.sleep(0.3)
+    os.kill(os.getpid(), 9)

@@ -302,3 +302,15 @@ def test_the_error_handler_of_a_killed_task_is_called_where_there_is_room(bench:
     (error,) = wait_for(lambda: bench.ledger.find("error"))
     assert error.startswith("stuck_in_c | 9 |")
     assert bench.ledger.find("end") == []
+
+
+@pytest.mark.parametrize("func", [lanes.return_at_the_gate, lanes.return_at_the_gate_in_thread])
+def test_what_returned_before_the_loop_turned_again_has_ended(bench: Bench, func: Callable[..., Any]) -> None:
+    bench.put(func)
+    bench.put(lanes.die_before_the_loop_turns)
+    start(bench, "async")
+
+    wait_for(bench.settled)
+
+    assert bench.ledger.lines.count("returned") == 1
+    assert "die_before_the_loop_turns (attempt 1) killed by signal 9" in bench.log()
