@@ -32,7 +32,9 @@ DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 .DELETE_ON_ERROR:
 .PHONY: test lint types fuzz soak chaos crashpoints campaign demo bench bench-peers bench-growth clean
 
+# Bytecode first: the tests start thousands of interpreters, which would compile all anew where none may be written.
 test: lint types
+	$(VENV)/bin/python -m compileall -q delayed tests
 	$(VENV)/bin/python -m pytest -n 5 $(PYTEST_ARGS)
 
 soak: $(VENV)/installed-test
