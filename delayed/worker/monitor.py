@@ -63,6 +63,7 @@ FORK_SERVER_PATIENCE = 10.0  # seconds a fork server may take to start
 COMMIT_PATIENCE = 1.0  # seconds that a task in a transaction goes on after its claim is gone: it may have committed
 LEAVE_PATIENCE = 5.0  # seconds that a child with nothing to do may take to leave
 LOOP_BLOCKED = 1.0  # seconds without a turn after which an event loop is reported
+STILL_MAX = 5.0  # seconds for which a child may begin nothing of what it has
 BLOCKED_PAUSE = 1.0  # seconds for which nothing is handed to a child that began nothing of what it had
 SUSPECTS_MAX = 10_000  # tasks that are remembered because they may have ended their child
 RUNNING_MAX = 100  # running tasks that a worker names when it says what it does
@@ -500,6 +501,7 @@ class Monitor:
             if report is None:
                 return
             kind, code, slot, serial, detail = report
+            seat.still = 0.0
             if kind == channel.HANDLED:
                 if seat.handling is not None and seat.handling.serial == serial:
                     seat.handling = None
@@ -793,6 +795,7 @@ class Monitor:
             if seat.recalled:
                 self.collect_recalled(seat, at)
             activities = self.board.activities(seat.index)
+            self.mind_stillness(seat, bool(activities))
             began = max((activity.since for _, activity in activities), default=at if self.lanes == 1 else 0.0)
             since = began if self.lanes == 1 else max(began, seat.handed_at)  # when it moved last
             waiting = len(seat.tasks) > (1 if self.lanes == 1 else len(activities))
@@ -850,6 +853,19 @@ class Monitor:
             seat.idle_since = at
             logger.warning("child %d was to leave %.3g s ago, and is killed", seat.pid, patience)
             self.signal(seat.index, signal.SIGKILL)
+
+    def mind_stillness(self, seat: Seat, runs: bool) -> None:
+        """Kill a child that begins nothing of what it was handed: it is frozen, or in the hands of what a task left."""
+        if runs or not seat.pid:
+            seat.still = 0.0
+        elif seat.tasks and (self.board.began(seat.index) or not self.config.hooks):  # which may take long to load
+            seat.still += TICK  # not what has passed: who was frozen too has seen nothing
+            if seat.still > STILL_MAX:
+                seat.still = 0.0
+                logger.error(
+                    "child %d has begun nothing for %.3g s of what it was handed, and is killed", seat.pid, STILL_MAX
+                )
+                self.signal(seat.index, signal.SIGKILL)
 
     def room(self) -> int:
         """How many tasks can run at once, as things are."""

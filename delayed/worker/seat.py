@@ -30,6 +30,7 @@ class Seat:
         recalled: the last task that was recalled from its child, and not only taken out of the channel; 0 if none was.
         recalled_at: when that was.
         handed_at: when something was handed over last.
+        still: seconds for which its child has begun nothing of what it was handed.
         idle_since: since when its child, which is to leave, has nothing to do; 0 if it has, or need not leave.
         asked, reported: the last beat of a blocked event loop about which its stack was asked for, and reported.
         reports: how often its tasks had said how far they are when that was looked at last.
@@ -54,6 +55,7 @@ class Seat:
         self.recalled = 0
         self.recalled_at = 0.0
         self.handed_at = 0.0
+        self.still = 0.0
         self.idle_since = 0.0
         self.asked = self.reported = 0.0
         self.reports = 0
@@ -104,6 +106,7 @@ class Seat:
     def vacated(self) -> None:
         """The child is gone."""
         self.pid = 0
+        self.still = 0.0
         self.orphan = self.retiring = self.blocked = self.garbled = False
         self.idle_since = 0.0
         self.recalled = 0

@@ -66,6 +66,24 @@ def test_a_worker_that_was_stopped_as_a_whole_goes_on(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
+def test_a_child_that_was_frozen_before_it_began_is_replaced(bench: Bench, mode: str) -> None:
+    bench.put(tasks.mark, "first")
+    worker = bench.start(mode)
+    wait_for(bench.settled)
+    children = wait_for(lambda: children_of(fork_server_of(worker)))
+    for child in children:
+        os.kill(child, signal.SIGSTOP)
+
+    for number in range(3):
+        bench.put(tasks.mark, number)
+
+    wait_for(bench.settled)
+    assert sorted(bench.ledger.lines) == ["0", "1", "2", "first"]
+    assert not alive(children[0])
+    assert "has begun nothing" in bench.log()
+
+
+@pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
 def test_a_frozen_fork_server_is_replaced(bench: Bench) -> None:
     worker = bench.start("forked")
     bench.put(tasks.mark, "first")
