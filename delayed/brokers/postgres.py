@@ -234,15 +234,8 @@ class PostgresBroker(Broker):
             values["ttls"] = [float(answer.ttl) for answer in answers_of]
             values["answers"] = [answer.data for answer in answers_of]
         rows = self._link.run(self._sql(statement), values)
-        accepted: set[tuple[str, bytes]] = set()
-        for queue, id, _, _, _, _, tokens, _ in rows:
-            if id is None:
-                accepted.update((queue, token) for token in (tokens or b"").split(b","))
-        answers = []
-        for ref, *_ in settlements:
-            token = (ref.queue, b"%d/%d/%d" % (ref.id, ref.delivery, _signed(ref.nonce)))
-            answers.append(token in accepted)
-            accepted.discard(token)  # a claim ends once
+        ends = [(row[0], token) for row in rows if row[1] is None and row[6] for token in row[6].split(b",")]
+        answers = [True] * len(settlements) if len(ends) == len(settlements) else _among(ends, settlements)
         claims = _claims([row for row in rows if row[1] is not None], queues, nonce)
         if limit > 0:
             self._waiter.note_claim(len(claims))
@@ -444,12 +437,24 @@ class PostgresBroker(Broker):
 
 
 def _tokens(refs: Sequence[Ref], suffix: str) -> dict[str, Any]:
+    queues, ids, deliveries, nonces = map(list, zip(*refs, strict=True)) if refs else ([], [], [], [])
     return {
-        f"queues{suffix}": [ref.queue for ref in refs],
-        f"ids{suffix}": [ref.id for ref in refs],
-        f"deliveries{suffix}": [ref.delivery for ref in refs],
-        f"nonces{suffix}": [_signed(ref.nonce) for ref in refs],
+        f"queues{suffix}": queues,
+        f"ids{suffix}": ids,
+        f"deliveries{suffix}": deliveries,
+        f"nonces{suffix}": [_signed(nonce) for nonce in nonces],
     }
+
+
+def _among(ends: Sequence[tuple[str, bytes]], settlements: Sequence[Settlement]) -> list[bool]:
+    """Which settlements are among the claims that have ended, as the store names them."""
+    left = set(ends)
+    answers = []
+    for ref, *_ in settlements:
+        token = (ref.queue, b"%d/%d/%d" % (ref.id, ref.delivery, _signed(ref.nonce)))
+        answers.append(token in left)
+        left.discard(token)  # a claim ends once
+    return answers
 
 
 def _answer_values(queue: str, id: int, answer: Answer) -> dict[str, Any]:
