@@ -16,7 +16,7 @@ import os
 from struct import Struct
 from typing import NamedTuple
 
-SLOTS_SPARE = 510  # slots per seat beside two for each lane; what is handed over and not settled yet
+SLOTS_SPARE = 1022  # slots per seat beside two for each lane; what is handed over and not settled yet
 SLOT_SIZE = 512
 LANE_SIZE = 64
 SEAT_HEAD = 64

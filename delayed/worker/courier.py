@@ -30,6 +30,7 @@ from delayed.worker.turns import Turns
 
 FLUSH_SIZE = 64  # settlements that are sent without waiting for more
 FLUSH_BYTES = 32 << 20  # bytes of answers that are sent at once, if they are several
+TRIPS = 3  # announcements by whose quickest it is known how far away the store is
 FLUSH_DELAY = 0.003  # seconds that a settlement waits for others while more tasks are under way
 BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
 BURST_PATIENCE = 1.0  # seconds: in burst mode, a task that is due sooner is waited for
@@ -156,6 +157,8 @@ class Courier(threading.Thread):
         self._sweep_at = 0.0
         self._announce_at = 0.0
         self._announced = 0.0
+        self._trips: deque[float] = deque(maxlen=TRIPS)
+        self.trip = 0.0  # seconds to the store and back
         self._pause = BACKOFF[0]
         self._orders_known: deque[str] = deque(maxlen=ORDERS_KNOWN)
         self._replies: dict[str, tuple[dict[str, Any], float]] = {}  # order -> (what is replied, until when)
@@ -515,7 +518,11 @@ class Courier(threading.Thread):
             self._replies = {order: it for order, it in self._replies.items() if it[1] > now()}
             replies = {order: reply for order, (reply, _) in self._replies.items()}
         info = {**self.info(), "replies": replies}
-        for order in self.broker.announce(self.worker, self.queues, info, ANNOUNCEMENT_AGE):
+        asked = now()
+        orders = self.broker.announce(self.worker, self.queues, info, ANNOUNCEMENT_AGE)
+        self._trips.append(now() - asked)
+        self.trip = min(self._trips)  # the others waited for the interpreter, or a busy store
+        for order in orders:
             if isinstance(order.get("id"), str) and order["id"] not in self._orders_known:
                 self._orders_known.append(order["id"])
                 self.orders.append(order)

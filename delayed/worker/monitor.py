@@ -56,6 +56,8 @@ SILENCE_MAX = 5.0  # seconds that a fork server may be silent
 BATCH_TIME = 0.002  # seconds of work to hand over in one packet
 AHEAD = 0.02  # seconds of work to hand to a child ahead of need
 DEPTH_MAX = 192  # tasks to hand to a child ahead of need at most
+QUICKEST = 1e-5  # seconds that a task takes at least, with what it costs to hand it over
+AWAY_MAX = 256  # tasks for each child that are held beside those, at most, for a store that is far away
 LONG = 0.1  # seconds after which what waits behind a running task is taken back
 FORK_SERVER_PAUSE = 0.5  # seconds from one start of a fork server that fails to the next
 FORK_SERVER_TRIES = 5  # starts that may fail in a row at the beginning
@@ -308,7 +310,11 @@ class Monitor:
         depth = int(lanes * AHEAD / self.average) if self.average > 0 else DEPTH_MAX
         depth = max(lanes, min(lanes - 1 + DEPTH_MAX, depth))
         room = self.capacity if lanes == 1 else self.room()
-        ahead = self.processes * depth * 2 if depth > lanes else room
+        ahead = room
+        if depth > lanes:
+            # ... and as much as they do while the store is asked for more, which may be far away.
+            away = min(int(self.courier.trip * lanes / max(self.average, QUICKEST)), AWAY_MAX)
+            ahead = self.processes * (depth + away) * 2
         self.courier.aim(ahead, max(room, ahead // 2))
         inbox = self.courier.inbox
         while inbox:
@@ -377,7 +383,7 @@ class Monitor:
             _, id, delivery, nonce, attempt, header, payload = held.claim
             queue, gift = held.queue, held.gift
             self.serial = serial = self.serial + 1
-            slot = seat.slots.popleft()
+            slot = seat.slots.pop()  # the one that was freed last: it may still be in the cache of the CPU
             held.seat, held.slot, held.serial = index, slot, serial
             board.hand(index, slot, queue, serial, id, delivery, attempt)
             if EXCLUSIVE in header and held.claim.is_exclusive:

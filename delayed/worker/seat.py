@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 
 from delayed.worker import channel, process
 from delayed.worker.channel import TaskFrame
@@ -60,7 +59,7 @@ class Seat:
         self.asked = self.reported = 0.0
         self.reports = 0
         self.tasks: dict[int, Held] = {}
-        self.slots: deque[int] = deque(range(slots))
+        self.slots = list(range(slots))
         self.handling: TaskFrame | None = None
 
     def open_channel(self) -> None:
