@@ -17,8 +17,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
-import subprocess
 import sys
 import threading
 from collections import deque
@@ -45,6 +43,7 @@ from delayed.worker.memory import Gauge
 from delayed.worker.orders import Orders
 from delayed.worker.process import now
 from delayed.worker.seat import Seat
+from delayed.worker.server import Server
 from delayed.worker.silence import Silence
 from delayed.worker.spool import Spool
 from delayed.worker.verdict import Verdict
@@ -52,16 +51,12 @@ from delayed.worker.watch import Watch
 
 TICK = 0.05  # seconds between looks at the deadlines while something runs
 IDLE_TICK = 1.0  # ... and while nothing does
-SILENCE_MAX = 5.0  # seconds that a fork server may be silent
 BATCH_TIME = 0.002  # seconds of work to hand over in one packet
 AHEAD = 0.02  # seconds of work to hand to a child ahead of need
 DEPTH_MAX = 192  # tasks to hand to a child ahead of need at most
 QUICKEST = 1e-5  # seconds that a task takes at least, with what it costs to hand it over
 AWAY_MAX = 256  # tasks for each child that are held beside those, at most, for a store that is far away
 LONG = 0.1  # seconds after which what waits behind a running task is taken back
-FORK_SERVER_PAUSE = 0.5  # seconds from one start of a fork server that fails to the next
-FORK_SERVER_TRIES = 5  # starts that may fail in a row at the beginning
-FORK_SERVER_PATIENCE = 10.0  # seconds a fork server may take to start
 COMMIT_PATIENCE = 1.0  # seconds that a task in a transaction goes on after its claim is gone: it may have committed
 LEAVE_PATIENCE = 5.0  # seconds that a child with nothing to do may take to leave
 LOOP_BLOCKED = 1.0  # seconds without a turn after which an event loop is reported
@@ -110,7 +105,8 @@ class Monitor:
         seats = processes + (1 if config.one_shot or config.lanes > 1 else 0)
         self.board_file = config.board if config.board >= 0 else process.anonymous_file("delayed-board")
         self.board = Board(self.board_file, seats, config.lanes)
-        self.silence = Silence(self.board, boards.FORK_SERVER, 2 * IDLE_TICK)
+        self.poller = select.poll()
+        self.server = Server(self.poller, Silence(self.board, boards.FORK_SERVER, 2 * IDLE_TICK))
         self.spool_file = config.spool if config.spool >= 0 else process.anonymous_file("delayed-spool")
         self.spool = Spool(self.spool_file, self.board.slots)
         self.keeper = Keeper(self.board, self.spool)
@@ -127,12 +123,6 @@ class Monitor:
         self.courier = make_courier(self.deliver, self.freed, self.info)
         self.courier.beat = self.beat
         self.courier.vouched = partial(self.board.note_pulse, boards.LEASES)
-        self.control: socket.socket | None = None
-        self.server: subprocess.Popen[bytes] | None = None
-        self.server_ready = False
-        self.server_started = 0.0
-        self.server_worked = False  # whether any fork server of this run was ever ready
-        self.failed_starts = 0
         self.jobs: deque[TaskFrame] = deque()  # error handlers for tasks whose child was killed
         self.orders = Orders(self)
         # (queue, id) of tasks that may have ended their child: with how many others each may share the next one.
@@ -141,7 +131,6 @@ class Monitor:
         self.serial = 0
         self.average = AHEAD  # seconds that a task takes, moving average
         self.buffer = bytearray(channel.BUFFER_SIZE)
-        self.poller = select.poll()
         self.by_fd: dict[int, Seat] = {}
         self.oom_kills = process.oom_kills()
         self.reaps_orphans = False
@@ -282,8 +271,8 @@ class Monitor:
         if fd == self.wake_read:
             with contextlib.suppress(BlockingIOError):
                 os.read(self.wake_read, 4096)
-        elif self.control is not None and fd == self.control.fileno():
-            self.read_control()
+        elif fd == self.server.fd:
+            self.read_server()
         elif fd in self.by_fd:
             seat = self.by_fd[fd]
             if fd == seat.pidfd:
@@ -296,7 +285,7 @@ class Monitor:
                     self.cut(seat)
 
     def poll_timeout(self) -> float:
-        if self.stopping or self.jobs or not self.server_ready or any(seat.busy for seat in self.seats):
+        if self.stopping or self.jobs or not self.server.ready or any(seat.busy for seat in self.seats):
             return TICK
         if any(not seat.pid and not seat.forking for seat in self.regular) or self.alone:
             return TICK
@@ -721,8 +710,7 @@ class Monitor:
         if seat.mine.fileno() not in self.by_fd:  # its channel was cut, and only a new fork server can inherit another
             seat.renew_channel()
             self.listen_to(seat)
-            if self.server is not None:
-                self.server.kill()
+            self.server.kill()
 
     def died(self, seat: Seat, begun: list[Held], status: int | None, at: float, cpu: float, rss: int) -> None:
         """A child died in the middle of these tasks."""
@@ -821,13 +809,7 @@ class Monitor:
                 held = inbox.pop()
                 self.courier.settle((held, Settlement(held.claim.ref, "back")))
                 surplus -= 1
-        if not self.server_ready and self.server is not None and at > self.server_started + FORK_SERVER_PATIENCE:
-            logger.error("the fork server does not start; trying another")
-            self.server.kill()
-        needed = self.server_ready and any(seat.pid or seat.forking for seat in self.seats)
-        if self.silence.seconds(at, counts=needed) > SILENCE_MAX and self.server is not None:
-            logger.error("the fork server is frozen, and killed; starting another")
-            self.server.kill()
+        self.server.mind(at, counts=any(seat.pid or seat.forking for seat in self.seats))
         if at > self.courier.renewed + self.config.lease * TRUST and self.courier.held:
             self.end_exclusives(at)
         if self.gauge is not None and not self.stopping:
@@ -952,8 +934,8 @@ class Monitor:
         seat = self.seats[seat_index]
         if not seat.pid:
             return
-        if not seat.orphan and self.control is not None:
-            self.send_control(Control(channel.SIGNAL, seat.index, seat.pid, number))
+        if not seat.orphan and self.server.fd >= 0:
+            self.server.send(Control(channel.SIGNAL, seat.index, seat.pid, number))
         elif seat.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(seat.pidfd, 0)  # still the same process, so its group is still its
@@ -996,27 +978,18 @@ class Monitor:
     def abandon(self) -> None:
         """Leave after an error of our own as if killed: the fork server stands in."""
         self.courier.stop(0.0)
-        if self.control is not None:
-            self.control.close()
+        self.server.leave()
         os.close(self.life_write)
 
     def close(self) -> None:
         """Send everybody home."""
-        if self.control is not None:
-            with contextlib.suppress(OSError):
-                channel.send_control(self.control, Control(channel.BYE))
-            self.control.close()
+        self.server.close()
         for seat in self.seats:
             if seat.orphan and seat.pid:
                 self.signal(seat.index, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(seat.pid, 0)
-        if self.server is not None:
-            try:
-                self.server.wait(5.0)
-            except subprocess.TimeoutExpired:
-                self.server.kill()
-                self.server.wait()
+        self.server.wait()
         for seat in self.seats:
             seat.close()
         for fd in (
@@ -1035,78 +1008,34 @@ class Monitor:
     # -- children and fork server ------------------------------------------------------------------------------
 
     def keep_seats_taken(self, at: float) -> None:
-        if self.control is None:
-            if at >= self.server_started + FORK_SERVER_PAUSE:
+        if self.server.fd < 0:
+            if self.server.may_start(at):
                 self.start_server()
             return
-        if not self.server_ready:
+        if not self.server.ready:
             return
         for seat in self.seats:
             wanted = not self.stopping or bool(self.jobs)
             if seat.index >= len(self.regular):
                 wanted = bool(self.alone)
             if not seat.pid and not seat.forking and wanted and at >= seat.fork_at:
-                seat.forking = self.send_control(Control(channel.FORK, seat.index))
+                seat.forking = self.server.send(Control(channel.FORK, seat.index))
 
     def start_server(self) -> None:
-        mine, theirs = channel.pair()
-        self.server_started = now()
-        self.server_ready = False
-        config = self.config._replace(
-            control=theirs.fileno(),
-            board=self.board_file,
-            spool=self.spool_file,
-            life=self.life_read,
-            life_write=self.life_write,
-            seats=[seat.descriptors() for seat in self.seats],
-            path=[entry or os.getcwd() for entry in sys.path],
+        self.server.start(
+            self.config._replace(
+                board=self.board_file,
+                spool=self.spool_file,
+                life=self.life_read,
+                life_write=self.life_write,
+                seats=[seat.descriptors() for seat in self.seats],
+            )
         )
-        file = process.anonymous_file("delayed-config")
-        os.write(file, config.dump())
-        inherited = [file, config.control, config.board, config.spool, config.life, config.life_write]
-        inherited += [fd for fds in config.seats for fd in fds]
-        inherited += config.presence
-        # A new interpreter, not a fork of this one: it has none of its threads, locks, sockets and memory.
-        program = f"import sys; sys.path[:] = {config.path!r}; from delayed.worker.forkserver import main; main({file})"
-        arguments = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", program]  # type: ignore[attr-defined]
-        self.server = subprocess.Popen(arguments, pass_fds=inherited, stdin=subprocess.DEVNULL)
-        os.close(file)
-        theirs.close()
-        mine.setblocking(False)
-        self.control = mine
-        self.poller.register(mine, select.POLLIN)
 
-    def send_control(self, control: Control) -> bool:
-        if self.control is None:
-            return False
-        try:
-            channel.send_control(self.control, control)
-        except BlockingIOError:  # it does not read its orders any more
-            assert self.server is not None
-            self.server.kill()
-            return False
-        except (BrokenPipeError, ConnectionResetError):
-            return False  # its end of file is on its way
-        return True
-
-    def read_control(self) -> None:
-        while self.control is not None:
-            try:
-                control = channel.receive_control(self.control)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                control = None
-            except channel.BadFrame as error:
-                logger.error("the fork server says what it should not (%s), and is killed", error)
-                assert self.server is not None
-                self.server.kill()
-                return
+    def read_server(self) -> None:
+        for control in self.server.receive():
             if control is None:
                 self.server_gone()
-                return
-            if control.kind == channel.READY:
-                self.server_ready = self.server_worked = True
             elif control.kind == channel.FORKED:
                 self.seats[control.seat].seated(control.pid)
             elif control.kind == channel.EXITED:
@@ -1120,11 +1049,7 @@ class Monitor:
 
     def server_gone(self) -> None:
         """The fork server is dead: its children are served on, and a new one is started."""
-        assert self.control is not None and self.server is not None
-        self.poller.unregister(self.control)
-        self.control.close()
-        self.control = None
-        code = self.server.wait()
+        code = self.server.bury()
         logger.error(
             "the fork server of worker %s ended with %d; its children are served on, and a new one is started",
             self.config.worker,
@@ -1148,9 +1073,7 @@ class Monitor:
             if seat.pidfd >= 0:
                 self.poller.register(seat.pidfd, select.POLLIN)
                 self.by_fd[seat.pidfd] = seat
-        if not self.server_ready and not self.server_worked:
-            self.failed_starts += 1
-            if self.failed_starts >= FORK_SERVER_TRIES:
-                self.start_error = f"the fork server does not start: {sys.executable} ended with {code} each time"
-        if self.server_ready:  # at once: until there is another, nobody would stand in for the monitor
+        if self.server.failed:
+            self.start_error = f"the fork server does not start: {sys.executable} ended with {code} each time"
+        if self.server.ready:  # at once: until there is another, nobody would stand in for the monitor
             self.start_server()
