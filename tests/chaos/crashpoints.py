@@ -25,7 +25,7 @@ from typing import Any
 from tests.chaos import syscalls
 from tests.chaos.arena import Arena
 from tests.chaos.crash_scenes import PLOTS, POSITIONS, Check, NotReached, Stage
-from tests.chaos.points import Outcome, Point, chosen, tables, write
+from tests.chaos.points import Outcome, Point, Table, chosen, merge
 from tests.chaos.proxy import Proxy
 from tests.chaos.stores import RedisStore, Store, open_store
 
@@ -41,6 +41,7 @@ POINTS = [
     for store in plot.stores
     for position in POSITIONS
 ]
+ALL_ROLES = tuple(dict.fromkeys([*(plot.role for plot in PLOTS), *syscalls.ROLES]))
 SCENES = {(plot.operation, plot.role): plot.scene for plot in PLOTS}
 
 
@@ -164,6 +165,9 @@ class Runner:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.crashpoints", description=__doc__)
     parser.add_argument("--store", action="append", choices=STORES, help="this one only; may be given again")
+    parser.add_argument(
+        "--role", action="append", choices=ALL_ROLES, help="only whoever is called so; may be given again"
+    )
     parser.add_argument("--only", default="", help='points with all these words: "claim monitor", "fsync#3 courier"')
     parser.add_argument("--long", action="store_true", help=f"every system call, not one of {EVERY}")
     parser.add_argument("--seed", type=int, default=random.randrange(EVERY), help="which of them the short form takes")
@@ -171,33 +175,35 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="points that are tried at the same time")
     parser.add_argument("--record", type=Path, help="a file for what became of each; those in it are not tried again")
     parser.add_argument("--minutes", type=float, default=inf, help="begin no further point after so long")
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/guarantees.md")
+    parser.add_argument("--write", action="store_true", help="write the rows that were tried into docs/guarantees.md")
     return parser.parse_args()
 
 
 def main() -> int:
     options = arguments()
-    kinds, words = options.store or STORES, options.only.split()
-    if options.write and (options.only or options.store):
-        sys.exit("the table is of all points: --write goes with neither --only nor --store")
+    kinds, roles, words = options.store or STORES, options.role or ALL_ROLES, options.only.split()
+    if options.write and options.only:
+        sys.exit("the tables have whole rows: --write does not go with --only")
     print(f"python -m tests.chaos.crashpoints --seed {options.seed}{' --long' * options.long}", flush=True)
     with ExitStack() as stack:
         stores = {kind: stack.enter_context(open_store(kind)) for kind in kinds}
         until = time.monotonic() + options.minutes * 60
         runner = Runner(stores, options.jobs, options.lease, options.record, until)
-        points = chosen(POINTS, kinds, words)
+        points = [point for point in chosen(POINTS, kinds, words) if point.role in roles]
         for kind in dict.fromkeys(point.store for point in points):
             prime(stores[kind])
         runner.run(points)
-        _try_calls(runner, kinds, words, 1 if options.long else EVERY, options.seed)
-    report = tables(runner.outcomes, {key: len(calls) for key, calls in runner.calls.items()})
-    print(report)
+        _try_calls(runner, kinds, roles, words, 1 if options.long else EVERY, options.seed)
+    table = Table.of(runner.outcomes, {key: len(calls) for key, calls in runner.calls.items()})
+    print(table)
     if options.write:
-        write(report)
+        merge(table)
     return 1 if any(outcome.findings for outcome in runner.outcomes.values()) else 0
 
 
-def _try_calls(runner: Runner, kinds: Sequence[str], words: Sequence[str], step: int, seed: int) -> None:
+def _try_calls(
+    runner: Runner, kinds: Sequence[str], roles: Sequence[str], words: Sequence[str], step: int, seed: int
+) -> None:
     """Try every `step`-th system call of each role."""
     if why := syscalls.missing():
         print(f"system calls ... skipped: {why}")
@@ -206,7 +212,11 @@ def _try_calls(runner: Runner, kinds: Sequence[str], words: Sequence[str], step:
         for store in stores:
             exact = [Point(word, role, "", store) for word in words if "#" in word]
             # Some of these roles have operations too, which may be all that is wanted.
-            if store not in kinds or not set(words) <= {role, store, "call", *[point.what for point in exact]}:
+            if (
+                store not in kinds
+                or role not in roles
+                or not set(words) <= {role, store, "call", *[point.what for point in exact]}
+            ):
                 continue
             runner.run(exact or runner.calls_of(role, store)[seed % step :: step])
 

@@ -11,7 +11,7 @@ from delayed.functions import path_of
 from tests.chaos import broken, points, syscalls
 from tests.chaos.crash_scenes import POSITIONS
 from tests.chaos.crashpoints import POINTS, prime, run
-from tests.chaos.points import Outcome, Point
+from tests.chaos.points import Outcome, Point, Table
 from tests.chaos.stores import Store, open_store
 
 pytestmark = pytest.mark.timeout(120)
@@ -69,13 +69,32 @@ def test_the_tables_say_what_became_of_each_point(tmp_path: Path) -> None:
     document = tmp_path / "document.md"
     document.write_text(f"before\n{points.MARKS[0]}old\n{points.MARKS[1]}after\n")
 
-    points.write(points.tables(outcomes, {("courier", "sqlite"): 30}), document)
+    points.merge(Table.of(outcomes, {("courier", "sqlite"): 30}), document)
 
     text = document.read_text()
     assert "| claim | monitor | ok, ok, FAILED |" in text
     assert "| courier | sqlite | 30 | 1 | 0 | 1 |" in text
     assert "3 crash points, 2 of them passed." in text
     assert (text.startswith("before\n"), text.endswith("after\n"), "old" in text) == (True, True, False)
+
+
+def test_rows_that_were_not_tried_stay_in_the_tables_as_they_are(tmp_path: Path) -> None:
+    old = Table(
+        {("claim", "monitor"): {"redis": "ok, ok, FAILED", "postgres": "ok, ok, ok"}},
+        {("child", "sqlite"): [9, 9, 8, 1]},
+    )
+    document = tmp_path / "document.md"
+    document.write_text(f"{points.MARKS[0]}{old}\n{points.MARKS[1]}")
+    outcomes = {Point("claim", "monitor", position, "redis"): Outcome() for position in POSITIONS}
+    outcomes[Point("fsync#1", "courier", "", "sqlite")] = Outcome()
+
+    points.merge(Table.of(outcomes, {("courier", "sqlite"): 30, ("child", "sqlite"): 20}), document)
+
+    text = document.read_text()
+    assert "| claim | monitor | ok, ok, ok | ok, ok, ok |" in text
+    assert "| child | sqlite | 9 | 9 | 8 | 1 |" in text
+    assert "| courier | sqlite | 30 | 1 | 1 | 0 |" in text
+    assert "15 crash points, 15 of them passed." in text
 
 
 def test_points_are_chosen_by_their_words() -> None:
