@@ -17,7 +17,8 @@ again :mod:`tests.chaos.checker` reads them, and nothing else, and gives a verdi
                     by standing still, to the store, to clocks (``shims/``); ``scene.py`` has the register of all
 ``flat.py``         very many tasks, and nothing may grow: with ``residue.py``, what the guardians take
 ``crashpoints.py``  death at each point of each operation: ``make crashpoints``; with ``crash_scenes.py``, which lead
-                    there, ``client.py``, ``syscalls.py``: between any two system calls; and ``points.py``: the tables
+                    there, and ``client.py``; ``syscalls.py``: between any two system calls; with ``call_scenes.py`` and
+                    ``halt.py``, by which processes wait at their beginning; and ``points.py``: the tables
 ``peers.py``        the same judge on other libraries, with ``peer_tasks.py`` and ``peer_celery.py``
 ==================  ==================================================================================================
 """

@@ -22,7 +22,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import syscalls
+from tests.chaos import call_scenes, syscalls
 from tests.chaos.arena import Arena
 from tests.chaos.crash_scenes import PLOTS, POSITIONS, Check, NotReached, Stage
 from tests.chaos.points import Outcome, Point, Table, chosen, merge
@@ -41,7 +41,7 @@ POINTS = [
     for store in plot.stores
     for position in POSITIONS
 ]
-ALL_ROLES = tuple(dict.fromkeys([*(plot.role for plot in PLOTS), *syscalls.ROLES]))
+ALL_ROLES = tuple(dict.fromkeys([*(plot.role for plot in PLOTS), *call_scenes.ROLES]))
 SCENES = {(plot.operation, plot.role): plot.scene for plot in PLOTS}
 
 
@@ -50,7 +50,7 @@ def run(point: Point, store: Store, folder: Path, lease: float = LEASE, broker: 
     begun = time.monotonic()
     outcome = Outcome()
     check: Check | None = None
-    mode = "preforked" if point.position else syscalls.ROLES[point.role][0]
+    mode = "preforked" if point.position else call_scenes.ROLES[point.role][0]
     with ExitStack() as stack:
         proxy = stack.enter_context(Proxy(store.url, folder)) if point.position else None
         url = proxy.url if proxy else store.url
@@ -59,7 +59,7 @@ def run(point: Point, store: Store, folder: Path, lease: float = LEASE, broker: 
             if proxy:
                 check = SCENES[point.what, point.role](Stage(arena, proxy, point.position))
             else:
-                outcome.reached = syscalls.play(Stage(arena), point.role, point.what)
+                outcome.reached = call_scenes.play(Stage(arena), point.role, point.what)
         except NotReached as error:
             outcome.findings.append(str(error))
         if proxy:
@@ -208,7 +208,7 @@ def _try_calls(
     if why := syscalls.missing():
         print(f"system calls ... skipped: {why}")
         return
-    for role, (_, stores) in syscalls.ROLES.items():
+    for role, (_, stores) in call_scenes.ROLES.items():
         for store in stores:
             exact = [Point(word, role, "", store) for word in words if "#" in word]
             # Some of these roles have operations too, which may be all that is wanted.

@@ -10,6 +10,7 @@ from typing import Any
 from delayed import AsyncWorker, ForkedWorker, PreforkedWorker, Queue, Supervisor, Sweeper, ThreadedWorker, supervisor
 from delayed.functions import resolve
 from delayed.logger import setup_logger
+from tests.chaos.halt import halt, halt_in_thread
 
 KINDS = {"forked": ForkedWorker, "preforked": PreforkedWorker, "threaded": ThreadedWorker, "async": AsyncWorker}
 
@@ -25,13 +26,17 @@ def main(role: str, url: str, queue: str, mode: str, broker: str, options: dict[
     if role == "sweeper":
         sweeper = Sweeper(Queue(queue, opened), interval=options["lease"] / 4)
         signal.signal(signal.SIGTERM, lambda number, frame: sweeper.stop())
+        halt(role)
         sweeper.run()
         return 0
     worker = KINDS[mode](Queue(queue, opened), **options)
     if role == "worker":
+        halt_in_thread("courier", "delayed-courier")
+        halt("monitor")
         return worker.run()
     supervisor.BACKOFF = (0.05, 0.2)  # it is killed more often than anything is in earnest
     supervisor.STABLE = 0.0
+    halt(role)
     return Supervisor(worker, 2).run()
 
 

@@ -1,8 +1,9 @@
 """Death between any two system calls of a process: strace counts them, and sends SIGKILL as the k-th begins.
 
 A first run of the same scene without harm says which calls there are. Each is a crash point: ``fsync#3 courier sqlite``
-is the third fsync of that thread since it was warm. As nothing happens in quite the same order twice, a run may end
-before the call comes; then it was judged without harm, and counts as *not reached*.
+is the third fsync of that thread since it was warm, or since it began (``call_scenes.py`` says which). As nothing
+happens in quite the same order twice, a run may end before the call comes; then it was judged without harm, and counts
+as *not reached*.
 """
 
 from __future__ import annotations
@@ -18,19 +19,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.chaos import tasks
-from tests.chaos.crash_scenes import BOUND, KEEP, NotReached, Stage
-from tests.chaos.processes import children_of, send, state_of
+from tests.chaos.crash_scenes import NotReached, Stage
+from tests.chaos.processes import send, state_of
 from tests.chaos.records import now
 
 TRACE = "trace"  # the file that strace writes
-ROLES = {  # role -> (kind of worker, stores)
-    "monitor": ("preforked", ("sqlite", "redis")),
-    "courier": ("preforked", ("sqlite", "redis")),  # the monitor's thread that talks to the store
-    "forkserver": ("forked", ("sqlite",)),
-    "child": ("preforked", ("sqlite",)),
-    "producer": ("preforked", ("sqlite",)),
-}
 RETURNED = '\\"what\\":\\"E\\"'  # in the trace of a child: its task has noted that it returns
 DYING = 2.0  # seconds that a process may take to die
 NOTED = "fchdir("  # the first call of a child that has noted on the board how a task ended
@@ -83,56 +76,7 @@ def calls(path: Path) -> list[str]:
     return found
 
 
-def play(stage: Stage, role: str, point: str = "") -> bool:
-    """The scene: some tasks, and who handles them is killed at the point, if one is given; whether it was."""
-    return _SCENES.get(role, _worker)(stage, role, point)
-
-
-def _worker(stage: Stage, role: str, point: str) -> bool:
-    arena = stage.arena
-    _, monitor, server = stage.worker(processes=1)
-    stage.put(3, tasks.noop)
-    arena.drain(quiet=0.0)
-    pid = {"forkserver": server, "child": children_of(server)[0]}.get(role, monitor)
-    tid = pid if role != "courier" else max(map(int, (each.name for each in Path(f"/proc/{pid}/task").iterdir())))
-
-    def burst() -> None:
-        stage.put(3, tasks.nap, 0.01)
-        arena.put(tasks.noop, keep=KEEP)
-        arena.put(tasks.moody, 1)
-        stage.wait_for(lambda: state_of(pid) in ("", "Z") or _empty(stage), "the end of a burst")
-
-    killed = _trap(stage, role, pid, tid, point, burst)
-    if killed and pid == monitor:
-        arena.start()
-    return killed
-
-
-def _producer(stage: Stage, role: str, point: str) -> bool:
-    client = stage.client("enqueue", range(1, 5))
-
-    def burst() -> None:
-        send(client.pid, signal.SIGCONT)
-        client.wait(BOUND)
-
-    killed = _trap(stage, role, client.pid, client.pid, point, burst)
-    known = set(stage.arena.history().intents)
-    rest = stage.client("enqueue", [number for number in range(1, 5) if number not in known])
-    send(rest.pid, signal.SIGCONT)
-    rest.wait(BOUND)
-    stage.worker()
-    return killed
-
-
-_SCENES: dict[str, Callable[[Stage, str, str], bool]] = {"producer": _producer}
-
-
-def _empty(stage: Stage) -> bool:
-    counts = stage.arena.counts()
-    return not (counts.scheduled or counts.ready or counts.running)
-
-
-def _trap(stage: Stage, role: str, pid: int, tid: int, point: str, burst: Callable[[], None]) -> bool:
+def trap(stage: Stage, role: str, pid: int, tid: int, point: str, burst: Callable[[], None]) -> bool:
     """Do something while a thread is traced, and note the death of its process, if it came to that."""
     path = stage.arena.folder / TRACE
     call, _, count = point.partition("#")
@@ -150,5 +94,5 @@ def _trap(stage: Stage, role: str, pid: int, tid: int, point: str, burst: Callab
         if match := _CALL.match(line):
             at = float(match[1])
             unsaid = (unsaid or RETURNED in line) and NOTED not in line
-    stage.arena.note("kill", role=role, pid=pid, sent=at + now() - time.time(), unsaid=unsaid)
+    stage.arena.note("kill", role=role.rpartition("-")[2], pid=pid, sent=at + now() - time.time(), unsaid=unsaid)
     return True

@@ -22,7 +22,11 @@ AT_REDIS = [
     Point("claim", "monitor", "after-effect", "redis"),
     Point("settle", "monitor", "before", "redis"),
 ]
-CALLS = [Point("pwrite64#20", "courier", "", "sqlite"), Point("sendto#2", "child", "", "sqlite")]
+CALLS = [
+    Point("pwrite64#20", "courier", "", "sqlite"),
+    Point("sendto#2", "child", "", "sqlite"),
+    Point("pwrite64#2", "starting-sweeper", "", "sqlite"),
+]
 
 
 @pytest.fixture(scope="module")
