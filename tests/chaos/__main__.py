@@ -31,11 +31,14 @@ def arguments() -> tuple[Plan, str]:
     parser.add_argument("--kills", type=int, default=default.kills, help="how much harm is done, about")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--lease", type=float, default=default.lease)
+    parser.add_argument("--other", default="", help="the folder of another version, which every second process runs")
     parser.add_argument("--scenario", choices=SCENARIOS, default="", help="play this instead")
     chosen = vars(parser.parse_args())
     scenario = chosen.pop("scenario")
     if scenario and chosen["store"] not in SCENARIOS[scenario].stores:
         parser.error(f"{scenario} can be played on {', '.join(SCENARIOS[scenario].stores)}, not on {chosen['store']}")
+    if scenario and chosen["other"]:
+        parser.error("a scenario is played with one version: --other does not go with --scenario")
     return Plan(**chosen), scenario
 
 

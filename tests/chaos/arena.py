@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,6 +68,7 @@ class Arena:
         broker: see :func:`tests.chaos.house.main`.
         preload: what the fork servers load besides the tasks.
         temporary: the folder for temporary files of workers; "": the usual one.
+        other: the folder of another version of the library, which every second process runs; "": all run this one.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Arena:
         broker: str = "",
         preload: Sequence[str] = (),
         temporary: str = "",
+        other: str = "",
     ) -> None:
         self.folder = folder
         self.url = url
@@ -91,6 +94,7 @@ class Arena:
         self.preload = preload
         self.progress = Progress(folder)
         self.temporary = temporary
+        self._places = cycle([ROOT, _place_of(Path(other), folder)] if other else [ROOT])
         self.name = f"chaos-{secrets.token_hex(4)}"
         self.direct = direct or url
         self.queue = Queue(self.name, url)
@@ -139,11 +143,13 @@ class Arena:
         return self.processes * sum(workers.get(each.role, 0) for each in self.houses if each.poll() is None)
 
     def _spawn(self, role: str, module: str, order: Mapping[str, Any]) -> House:
+        place = next(self._places)
+        paths = [str(place), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         with open(self.folder / f"{role}-{len(self.houses)}.log", "wb") as log:
             house = House(
                 [sys.executable, "-m", module, json.dumps(order)],
-                cwd=ROOT,
-                env=self.environ(),
+                cwd=place,
+                env={**self.environ(), "PYTHONPATH": os.pathsep.join(paths)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -296,6 +302,14 @@ class Arena:
         lease = self.lease
         bounds = Bounds(lease, child=slack, worker=lease + 2 * slack, dead_air=2 * lease + 2 * slack)
         return judge(*self.logs(), bounds)
+
+
+def _place_of(other: Path, folder: Path) -> Path:
+    """A folder in which there is another version of the library, and nothing else: its tests are not ours."""
+    place = folder / "other"
+    place.mkdir()
+    (place / "delayed").symlink_to(other.resolve(strict=True) / "delayed")
+    return place
 
 
 def enqueue(

@@ -44,6 +44,7 @@ class Plan:
             the others; 0: as many as come.
         preload: what the fork servers load besides the tasks.
         slack: see :meth:`Arena.judge`.
+        other: see :class:`Arena`.
     """
 
     store: str = "sqlite"
@@ -61,11 +62,13 @@ class Plan:
     backlog: int = 0
     preload: tuple[str, ...] = ()
     slack: float = 5.0
+    other: str = ""
 
     def __str__(self) -> str:
+        other = f" --other {self.other}" if self.other else ""
         return (
             f"--store {self.store} --worker {self.worker} --seconds {self.seconds:g} --tasks {self.tasks} "
-            f"--kills {self.kills} --lease {self.lease:g} --seed {self.seed}"
+            f"--kills {self.kills} --lease {self.lease:g} --seed {self.seed}{other}"
         )
 
 
@@ -77,7 +80,7 @@ class Chaos:
     def __init__(self, plan: Plan, folder: Path, store: Store) -> None:
         self.plan = plan
         self.store = store
-        options = {"processes": plan.processes, "lease": plan.lease, "preload": plan.preload}
+        options = {"processes": plan.processes, "lease": plan.lease, "preload": plan.preload, "other": plan.other}
         self.arena = Arena(folder, store.url, plan.worker, **options)
         self.nemesis = Nemesis(self.arena, store, random.Random(plan.seed), plan.faults, plan.busy)
         self.kept: list[House] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.arena import Arena
 from tests.chaos.chaos import Chaos, Plan
 from tests.chaos.nemesis import KILLS, RESTARTS, STOPS
 from tests.chaos.stores import open_store
@@ -25,3 +26,17 @@ def test_whatever_dies_each_task_runs_to_its_end_and_only_once(store: str, worke
         verdict = chaos.run(say=False)
 
     assert verdict.passed, f"{plan}; the logs are in {tmp_path}\n{table(verdict, chaos.nemesis.done)}"
+
+
+def test_every_second_process_runs_another_version_if_there_is_one(tmp_path: Path) -> None:
+    other = tmp_path / "checkout"
+    (other / "delayed").mkdir(parents=True)
+    for name in ("__init__.py", "only_there.py"):
+        (other / "delayed" / name).touch()
+    folder = tmp_path / "logs"
+    folder.mkdir()
+
+    with Arena(folder, "memory://", other=str(other)) as arena:
+        codes = [arena.run("delayed.only_there").wait(30.0) for _ in range(3)]
+
+    assert codes == [1, 0, 1]
