@@ -278,6 +278,10 @@ class Lane:
             from delayed.worker import gifts  # few tasks are given results
 
             task.args = (gifts.unpack(frame.detail, codec), *task.args)
+        if message.keep is not None:
+            # Before it runs: it may leave no descriptor to load this with, and from its end until that is noted a death
+            # repeats it.
+            from delayed.worker import keeping  # noqa: F401
         return task
 
     def stand_for_main(self, message: Message) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -54,6 +55,13 @@ def give_large(ledger: str, megabytes: int) -> bytes:
 def give_lock(ledger: str) -> Any:
     note(ledger, "begin")
     return threading.Lock()
+
+
+def give_without_files(ledger: str, value: Any) -> Any:
+    """Leave no descriptor free."""
+    note(ledger, "begin")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return value
 
 
 def give_deadly(ledger: str) -> Any:

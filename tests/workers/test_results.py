@@ -45,6 +45,16 @@ def test_results_come_back(bench: Bench, mode: str) -> None:
     assert bench.queue.broker.counts(bench.queue.name) == Counts(0, 0, 0, 0)
 
 
+@sqlite_only
+def test_the_result_of_a_task_that_left_no_descriptor_free_is_kept(bench: Bench, mode: str) -> None:
+    handle = put(bench, answering.give_without_files, 1)
+
+    bench.burst(mode)
+
+    assert handle.result(BOUND) == 1
+    assert len(bench.ledger.find("begin")) == 1
+
+
 def test_who_waits_is_woken(bench: Bench, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "FLOOR", 100.0)  # nobody looks in between
     bench.start(mode)
