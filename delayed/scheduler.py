@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import random
-import threading
 import time
 from collections.abc import Sequence
 from itertools import count
@@ -15,6 +14,7 @@ from delayed.logger import logger
 from delayed.queue import Queue
 from delayed.schedule import Schedule
 from delayed.schedules import Follower
+from delayed.stopping import Stop
 from delayed.ticks import Ticks
 
 LOOK = 5.0  # seconds between two looks at the clock, and for what was scheduled meanwhile, more or less
@@ -43,7 +43,7 @@ class Scheduler:
         self.queues += [each for each in queues if each is not queue]
         if not self.queues:
             raise ConfigError("a scheduler needs a queue: give queue=Queue(...) or queues=[...]")
-        self._stopped = threading.Event()
+        self._stopped = Stop()
         self._ahead: float | None = None  # of the store's clock, by ours, which is monotonic; None: not known yet
         self._serial = count()
         self._due: list[tuple[float, int, _Plan]] = []  # a heap; those that are dropped stay until it is their turn
@@ -65,7 +65,7 @@ class Scheduler:
                 return
             for plan in plans:
                 self._add(plan)
-            while not self._stopped.is_set():
+            while not self._stopped:
                 self._follow(followers)
                 if not self._due:
                     self._sleep(LOOK)
@@ -141,7 +141,7 @@ class Scheduler:
         queue, schedule = plan.queue, plan.schedule
         id = None
         pause = BACKOFF[0]
-        while not self._stopped.is_set():
+        while not self._stopped:
             late = self._now() - tick
             if late > schedule.late:
                 logger.warning(
@@ -184,7 +184,7 @@ class Scheduler:
     def _wait_for_clock(self) -> bool:
         """Learn the time of the store, however long that takes; False if this is stopped meanwhile."""
         pause = BACKOFF[0]
-        while not self._stopped.is_set():
+        while not self._stopped:
             try:
                 self._look_at_clock()
                 return True

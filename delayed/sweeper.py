@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Sequence
 
 from delayed.brokers.base import SWEEP_INTERVAL
 from delayed.errors import BrokerError, ConfigError
 from delayed.logger import logger
 from delayed.queue import Queue
+from delayed.stopping import Stop
 
 BACKOFF_MAX = 30.0  # seconds between attempts at most while the store can't be reached
 
@@ -36,12 +36,12 @@ class Sweeper:
         if not isinstance(interval, (int, float)) or not interval > 0:
             raise ConfigError(f"interval must be a number of seconds above 0, not {interval!r}")
         self.interval = interval
-        self._stopped = threading.Event()
+        self._stopped = Stop()
 
     def run(self) -> None:
         """Sweep until :meth:`stop`. A store that can't be reached is logged and tried again, for ever."""
         failures = 0
-        while not self._stopped.is_set():
+        while not self._stopped:
             failures = 0 if self._sweep() else failures + 1
             pause = min(self.interval * 2 ** min(failures, 10), max(BACKOFF_MAX, self.interval))
             # Several sweepers that began together spread out.
