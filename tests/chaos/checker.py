@@ -40,6 +40,7 @@ class Bounds:
     Attributes:
         lease: the workers' lease.
         flush: from a run's last act until its outcome has to be in the store.
+        back: from the return of the store until a worker, which waits longer each time, asks it again.
         child: from the death of a child to the next run of its task.
         worker: from the death of both guardians to the next run of what they had.
         dead_air: how long no task begins although there are some, and room for them.
@@ -47,6 +48,7 @@ class Bounds:
 
     lease: float = 15.0
     flush: float = 0.25
+    back: float = 2.0
     child: float = 1.0
     worker: float = 18.0
     dead_air: float = 30.0
@@ -240,7 +242,8 @@ class Checker:
         """When the outcome of a run that has ended has to be in the store."""
         assert run.ended is not None
         until = run.ended + self.bounds.flush
-        for start, end in sorted([*self.history.excused, *self.history.frozen(run, self.history.end)]):
+        away = [(start, end + self.bounds.back) for start, end in self.history.outages]
+        for start, end in sorted([*away, *self.history.excused, *self.history.frozen(run, self.history.end)]):
             if start <= until:
                 until = max(until, end + self.bounds.flush)
         return until

@@ -117,6 +117,10 @@ FAULTS = {
         "rerun",
         ran_once().kill(2.5, MONITOR, SERVER).begin(5.0, "b", token=2).then(5.1, "E", "b"),
     ),
+    "an outcome that could be stored for long before both died had to be": (
+        "rerun",
+        ran_once().harm(1.9, "down", lossy=False).harm(2.5, "up").kill(5.0, SERVER, MONITOR).begin(7.0, "b", token=2),
+    ),
     "a frozen monitor explains nothing": (
         "rerun",
         frozen_monitor(1.9, 7.0).begin(5.0, "b", token=2).then(5.1, "E", "b"),
@@ -257,6 +261,10 @@ INNOCENT = {
     "its outcome could not be stored before both were killed": (
         "its worker was killed",
         ran_once().harm(1.9, "down", lossy=False).kill(4.0, SERVER, MONITOR).harm(4.5, "up").begin(6.0, "b", token=2),
+    ),
+    "both were killed when the store was there again, and they were just about to ask it": (
+        "its worker was killed",
+        ran_once().harm(1.9, "down", lossy=False).harm(3.5, "up").kill(4.5, SERVER, MONITOR).begin(6.0, "b", token=2),
     ),
     "its monitor was frozen, and its fork server killed before it had to stand in": (
         "its monitor was frozen, and its fork server killed",
