@@ -384,8 +384,9 @@ class Broker(ABC):
         kills its workers can't starve the others), and is dead after as many attempts as its `max_deliveries`, which
         leaves out the deliveries that were given back. It stays charged.
         After a gap in sweeping longer than half a lease (an outage, a clock that jumped) nothing is returned for
-        one lease: every worker gets the time to renew. Before the first sweep there is no gap, and where gaps of that
-        length are the habit, as with one slow sweeper, they are none.
+        one lease: every worker gets the time to renew. It gets that after each outage, however soon it follows the one
+        before; what nobody renews is returned all the same when the store has been there for two leases in total (see
+        `grace.py`). Before the first sweep there is no gap.
         Wake-ups are repaired; dead letters beyond the queue's bounds, old answers and producer sessions are forgotten.
         """
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from delayed import attempts
 from delayed.brokers import keys
 from delayed.brokers.base import DEAD_LETTERS, LEASE, PRODUCER_AGE, Broker, Listener
+from delayed.brokers.grace import Grace
 from delayed.brokers.masked import masked
 from delayed.brokers.memory_keys import MemoryKeys
 from delayed.brokers.odd import tasks_among
@@ -86,8 +87,7 @@ class _Queue:
     answers: dict[int, tuple[bytes, float]] = field(default_factory=dict)  # id -> (data, until when)
     onces: dict[str, tuple[int, bool, float | None]] = field(default_factory=dict)  # key -> (id, begun, until when)
     answered: int = 0  # how many have been stored
-    swept: float | None = None
-    grace: float = 0.0
+    grace: Grace = field(default_factory=Grace)
     paused: bool = False
     bounds: Bounds = DEAD_LETTERS
     # Of the ready tasks that are fair, as `ready`; and the place that each tenant was given last, by priority.
@@ -484,14 +484,11 @@ class MemoryBroker(Broker):
         now = self._now()
         with self._store.changed:
             found = self._queue(queue)
-            # A gap that follows a gap is the habit of a slow sweeper, which else would never return anything.
-            if found.swept is not None and now - found.swept > lease / 2 and found.swept >= found.grace:
-                found.grace = now + lease
-            found.swept = now
-            if now < found.grace:
+            found.grace, before = found.grace.sweep(now, lease)
+            if before is None:
                 return Swept(0, 0, True)
             returned = dead = 0
-            for task in [task for mine in found.held.values() for task in mine.values() if task.at < now]:
+            for task in [task for mine in found.held.values() for task in mine.values() if task.at < before]:
                 task.note(attempts.lost(task.attempt, task.worker, time.time()))
                 found.release(task)
                 task.lost += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from pymongo import DeleteMany, UpdateOne
@@ -21,6 +22,7 @@ from delayed import attempts
 from delayed.brokers import mongo_once as onces
 from delayed.brokers import mongo_sessions as sessions
 from delayed.brokers.base import DEAD_LETTERS, LETTERS_LOOK
+from delayed.brokers.grace import OUTAGE
 from delayed.brokers.mongo_client import Opened
 from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, repair, tidy
 from delayed.brokers.mongo_tasks import AT_END, LET_GO, name_of, noted, ref_of, token
@@ -78,8 +80,8 @@ def left(leases: Collection[Document], refs: Iterable[Ref]) -> dict[Ref, float]:
 
 def sweep(opened: Opened, queue: str, lease: float) -> Swept:
     """See :meth:`Broker.sweep`."""
-    grace, untidy, crowded, bounds = _note_sweep(opened.queues, queue, round(lease * 1000))
-    swept = Swept(0, 0, True) if grace else _return_lost(opened, queue)
+    before, untidy, crowded, bounds = _note_sweep(opened.queues, queue, round(lease * 1000))
+    swept = Swept(0, 0, True) if before is None else _return_lost(opened, queue, before)
     sessions.sweep(opened)
     if crowded and random.random() * bounds.most < LETTERS_LOOK:  # where there may be more, not each time
         _trim(opened, queue, bounds)
@@ -90,41 +92,48 @@ def sweep(opened: Opened, queue: str, lease: float) -> Swept:
     return swept
 
 
-def _return_lost(opened: Opened, queue: str) -> Swept:
+def _return_lost(opened: Opened, queue: str, before: datetime) -> Swept:
     returned = dead = 0
     lost = opened.tasks.find(
-        {"s": "h/" + queue, "at": {"$exists": True}, "$expr": {"$lt": ["$at", "$$NOW"]}},
+        {"s": "h/" + queue, "at": {"$exists": True}, "$expr": {"$lt": ["$at", before]}},
         {"q": 1, "id": 1, "a": 1, "d": 1, "n": 1, "m": 1, "l": 1, "w": 1},
     ).sort([("at", 1), ("o", 1)])
     rows: list[Document] = []
     for row in lost:
         rows.append(row)
         if len(rows) == CHUNK:
-            returned, dead = _return(opened, rows, returned, dead)
+            returned, dead = _return(opened, rows, before, returned, dead)
             rows = []
-    returned, dead = _return(opened, rows, returned, dead)
+    returned, dead = _return(opened, rows, before, returned, dead)
     return Swept(returned, dead, False)
 
 
-def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[bool, bool, bool, Bounds]:
-    """Note that the queue is swept now; whether nothing may be returned yet, whether to tidy it, whether to look for
-    dead letters beyond their bounds, and these.
+def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[datetime | None, bool, bool, Bounds]:
+    """Note that the queue is swept now; before when the leases ended of what may be returned (None: nothing may),
+    whether to tidy it, whether to look for dead letters beyond their bounds, and these.
     """
-    # A gap that follows a gap is the habit of a slow sweeper, which else would never return anything.
-    gap: Document = {
-        "$and": [
-            {"$ne": [{"$type": "$swept"}, "missing"]},
-            {"$gt": [{"$subtract": ["$$NOW", "$swept"]}, lease / 2]},
-            {"$gte": ["$swept", {"$ifNull": ["$grace", "$swept"]}]},
-        ]
-    }
+    # As :meth:`Grace.sweep`. What is missing, or null, is less than all times, and no minimum.
+    gap: Document = {"$subtract": ["$$NOW", {"$ifNull": ["$swept", "$$NOW"]}]}
+    away: Document = {"$gt": [gap, lease / 2]}
+    within: Document = {"$lt": ["$swept", "$grace"]}
+    fresh: Document = {"$add": ["$$NOW", lease]}
+    longer: Document = {"$add": ["$grace", {"$subtract": [gap, round(lease * OUTAGE)]}]}
+    over: Document = {"$not": ["$quiet"]}
     untidy = {"$gt": [{"$subtract": ["$$NOW", {"$ifNull": ["$tidied", EPOCH]}]}, TIDY_INTERVAL]}
     crowded = {"$gte": [{"$subtract": ["$$NOW", {"$ifNull": ["$trimmed", EPOCH]}]}, TRIM_INTERVAL]}
     steps: list[Document] = [
-        {"$set": {"grace": {"$cond": [gap, {"$add": ["$$NOW", lease]}, {"$ifNull": ["$grace", "$$NOW"]}]}}},
+        {
+            "$set": {
+                "grace": {"$cond": [away, {"$cond": [within, longer, fresh]}, {"$ifNull": ["$grace", "$$NOW"]}]},
+                "outage": {"$cond": [{"$and": [away, within]}, {"$ifNull": ["$outage", "$swept"]}, "$outage"]},
+            }
+        },
         {"$set": {"swept": "$$NOW", "quiet": {"$lt": ["$$NOW", "$grace"]}, "untidy": untidy, "crowded": crowded}},
         {
             "$set": {
+                "before": {"$cond": [over, {"$min": ["$outage", "$$NOW"]}, None]},
+                "grace": {"$cond": [{"$and": [over, "$outage"]}, fresh, "$grace"]},
+                "outage": {"$cond": [over, None, "$outage"]},
                 "tidied": {"$cond": ["$untidy", "$$NOW", "$tidied"]},
                 "trimmed": {"$cond": ["$crowded", "$$NOW", "$trimmed"]},
             }
@@ -134,33 +143,33 @@ def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[b
         try:
             row = queues.find_one_and_update({"_id": queue}, steps, upsert=True, return_document=True)
             assert row is not None  # it is upserted
-            return row["quiet"], row["untidy"], row["crowded"], Bounds(*row.get("dead", DEAD_LETTERS))
+            return row["before"], row["untidy"], row["crowded"], Bounds(*row.get("dead", DEAD_LETTERS))
         except DuplicateKeyError:  # two were the first
             continue
-    return True, False, False, DEAD_LETTERS
+    return None, False, False, DEAD_LETTERS
 
 
-def _return(opened: Opened, rows: Sequence[Document], returned: int, dead: int) -> tuple[int, int]:
+def _return(opened: Opened, rows: Sequence[Document], before: datetime, returned: int, dead: int) -> tuple[int, int]:
     if not rows:
         return returned, dead
     claims = {name_of(ref_of(row)): row for row in rows}
     renewed = opened.leases.find(
-        {"_id": {"$in": list(claims)}, "swept": {"$ne": True}, "$expr": {"$gte": ["$end", "$$NOW"]}}, {"_id": 1}
+        {"_id": {"$in": list(claims)}, "swept": {"$ne": True}, "$expr": {"$gte": ["$end", before]}}, {"_id": 1}
     )
     for found in list(renewed):
         del claims[found["_id"]]
-    lost = [claims[name] for name in _mark(opened.leases, list(claims))]
+    lost = [claims[name] for name in _mark(opened.leases, list(claims), before)]
     sessions.kill(opened, [ref_of(row) for row in lost])
     poison = [row for row in lost if row["a"] >= row["m"]]
     again = [row for row in lost if row["a"] < row["m"]]
     return returned + _end(opened.tasks, again, _back), dead + _end(opened.tasks, poison, _dead)
 
 
-def _mark(leases: Collection[Document], names: Sequence[str]) -> list[str]:
+def _mark(leases: Collection[Document], names: Sequence[str], before: datetime) -> list[str]:
     """Say of these claims that they are swept; those that nobody has renewed meanwhile."""
     if not names:
         return []
-    swept: Document = {"$or": [{"$eq": ["$swept", True]}, {"$lt": [{"$ifNull": ["$end", EPOCH]}, "$$NOW"]}]}
+    swept: Document = {"$or": [{"$eq": ["$swept", True]}, {"$lt": [{"$ifNull": ["$end", EPOCH]}, before]}]}
     mark: list[Document] = [{"$set": {"swept": swept}}, {"$set": {"end": {"$cond": ["$swept", "$$NOW", "$end"]}}}]
     leases.bulk_write([UpdateOne({"_id": name}, mark, upsert=True) for name in names], ordered=False)
     now = _swept(leases, names)

@@ -12,7 +12,7 @@ from psycopg.rows import tuple_row
 
 from delayed.errors import BrokerError, ConfigError
 
-VERSION = 4  # the number of the last step
+VERSION = 5  # the number of the last step
 MIN_SERVER = 130000  # pg_current_xact_id(); joins by ctid
 ADVISORY_LOCK = 0x64656C61796564  # "delayed": who makes or changes a schema holds it
 

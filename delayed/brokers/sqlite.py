@@ -310,26 +310,23 @@ class SQLiteBroker(Broker):
         lease_ms = round(lease * 1000)
         with self._file.read() as file:  # most sweeps find nothing, and need not keep others from writing
             now = file.now()
-            swept, grace = tasks.sweep_times(file.db, number)
-            recent = swept is not None and now - swept < min(SWEEP_NOTE, lease_ms // 8)
-            if recent and not tasks.has_lost(file.db, number, now if now >= grace else tasks.CERTAIN):
-                return Swept(0, 0, now < grace)
+            grace = tasks.grace(file.db, number)
+            recent = grace.swept is not None and now - grace.swept < min(SWEEP_NOTE, lease_ms // 8)
+            if recent and not tasks.has_lost(file.db, number, now if now >= grace.until else tasks.CERTAIN):
+                return Swept(0, 0, now < grace.until)
         with self._file.write() as file:
             db, now = file.db, file.now()
-            swept, grace = tasks.sweep_times(db, number)
-            # A gap that follows a gap is the habit of a slow sweeper, which else would never return anything.
-            if swept is not None and now - swept > lease_ms / 2 and swept >= grace:
-                grace = now + lease_ms
+            grace, before = tasks.grace(db, number).sweep(now, lease_ms)
             tasks.note_sweep(db, number, now, grace)
             tasks.tidy(db, number, now)
             answers.forget(db, now)
             values.forget(db, now)
             onces.forget(db, number, now)
-            returned, dead = tasks.return_lost(db, number, now if now >= grace else tasks.CERTAIN)
+            returned, dead = tasks.return_lost(db, number, now, tasks.CERTAIN if before is None else before)
             waiting = tasks.has_ready(db, number)
         if waiting:
             self._file.bell.ring(number)
-        return Swept(returned, dead, now < grace)
+        return Swept(returned, dead, before is None)
 
     # -- looking and tidying -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 
-SCHEMA_STEPS = ("sqlite_schema.sql", "sqlite_2.sql", "sqlite_3.sql", "sqlite_4.sql")
+SCHEMA_STEPS = ("sqlite_schema.sql", "sqlite_2.sql", "sqlite_3.sql", "sqlite_4.sql", "sqlite_5.sql")
 SCHEMA_VERSION = len(SCHEMA_STEPS)
 LOCK_TIMEOUT = 5.0  # seconds to wait for whoever else writes
 

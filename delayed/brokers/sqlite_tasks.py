@@ -13,6 +13,7 @@ from typing import Any
 
 from delayed import attempts
 from delayed.brokers.base import DEAD_LETTERS, PRODUCER_AGE
+from delayed.brokers.grace import Grace
 from delayed.brokers.sqlite_fair import Turns
 from delayed.message import LIFE, NOTES_MAX, Bounds, Claim, Message, Ref, Settlement, next_life
 
@@ -94,7 +95,7 @@ _EXPIRED = f"""
     )
     SELECT seat, delivery, max_deliveries, lost, attempt + 0, CAST(task.worker AS BLOB), {_NOTES}, length(payload)
     FROM holder CROSS JOIN delayed_task AS task
-    WHERE task.queue = :queue AND task.state = 2 AND task.worker = holder.worker AND task.at < :now
+    WHERE task.queue = :queue AND task.state = 2 AND task.worker = holder.worker AND task.at < :before
     LIMIT :limit
 """
 _LOST_FIRST = f"{_END} state = 1, at = 0, lost = 1, notes = ? WHERE seat = ?"
@@ -350,14 +351,15 @@ def holds(db: sqlite3.Connection, numbers: Mapping[str, int], ref: Ref) -> bool:
 # -- sweeping --------------------------------------------------------------------------------------------------
 
 
-def sweep_times(db: sqlite3.Connection, number: int) -> tuple[int | None, int]:
-    """When the queue was last swept (None: never), and until when nothing is returned."""
-    swept, grace = db.execute("SELECT swept, grace FROM delayed_queue WHERE number = ?", (number,)).fetchall()[0]
-    return swept, grace
+def grace(db: sqlite3.Connection, number: int) -> Grace:
+    """What is known of the sweeps of the queue, in ms."""
+    (row,) = db.execute("SELECT swept, grace, outage FROM delayed_queue WHERE number = ?", (number,)).fetchall()
+    return Grace(*row)
 
 
-def note_sweep(db: sqlite3.Connection, number: int, now: int, grace: int) -> None:
-    db.execute("UPDATE delayed_queue SET swept = ?, grace = ? WHERE number = ?", (now, grace, number))
+def note_sweep(db: sqlite3.Connection, number: int, now: int, grace: Grace) -> None:
+    values = (grace.swept, round(grace.until), grace.outage, number)
+    db.execute("UPDATE delayed_queue SET swept = ?, grace = ?, outage = ? WHERE number = ?", values)
     db.execute("UPDATE delayed_meta SET seen = max(seen, ?)", (now,))
 
 
@@ -367,23 +369,23 @@ def expire(db: sqlite3.Connection, workers: Sequence[str]) -> None:
     db.executemany(_EXPIRE, [(number, worker) for (number,) in numbers for worker in workers])
 
 
-def has_lost(db: sqlite3.Connection, number: int, now: int) -> bool:
-    return bool(db.execute(_EXPIRED, {"queue": number, "now": now, "limit": 1}).fetchall())
+def has_lost(db: sqlite3.Connection, number: int, before: float) -> bool:
+    return bool(db.execute(_EXPIRED, {"queue": number, "before": before, "limit": 1}).fetchall())
 
 
-def return_lost(db: sqlite3.Connection, number: int, now: int) -> tuple[int, int]:
-    """End the claims whose lease has ended; how many tasks are ready again, and how many dead."""
+def return_lost(db: sqlite3.Connection, number: int, now: int, before: float) -> tuple[int, int]:
+    """End the claims whose lease has ended before then; how many tasks are ready again, and how many dead."""
     first: list[tuple[bytes, int]] = []
     again: list[tuple[int, bytes, int]] = []
     dead: list[tuple[int, str, bytes, int]] = []
     room = ROOM
-    for seat, delivery, max_deliveries, losses, attempt, worker, before, size in db.execute(
-        _EXPIRED, {"queue": number, "now": now, "limit": SWEEP_MAX}
+    for seat, delivery, max_deliveries, losses, attempt, worker, old_notes, size in db.execute(
+        _EXPIRED, {"queue": number, "before": before, "limit": SWEEP_MAX}
     ).fetchall():
         if room <= 0:
             break  # the next sweep goes on
         room -= size or 0
-        notes = _with_note(before, attempts.lost(attempt, worker.decode(errors="replace"), time.time()))
+        notes = _with_note(old_notes, attempts.lost(attempt, worker.decode(errors="replace"), time.time()))
         if attempt >= max_deliveries:
             dead.append((now, f"poison: delivered {delivery % LIFE} times, and its worker was lost again", notes, seat))
         elif losses:

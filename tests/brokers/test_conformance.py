@@ -606,12 +606,42 @@ def test_a_sweeper_that_is_slower_than_half_a_lease_returns_tasks_all_the_same(b
     lease = 0.2
     bench.put()
     bench.claim(lease=0.05)
-    swept = []
     for _ in range(12):
-        swept.append(bench.broker.sweep(bench.queue, lease))
+        if bench.broker.sweep(bench.queue, lease).returned:
+            break
         time.sleep(lease * leases)
 
-    assert sum(sweep.returned for sweep in swept) == 1
+    assert bench.counts() == Counts(0, 1, 0, 0)
+
+
+def test_workers_get_time_to_renew_after_each_outage(bench: Bench) -> None:
+    """However often the store goes away again before the time that they got is over."""
+    lease = 0.1
+    bench.broker.sweep(bench.queue, lease)
+    bench.put()
+    (claim,) = bench.claim(lease=lease)
+    for leases in (3.0, 1.2, 1.2, 1.2):
+        time.sleep(leases * lease)  # nobody sweeps: an outage, in which the lease ends
+        assert bench.broker.sweep(bench.queue, lease).returned == 0
+
+        assert bench.broker.renew("w", [bench.queue], [claim.ref], lease).held == [claim.ref]
+        assert bench.broker.sweep(bench.queue, lease).returned == 0
+
+
+def test_a_store_that_comes_and_goes_gives_back_what_nobody_renews(bench: Bench) -> None:
+    lease = 0.1
+    bench.broker.sweep(bench.queue, lease)
+    bench.put(2)
+    (lost,) = bench.claim(1, lease, "dead")
+    (kept,) = bench.claim(1, lease)
+    for _ in range(12):
+        time.sleep(0.6 * lease)
+        returned = bench.broker.sweep(bench.queue, lease).returned
+        assert bench.broker.renew("w", [bench.queue], [kept.ref], lease).held == [kept.ref]
+        if returned or bench.broker.sweep(bench.queue, lease).returned:
+            break
+
+    assert ids(bench.claim(worker="other")) == [lost.id]
 
 
 # -- waiting -------------------------------------------------------------------------------------------------------

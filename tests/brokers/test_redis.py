@@ -214,21 +214,6 @@ def test_a_clock_that_went_back_does_not_make_leases_last_longer(broker: RedisBr
     assert 10 < entry.due <= 15.1
 
 
-def test_a_sweeper_that_is_slower_than_half_a_lease_returns_tasks_all_the_same(broker: RedisBroker) -> None:
-    """One gap is an outage; gaps all the time are its habit."""
-    [id] = Producer(broker)()
-    lost = Worker(broker, "lost")
-    assert ids(lost.claim(lease=0.1)) == [id]
-
-    swept = []
-    for _ in range(4):
-        swept.append(broker.sweep(QUEUE, lease=0.2))
-        time.sleep(0.15)
-
-    assert any(sweep.grace for sweep in swept)
-    assert sum(sweep.returned for sweep in swept) == 1
-
-
 def test_only_losses_send_a_task_to_the_back(broker: RedisBroker) -> None:
     """Being given back is no fault of the task's."""
     first, second = Producer(broker)(2)

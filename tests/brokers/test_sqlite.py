@@ -305,6 +305,20 @@ def test_an_idle_worker_takes_no_lock(path: Path, broker: SQLiteBroker) -> None:
         assert broker.renew(WORKER, ["q"], [], 15.0) == ([], [], [])
 
 
+def test_what_is_dead_during_a_grace_is_kept_as_long_as_other_letters(path: Path, broker: SQLiteBroker) -> None:
+    broker.enqueue("q", [Message(broker.reserve_ids("q", 1), "module:function", b"", max_deliveries=1)], SESSION, 1)
+    take(broker, worker=WORKER)
+    broker.sweep("q", 0.1)
+    time.sleep(0.1)  # an outage
+    path.with_name("tasks.db-wake").joinpath(f"worker-{WORKER}").touch()  # as of one of which no process is left
+
+    assert broker.sweep("q", 0.1) == (0, 1, True)
+
+    broker.sweep("q", 0.1)
+    (entry,) = broker.peek("q", "dead")
+    assert entry.died < 60
+
+
 def test_who_waits_too_long_for_the_lock_knows_that_nothing_was_done(
     path: Path, broker: SQLiteBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -888,7 +902,8 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, broker: S
         "DROP TABLE delayed_key; DROP TABLE delayed_answer; ALTER TABLE delayed_queue DROP COLUMN dead_most;"
         "ALTER TABLE delayed_queue DROP COLUMN dead_age; ALTER TABLE delayed_task DROP COLUMN notes;"
         "DROP INDEX delayed_task_fair; DROP INDEX delayed_task_tenant; ALTER TABLE delayed_task DROP COLUMN tenant;"
-        "DROP TABLE delayed_once; ALTER TABLE delayed_queue DROP COLUMN once_from; UPDATE delayed_meta SET version = 1"
+        "DROP TABLE delayed_once; ALTER TABLE delayed_queue DROP COLUMN once_from;"
+        "ALTER TABLE delayed_queue DROP COLUMN outage; UPDATE delayed_meta SET version = 1"
     )
     db.close()
 

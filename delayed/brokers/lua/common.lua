@@ -20,8 +20,8 @@
 --     HELD      Q_held       hash    worker -> how many claims it holds
 --     PROD      Q_prod       hash    producer session -> its last sequence number
 --     PRODT     Q_prodt      zset    producer session -> when it was last seen, ms
---     META      Q_meta       hash    contact (when a worker or sweeper last called), pace, lease, grace_until, jump,
---                                    tidied (all ms), the cursors of the sweep, paused while the queue is, turn
+--     META      Q_meta       hash    contact (when a worker or sweeper last called), lease, grace_until, outage (when
+--                                    the first one within the grace began), jump, tidied (all ms), the cursors of the sweep, paused while the queue is, turn
 --                                    (whose it is, of the fair and the others), and if somebody has said so dead_most
 --                                    and dead_age (ms), the bounds of its dead letters
 --     DEAD      Q_dead       zset    ids of the dead letters by time of death, ms
@@ -298,19 +298,24 @@ local function drop_keys(names)
 end
 
 -- Notes that a worker or a sweeper has called. A gap between two calls is an outage or a clock that jumped, and then
--- nothing is swept for one lease, so that every worker can renew first. It is neither when gaps of that length are the
--- habit, as with one sweeper that is slower than half a lease: it would never return anything. `pace` is the longest
--- recent gap; it fades by a third with each call. Returns until when nothing is swept, ms, and whether the queue is
--- paused.
+-- nothing is swept for a grace of one lease, so that every worker can renew first. The rule is that of grace.py, but that
+-- here all who call are seen. Returns until when nothing is swept, ms, when the first outage within the grace began
+-- (false: there was none), and whether the queue is paused.
 local function contact(at, lease)
-  local meta = redis.call('HMGET', META, 'contact', 'lease', 'grace_until', 'pace', 'paused')
-  local gap, grace, pace = at - (meta[1] or at), tonumber(meta[3] or 0), tonumber(meta[4] or 0)
+  local meta = redis.call('HMGET', META, 'contact', 'lease', 'grace_until', 'outage', 'paused')
+  local last, grace, outage = tonumber(meta[1] or at), tonumber(meta[3] or 0), meta[4]
+  local gap = at - last
   lease = lease or tonumber(meta[2] or 15000)
-  if gap < -1000 or (gap > lease / 2 and gap > 2 * pace) then
+  if gap < -1000 then
     grace = at + lease
-    redis.call('HSET', META, 'grace_until', grace)
-    if gap < 0 then redis.call('HINCRBY', META, 'jump', gap) end
+    redis.call('HINCRBY', META, 'jump', gap)
+  elseif gap > lease / 2 and last >= grace then
+    grace = at + lease
+  elseif gap > lease / 2 then
+    grace = grace + gap - math.floor(lease / 3)
+    outage = outage or last
+    redis.call('HSET', META, 'outage', outage)
   end
-  redis.call('HSET', META, 'contact', at, 'pace', math.max(gap, math.floor(pace * 0.7)))
-  return grace, meta[5] and true or false
+  redis.call('HSET', META, 'contact', at, 'grace_until', grace)
+  return grace, outage, meta[5] and true or false
 end

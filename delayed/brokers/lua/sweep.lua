@@ -32,8 +32,17 @@
 redis.call('ZREM', CLAIMED, '')
 local lease, most, max_dead, dead_age, memory = ARGV[1] + 0, ARGV[2], ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
 local now = clock()
-local grace_until = contact(now, lease)
+local grace_until, outage = contact(now, lease)
 redis.call('HSET', META, 'lease', lease)
+
+-- Only claims whose lease has ended before then are lost: at the end of a grace with an outage within it, those that were
+-- not renewed since; then another grace begins.
+local before = now
+if outage and now >= grace_until then
+  before = math.min(now, outage)
+  redis.call('HDEL', META, 'outage')
+  redis.call('HSET', META, 'grace_until', now + lease)
+end
 
 -- The clock went back: the leases would last as much longer as it jumped.
 local jump = tonumber(redis.call('HGET', META, 'jump') or 0)
@@ -49,7 +58,7 @@ end
 
 local returned, dead = 0, 0
 if now >= grace_until then
-  local expired = redis.call('ZRANGEBYSCORE', CLAIMED, '-inf', '(' .. now, 'LIMIT', 0, most)
+  local expired = redis.call('ZRANGEBYSCORE', CLAIMED, '-inf', '(' .. before, 'LIMIT', 0, most)
   local records, stored = fetch(CLAIM, expired), fetch(MSG, expired)
   local gone, kept, owners = {}, {}, {}
   local front, front_priorities, back, back_priorities = {}, {}, {}, {}

@@ -36,7 +36,7 @@ redis.call('ZREM', CLAIMED, '')
 local worker, seq, nonce = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local limit, lease = tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = clock()
-local _, is_paused = contact(now)
+local _, _, is_paused = contact(now)
 local gained = 0 -- claims of this worker, more or fewer than before
 local sooner = false -- whether the first scheduled task is one of these
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import time
 
+from delayed.patience import Patience
 from tests.chaos import tasks
 from tests.chaos.processes import send, state_of
 from tests.chaos.records import now
-from tests.chaos.scenarios.scene import ALL, Guardians, Scene, scenario
+from tests.chaos.scenarios.scene import ALL, BOUND, Guardians, Scene, scenario
 
 LONG = 2.5  # leases that a freeze lasts
 SLACK = 1.0  # seconds that a busy machine takes for what should be done at once
@@ -91,24 +92,48 @@ def long_silence(scene: Scene) -> None:
     _store_stops(scene, 2.7)
 
 
+@scenario("Z5", stores=ALL, proxied=False, lease=6.0)
+def silence_after_silence(scene: Scene) -> None:
+    """The store, for longer than two leases, and again when it has been there for a third of one: two pauses."""
+    lease = scene.arena.lease
+    _two_workers(scene)
+    scene.put((2 * LONG + 1.0) * lease + SLACK, count=2)
+    scene.wait_for(lambda: scene.begun() == 2)
+    for pause in (lease / 3, 0.0):
+        _stop_store(scene, LONG)
+        time.sleep(pause)
+
+
 def _store_stops(scene: Scene, leases: float) -> None:
     lease = scene.arena.lease
-    scene.worker()
-    scene.worker()
+    _two_workers(scene)
     numbers = scene.put((leases + 0.5) * lease + SLACK, count=1)
     numbers += scene.put((leases + 0.5) * lease + SLACK, count=1, exclusive=True)
     scene.wait_for(lambda: scene.begun() == len(numbers))
     scene.put(0.1, count=scene.tasks // 10)
-    scene.arena.note("down", lossy=False)
-    with scene.store.stopped():
-        at = now()
-        _until(at + leases * lease)
-        until = now()
-    scene.arena.note("up")
+    at, until = _stop_store(scene, leases)
     ordinary, exclusive = (scene.runs(number)[0] for number in numbers)
     if leases > 1:
         scene.measure("the exclusive one ran on for, in leases", (exclusive.sign - at) / lease, most=0.85)
     scene.measure("the others ran on", ordinary.sign - at, least=until - at - 3 * tasks.TICK - SLACK)
+
+
+def _two_workers(scene: Scene) -> None:
+    scene.worker()
+    scene.worker()
+
+
+def _stop_store(scene: Scene, leases: float) -> tuple[float, float]:
+    """From when to when it stood still. Who sweeps then is quicker than who renews."""
+    queue = scene.arena.queue
+    scene.arena.note("down", lossy=False)
+    with scene.store.stopped():
+        at = now()
+        _until(at + leases * scene.arena.lease)
+        until = now()
+    Patience(BOUND, 0.0).insist(lambda: queue.broker.sweep(queue.name, scene.arena.lease))
+    scene.arena.note("up")
+    return at, until
 
 
 def _stop(scene: Scene, pid: int, role: str, worker: Guardians) -> float:

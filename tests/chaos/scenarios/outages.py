@@ -27,7 +27,7 @@ ROUND = 200  # tasks
 NAP = 0.05  # seconds that each takes
 
 
-@scenario("B1", stores=REMOTE, proxied=False, lease=15.0)  # one outage within the grace of the other has none
+@scenario("B1", stores=REMOTE, proxied=False, lease=15.0)
 def killed_stores(scene: Scene) -> None:
     """The store is killed again and again while tasks come and are run: nothing is lost, nothing runs twice."""
     server = scene.store.server

@@ -1,0 +1,2 @@
+-- Step 5 of the tables of the SQLite broker: when the first outage within the time of grace began; NULL: there was none.
+ALTER TABLE delayed_queue ADD COLUMN outage INTEGER;
