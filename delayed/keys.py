@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from delayed.brokers.base import Broker
+from delayed.brokers.deadline import Attempts
 from delayed.brokers.keys import checked, shown
 from delayed.durations import seconds_of
 from delayed.errors import BrokerFull, BrokerUnavailable, ConfigError
 from delayed.message import Stored
-from delayed.producer import Attempts
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -146,7 +146,7 @@ def insist(call: Callable[[], R], timeout: float, *, again: bool = True) -> tupl
     sent = False
     while True:
         try:
-            return call(), sent
+            return attempts.make(call), sent
         except BrokerUnavailable as error:
             sent = sent or error.sent
             full = isinstance(error, BrokerFull)  # which waiting does not help

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from delayed.brokers.base import Broker, Joined
+from delayed.brokers.deadline import Attempts, left
 from delayed.errors import BrokerFull, BrokerUnavailable, EnqueueRefused, EnqueueUncertain
 from delayed.message import Message, Once
 
 TIMEOUT = 5.0  # seconds that an enqueue tries
-BACKOFF = (0.05, 1.0)  # seconds before the first and the slowest further attempt
 T = TypeVar("T")
 
 IDS_MAX = 1024  # ids reserved at once by a producer that is busy
@@ -41,7 +40,8 @@ class Producer:
     Args:
         broker: the store.
         queue: the queue's name.
-        timeout: seconds that an enqueue goes on trying while the store can't be reached.
+        timeout: seconds that an enqueue goes on trying while the store can't be reached. Who asks several times for
+            one call gives each time the same :meth:`attempts`.
     """
 
     def __init__(self, broker: Broker, queue: str, timeout: float = TIMEOUT) -> None:
@@ -57,40 +57,50 @@ class Producer:
         self._block = 1  # ids to reserve the next time: few for a producer that sends one task and is gone
         self._sessions: list[Session] = []  # those without an enqueue under way
 
-    def reserve_ids(self, n: int) -> Sequence[int]:
+    def attempts(self) -> Attempts:
+        """What the questions of one call share."""
+        return Attempts(self.timeout)
+
+    def reserve_ids(self, n: int, attempts: Attempts | None = None) -> Sequence[int]:
         """`n` ids that nobody else has.
 
         Raises:
             EnqueueRefused: When the store can't be reached.
         """
-        with self._lock:
+        attempts = attempts or self.attempts()
+        lock = self._lock
+        # Whoever holds it may be waiting for a store that does not answer.
+        if not lock.acquire(blocking=False) and not attempts.make(lambda: lock.acquire(timeout=left(self.timeout))):
+            raise EnqueueRefused("not enqueued: another thread waits for the store")
+        try:
             if self._next + n > self._end:
                 size = max(n, self._block)
-                self._next = self._ask(lambda: self.broker.reserve_ids(self.queue, size))
+                self._next = self._ask(lambda: self.broker.reserve_ids(self.queue, size), attempts)
                 self._end = self._next + size
                 self._block = min(size * 2, IDS_MAX)
             first = self._next
             self._next += n
+        finally:
+            lock.release()
         return range(first, first + n)
 
-    def clock(self) -> float:
+    def clock(self, attempts: Attempts | None = None) -> float:
         """What the store's clock shows; see :meth:`Broker.clock`. What expires is dated by it.
 
         Raises:
             EnqueueRefused: When the store can't be reached.
         """
-        return self._ask(lambda: self.broker.clock(self.queue))
+        return self._ask(lambda: self.broker.clock(self.queue), attempts or self.attempts())
 
-    def _ask(self, question: Callable[[], T]) -> T:
-        attempts = Attempts(self.timeout)
+    def _ask(self, question: Callable[[], T], attempts: Attempts) -> T:
         while True:
             try:
-                return question()
+                return attempts.make(question)
             except BrokerUnavailable as error:
                 if not attempts.again():
                     raise EnqueueRefused(f"not enqueued: {error}") from error
 
-    def enqueue(self, messages: Sequence[Message]) -> None:
+    def enqueue(self, messages: Sequence[Message], attempts: Attempts | None = None) -> None:
         """Store all messages or none.
 
         Raises:
@@ -103,9 +113,9 @@ class Producer:
             self.broker.enqueue(self.queue, messages, session.name, session.seq)
             return None
 
-        self._send(messages, send)
+        self._send(messages, send, attempts)
 
-    def enqueue_once(self, message: Message, once: Once) -> int:
+    def enqueue_once(self, message: Message, once: Once, attempts: Attempts | None = None) -> int:
         """Store a message unless another task holds its key, and return the id of the one that holds it.
 
         Raises:
@@ -115,11 +125,12 @@ class Producer:
         def send(session: Session) -> int:
             return self.broker.enqueue_once(self.queue, message, once, session.name, session.seq)
 
-        holder = self._send((message,), send)
+        holder = self._send((message,), send, attempts)
         assert holder is not None
         return holder
 
-    def _send(self, messages: Sequence[Message], send: _Send) -> int | None:
+    def _send(self, messages: Sequence[Message], send: _Send, attempts: Attempts | None) -> int | None:
+        attempts = attempts or self.attempts()
         try:
             session = self._sessions.pop()
         except IndexError:
@@ -127,13 +138,13 @@ class Producer:
         session.seq += 1
         sessions = self._sessions
         try:
-            answer = send(session)
+            answer = attempts.make(lambda: send(session))
         except BrokerFull:
             sessions.append(session)
             raise
         except BrokerUnavailable as error:
             # Whatever else ends the call, a Ctrl-C for instance, leaves the session behind: its number is in doubt.
-            answer = self._resend(messages, send, session, self.timeout, error.sent, error)
+            answer = self._resend(messages, send, session, attempts, error.sent, error)
         sessions.append(session)
         return answer
 
@@ -142,14 +153,13 @@ class Producer:
         messages: Sequence[Message],
         send: _Send,
         session: Session,
-        timeout: float,
+        attempts: Attempts,
         sent: bool,
         error: BrokerUnavailable | None,
     ) -> int | None:
-        attempts = Attempts(timeout)
         while error is None or attempts.again():
             try:
-                return send(session)
+                return attempts.make(lambda: send(session))
             except BrokerUnavailable as again:  # a full store too: it may have room in a moment, or have it stored
                 error = again
                 sent = sent or again.sent
@@ -160,7 +170,7 @@ class Producer:
             f"{first} with id {messages[0].id} may be enqueued or not: {error}; "
             "call .retry() of this error to settle that, without enqueueing twice",
             [message.id for message in messages],
-            lambda timeout: self._resend(messages, send, session, timeout, True, None),
+            lambda timeout: self._resend(messages, send, session, Attempts(timeout), True, None),
         ) from error
 
 
@@ -171,38 +181,26 @@ class JoinedProducer:
         self._joined = joined
         self._queue = queue
 
-    def reserve_ids(self, n: int) -> Sequence[int]:
+    def attempts(self) -> Attempts | None:
+        """None: there is one, of the caller's connection."""
+        return None
+
+    def reserve_ids(self, n: int, attempts: Attempts | None = None) -> Sequence[int]:
         """As :meth:`Producer.reserve_ids`."""
         first = self._joined.reserve_ids(self._queue, n)
         return range(first, first + n)
 
-    def clock(self) -> float:
+    def clock(self, attempts: Attempts | None = None) -> float:
         """As :meth:`Producer.clock`."""
         return self._joined.clock(self._queue)
 
-    def enqueue(self, messages: Sequence[Message]) -> None:
+    def enqueue(self, messages: Sequence[Message], attempts: Attempts | None = None) -> None:
         """As :meth:`Producer.enqueue`."""
         self._joined.enqueue(self._queue, messages)
 
-    def enqueue_once(self, message: Message, once: Once) -> int:
+    def enqueue_once(self, message: Message, once: Once, attempts: Attempts | None = None) -> int:
         """As :meth:`Producer.enqueue_once`."""
         return self._joined.enqueue_once(self._queue, message, once)
-
-
-class Attempts:
-    """The pauses between attempts, until a deadline."""
-
-    def __init__(self, timeout: float) -> None:
-        self._deadline = time.monotonic() + timeout
-        self._pause = BACKOFF[0]
-
-    def again(self) -> bool:
-        """Sleep before the next attempt; False if there is no time for one."""
-        if time.monotonic() + self._pause >= self._deadline:
-            return False
-        time.sleep(self._pause)
-        self._pause = min(self._pause * 2, BACKOFF[1])
-        return True
 
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()

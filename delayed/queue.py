@@ -57,8 +57,8 @@ class Queue:
             Workers decode nothing else from this queue. The last two carry plain data, of which a worker makes what
             the function's parameters are annotated with.
         max_size: bytes that the arguments of one task may take, compressed or not.
-        enqueue_timeout: seconds for which an enqueue tries again once the store has not answered; the first attempt and
-            the last may take as long as the driver waits for an answer.
+        enqueue_timeout: seconds for which an enqueue waits in all for a store that does not answer, half a second more
+            at most. A client or pool of your own may wait for longer, as it is set to.
         accept: further serializers that workers decode, for as long as some tasks come with them; and compressors of
             your own.
         compressor: zlib, gzip, bzip2, lzma, zstd or lz4, or a class of your own, see :mod:`delayed.compressors`; None
@@ -204,9 +204,10 @@ class Queue:
         if task.unique is not None:
             return self._enqueue_once(task)
         producer = self._producing()
-        (id,) = producer.reserve_ids(1)
-        clock = producer.clock() if task.expires is not None else 0.0
-        producer.enqueue((task.to_message(self.codec, id, self.default_timeout, clock),))
+        attempts = producer.attempts()
+        (id,) = producer.reserve_ids(1, attempts)
+        clock = producer.clock(attempts) if task.expires is not None else 0.0
+        producer.enqueue((task.to_message(self.codec, id, self.default_timeout, clock),), attempts)
         task.id = id
         if events.listeners:
             events.tell_enqueued(self.name, (task,))
@@ -228,10 +229,14 @@ class Queue:
         stored: list[int] = []
         for start in range(0, len(tasks), CHUNK):
             chunk = tasks[start : start + CHUNK]
-            ids = producer.reserve_ids(len(chunk))
-            clock = producer.clock() if any(task.expires is not None for task in chunk) else 0.0
-            pairs = zip(chunk, ids, strict=True)
-            producer.enqueue([task.to_message(self.codec, id, self.default_timeout, clock) for task, id in pairs])
+            attempts = producer.attempts()
+            ids = producer.reserve_ids(len(chunk), attempts)
+            clock = producer.clock(attempts) if any(task.expires is not None for task in chunk) else 0.0
+            messages = [
+                task.to_message(self.codec, id, self.default_timeout, clock)
+                for task, id in zip(chunk, ids, strict=True)
+            ]
+            producer.enqueue(messages, attempts)
             for task, id in zip(chunk, ids, strict=True):
                 task.id = id
             stored += ids
@@ -243,9 +248,10 @@ class Queue:
         assert task.unique is not None
         once = task.once(self.codec)
         producer = self._producing()
-        (id,) = producer.reserve_ids(1)
-        clock = producer.clock() if task.expires is not None else 0.0
-        holder = producer.enqueue_once(task.to_message(self.codec, id, self.default_timeout, clock), once)
+        attempts = producer.attempts()
+        (id,) = producer.reserve_ids(1, attempts)
+        clock = producer.clock(attempts) if task.expires is not None else 0.0
+        holder = producer.enqueue_once(task.to_message(self.codec, id, self.default_timeout, clock), once, attempts)
         if holder != id and task.unique.on_conflict == "reject":
             raise AlreadyEnqueued(
                 f"{task.func_path} is not enqueued: task {holder} in queue {self.name!r} is the same",

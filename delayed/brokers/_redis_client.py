@@ -203,8 +203,9 @@ class RedisClient:
                 raise
             raise BrokerUnavailable(f"{self.shown}: {_words(error)}", sent=False) from _cause(error)
         try:
-            connection.send_packed_command([command])
-            return connection.read_response(disable_decoding=True)
+            with self._limits(connection):
+                connection.send_packed_command([command])
+                return connection.read_response(disable_decoding=True)
         except redis.exceptions.ResponseError as error:
             if _is_later(error) and not isinstance(error, redis.exceptions.NoScriptError):
                 connection.disconnect()  # perhaps its name leads to another server next time
@@ -214,6 +215,19 @@ class RedisClient:
             raise
         finally:
             pool.release(connection)
+
+    @contextmanager
+    def _limits(self, connection: Any) -> Iterator[None]:
+        """Let its socket wait for no longer than the caller does: redis-py sets the limits when it connects."""
+        socket: Any = connection._sock
+        before, limit = socket.gettimeout(), urls.limited(connection.socket_timeout)
+        if limit != before:
+            socket.settimeout(limit)
+        try:
+            yield
+        finally:
+            if limit != before and not self.owned and connection._sock is socket:
+                socket.settimeout(before)
 
     def lines(self, keys: Sequence[bytes]) -> list[tuple[list[bytes], Any]]:
         """The keys that one blocking command can wait for, each group with the pool of its server."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +17,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from delayed.brokers import deadline
 from delayed.brokers.masked import masked, split
 from delayed.errors import ConfigError, UnknownOption
 
@@ -104,7 +107,7 @@ def _open(url: str) -> Any:
     if parts.scheme == "rediss":  # before version 6, redis-py looks at the name only when told to
         settings["ssl_check_hostname"] = options.get("ssl_cert_reqs") != "none"
     if not cluster and not service:
-        return redis.Redis.from_url(url, **{"protocol": 2, **settings})
+        return _limit(redis.Redis.from_url(url, **{"protocol": 2, **settings}))
 
     login, _, places = parts.netloc.rpartition("@")
     hosts = [_host_port(place, 26379 if service else 6379) for place in places.split(",")]
@@ -121,7 +124,45 @@ def _open(url: str) -> Any:
         return RedisCluster(startup_nodes=[_node(host, port) for host, port in hosts], **given)
     tls = {name: value for name, value in given.items() if name.startswith("ssl")}
     watch |= {name: value for name, value in settings.items() if name not in tls} | ({} if plain_watch else tls)
-    return _sentinel(hosts, sentinel_kwargs=watch, **given).master_for(service)
+    sentinel = _sentinel(hosts, sentinel_kwargs=watch, **given)
+    for watcher in sentinel.sentinels:
+        _limit(watcher)
+    return _limit(sentinel.master_for(service))
+
+
+def limited(seconds: float | None) -> float | None:
+    """A limit of a socket, or what a caller still waits if that is clearly less."""
+    if not deadline.is_set():
+        return seconds
+    left = deadline.left(math.inf if seconds is None else seconds)
+    return seconds if seconds is not None and left > seconds - deadline.SLACK else left
+
+
+def _limit(client: Any) -> Any:
+    """The same client, whose new connections are made in no more time than their caller has."""
+    client.connection_pool.connection_class = _limited_kind(client.connection_pool.connection_class)
+    return client
+
+
+@functools.cache
+def _limited_kind(kind: type[Any]) -> type[Any]:
+    names = ("socket_timeout", "socket_connect_timeout")
+    return type(kind.__name__, (kind,), {name: _limited_attribute(kind, name) for name in names})
+
+
+def _limited_attribute(kind: type[Any], name: str) -> property:
+    inherited = getattr(kind, name, None)  # a property since redis-py 8, before that nothing
+
+    def get(connection: Any) -> float | None:
+        return limited(inherited.__get__(connection) if inherited else vars(connection).get(name))
+
+    def set(connection: Any, seconds: float | None) -> None:
+        if inherited:
+            inherited.__set__(connection, seconds)
+        else:
+            vars(connection)[name] = seconds
+
+    return property(get, set)
 
 
 def _host_port(place: str, default: int) -> tuple[str, int]:

@@ -95,7 +95,8 @@ class Broker(ABC):
 
     All times are the store's own clock; what crosses the border are durations in seconds. Errors of the driver
     come out as :class:`BrokerUnavailable` (later, with the same arguments) or :class:`BrokerError`, the cause kept.
-    A broker makes one attempt; whoever calls decides how long to go on.
+    A broker makes one attempt, and ends it when its caller's time is over (see `deadline.py`); whoever calls decides
+    how long to go on.
     """
 
     scheme: ClassVar[str]

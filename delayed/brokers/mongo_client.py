@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
+from delayed.brokers import deadline
 from delayed.brokers.mongo_schema import prepare
 from delayed.brokers.mongo_url import DATABASE, Parsed, parse
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
@@ -120,7 +122,7 @@ class MongoAccess:
     @contextlib.contextmanager
     def use(self) -> Iterator[Opened]:
         """The open database; errors of the driver come out of the block as ours."""
-        with translated(self.name):
+        with translated(self.name), _deadline():
             opened = self._opened
             if opened is None or opened.pid != os.getpid():
                 opened = self._open()
@@ -220,6 +222,13 @@ class MongoAccess:
             _abandoned.append(opened.client)
         elif opened.client is not self._given:
             opened.client.close()
+
+
+def _deadline() -> contextlib.AbstractContextManager[Any]:
+    """Lets the driver know until when the caller waits: for all that it does, its own attempts included."""
+    if not deadline.is_set():
+        return contextlib.nullcontext()
+    return pymongo.timeout(deadline.left(math.inf))
 
 
 # -- errors ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import re
 import select
 import threading
@@ -26,6 +27,7 @@ import psycopg
 from psycopg import conninfo, pq
 from psycopg.rows import tuple_row
 
+from delayed.brokers import deadline as deadlines
 from delayed.brokers._forks import afresh_after_fork
 from delayed.brokers.masked import masked, split
 from delayed.brokers.postgres_schema import MIN_SERVER, Schema
@@ -88,15 +90,17 @@ class Line(psycopg.Connection[Any]):
 
 
 def _bounded(gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-    deadline = time.monotonic() + ANSWER_TIMEOUT
+    patience = deadlines.left(ANSWER_TIMEOUT)
+    deadline = time.monotonic() + patience
     try:
         wanted = next(gen)
         while True:
             ready = yield wanted
-            if ready:
-                deadline = time.monotonic() + ANSWER_TIMEOUT
+            if ready:  # what is large may take its time, as long as it goes on
+                patience = max(deadlines.left(ANSWER_TIMEOUT), deadlines.LEAST)
+                deadline = time.monotonic() + patience
             elif time.monotonic() > deadline:  # psycopg asks ten times a second
-                raise psycopg.OperationalError(f"no answer for {ANSWER_TIMEOUT:g} seconds")
+                raise psycopg.OperationalError(f"no answer for {patience:.2g} seconds")
             wanted = gen.send(ready)
     except StopIteration as end:
         result: T = end.value
@@ -206,7 +210,7 @@ class Link:
     def _pooled(self) -> Iterator[psycopg.Connection[Any]]:
         with contextlib.ExitStack() as stack:
             try:
-                conn = stack.enter_context(self._pool.connection(timeout=CONNECT_TIMEOUT))
+                conn = stack.enter_context(self._pool.connection(timeout=deadlines.left(CONNECT_TIMEOUT)))
             except psycopg.Error as error:  # a PoolTimeout, a PoolClosed
                 raise BrokerUnavailable(f"{self.shown}: {error}", sent=False) from error
             if not self._known:
@@ -247,6 +251,13 @@ class Link:
 
     def connect(self) -> Line:
         """A new connection of our own, with autocommit, to a server that can be used."""
+        # libpq looks up names for as long as that takes, and gives two seconds at least to each address.
+        try:
+            return deadlines.aside(self._connect, _close, math.inf)
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"{self.shown}: no connection in time", sent=False) from error
+
+    def _connect(self) -> Line:
         try:
             conn = Line.connect(self._conninfo, autocommit=True, prepare_threshold=None, row_factory=tuple_row)
         except psycopg.Error as error:

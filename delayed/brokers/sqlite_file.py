@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from delayed.brokers import deadline as deadlines
 from delayed.brokers.sqlite_access import create
 from delayed.brokers.sqlite_open import (
     LOCK_TIMEOUT,
@@ -42,15 +43,19 @@ class OpenFile:
         numbers: the numbers of queues, as far as this process has seen them.
         lock: the descriptor of the lock file.
         identity: device and inode of the database.
+        patience: seconds for which SQLite waits for other programs that write.
         checkpoint_at: the size of the write-ahead log at which it is next copied into the file.
     """
 
-    def __init__(self, db: sqlite3.Connection, now: Clock, lock: int, identity: tuple[int, int]) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, now: Clock, lock: int, identity: tuple[int, int], patience: float
+    ) -> None:
         self.db = db
         self.now = now
         self.numbers: dict[str, int] = {}
         self.lock = lock
         self.identity = identity
+        self.patience = patience
         self.checkpoint_at = WAL_LIMIT
 
     def close(self) -> None:
@@ -124,7 +129,7 @@ class SQLiteFile:
     @contextlib.contextmanager
     def read(self) -> Iterator[OpenFile]:
         """The open file, to read from; each statement sees the last commit."""
-        with self._turn, driver_errors(self.path):
+        with self._in_turn(), driver_errors(self.path):
             yield self._open()
 
     @contextlib.contextmanager
@@ -140,7 +145,7 @@ class SQLiteFile:
     @contextlib.contextmanager
     def transaction(self, *, growing: bool = False) -> Iterator[OpenFile]:
         """As :meth:`write`, for statements that are not ours: what the block raises comes out as it is."""
-        with self._turn:
+        with self._in_turn():
             with driver_errors(self.path, growing=growing):
                 opened = self._begin(growing)
             try:
@@ -218,7 +223,7 @@ class SQLiteFile:
         found = os.stat(self.path)
         db = sqlite3.connect(
             self.path,
-            timeout=LOCK_TIMEOUT,
+            timeout=(patience := deadlines.left(LOCK_TIMEOUT)),
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
@@ -230,7 +235,18 @@ class SQLiteFile:
         except BaseException:
             db.close()
             raise
-        return OpenFile(db, now, lock, (found.st_dev, found.st_ino))
+        return OpenFile(db, now, lock, (found.st_dev, found.st_ino), patience)
+
+    @contextlib.contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """One thread at a time; and who has a deadline does not wait longer for another that waits for the file."""
+        turn = self._turn
+        if not turn.acquire(timeout=deadlines.left(threading.TIMEOUT_MAX)):
+            raise BrokerUnavailable(f"{self.path}: other threads have kept it in use", sent=False)
+        try:
+            yield
+        finally:
+            turn.release()
 
     def _disconnect(self) -> None:
         with self._turn:
@@ -251,6 +267,7 @@ class SQLiteFile:
         try:
             if self._max_size:
                 self._limit(opened.db, growing)
+            self._be_patient(opened)
             opened.db.execute("BEGIN IMMEDIATE")
         except BaseException:
             fcntl.flock(opened.lock, fcntl.LOCK_UN)
@@ -259,7 +276,8 @@ class SQLiteFile:
 
     def _lock(self, lock: int) -> None:
         """Take the lock. It polls, for flock has no timeout, and a holder that is frozen must not freeze everybody."""
-        deadline = time.monotonic() + LOCK_TIMEOUT
+        patience = deadlines.left(LOCK_TIMEOUT)
+        deadline = time.monotonic() + patience
         pause = 0.0002
         while True:
             try:
@@ -267,12 +285,21 @@ class SQLiteFile:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise BrokerUnavailable(
-                        f"{self.path}: another process has kept the lock for {LOCK_TIMEOUT:g} s; "
+                        f"{self.path}: another process has kept the lock for {patience:.2g} s; "
                         f"to see which: fuser {self.path}-lock",
                         sent=False,
                     ) from None
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 1.5, 0.005)
+
+    def _be_patient(self, opened: OpenFile) -> None:
+        """Set how long SQLite itself waits for other programs that write, where that is to change."""
+        patience = deadlines.left(LOCK_TIMEOUT)
+        if patience > LOCK_TIMEOUT - deadlines.SLACK:
+            patience = LOCK_TIMEOUT
+        if patience != opened.patience:
+            opened.db.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}").fetchall()
+            opened.patience = patience
 
     def _check_space(self, db: sqlite3.Connection) -> None:
         free = self.free_space()
@@ -311,7 +338,7 @@ class SQLiteFile:
         except sqlite3.Error:
             pass  # our transaction is committed; a full disk or a busy reader only leaves the log longer
         finally:
-            opened.db.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000:.0f}").fetchall()
+            opened.db.execute(f"PRAGMA busy_timeout = {opened.patience * 1000:.0f}").fetchall()
         opened.checkpoint_at = self.wal_size() + WAL_LIMIT
 
     # -- forking -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from unittest import mock
 from delayed import answers, context, transactions
 from delayed.attempts import noted
 from delayed.brokers.base import Joined
+from delayed.brokers.deadline import Attempts
 from delayed.brokers.memory import MemoryBroker
 from delayed.consumer import Consumer
 from delayed.durations import seconds_of
@@ -383,12 +384,12 @@ class _Producer(Producer):
         super().__init__(tasks.broker, queue)
         self._tasks = tasks
 
-    def enqueue(self, messages: Sequence[Message]) -> None:
-        super().enqueue(messages)
+    def enqueue(self, messages: Sequence[Message], attempts: Attempts | None = None) -> None:
+        super().enqueue(messages, attempts)
         self._tasks._stored()
 
-    def enqueue_once(self, message: Message, once: Once) -> int:
-        holder = super().enqueue_once(message, once)
+    def enqueue_once(self, message: Message, once: Once, attempts: Attempts | None = None) -> int:
+        holder = super().enqueue_once(message, once, attempts)
         self._tasks._stored()
         return holder
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
+from delayed.brokers.deadline import LEAST
 from tests.chaos.records import now
 from tests.chaos.scenarios.producing import Producing, ProducingInALoop
 from tests.chaos.scenarios.scene import REMOTE, Guardians, Scene, scenario
@@ -18,7 +19,6 @@ AWAY = 0.66, 2.5  # leases
 BACK = 2.0  # seconds after which a store that is there again is used
 SLACK = 1.0  # seconds that a busy machine takes for what should be done at once
 ATTEMPTS = 5.0  # connections that a process tries to make each second while the store is away
-ATTEMPT = 2.5  # seconds until a driver gives up; those of the first attempt and of the last come on top of a timeout
 LATE = 1.0  # seconds by which an event loop may be late on a busy machine: a call that blocks it takes five
 SAME = 0.98  # of the tasks that workers take which never saw the store go
 ROUNDS = 8  # in one of which that has to be seen: who takes how many is chance too
@@ -82,8 +82,9 @@ def _down(scene: Scene, leases: float) -> int:
         server.start()
         scene.arena.note("up")
         scene.measure("served again after", back(scene), most=BACK + SLACK)
-    patience = scene.arena.queue.enqueue_timeout + 2 * ATTEMPT
+    patience = scene.arena.queue.enqueue_timeout + LEAST
     scene.measure(".delay() took at most", producing.longest, most=patience + SLACK)
+    scene.measure(".adelay() took at most", loop.longest, most=patience + SLACK)
     scene.measure("the event loop was late by", loop.late, most=LATE)
     return attempts
 

@@ -85,6 +85,7 @@ class ProducingInALoop(Producing):
         while not self._over.is_set():
             number = next(self._numbers)
             note(arena.folder / ENQUEUED, "intent", intent=number, kind="noop")
+            begun = time.monotonic()
             try:
                 handle = await call.adelay(number)
             except EnqueueRefused:
@@ -94,6 +95,7 @@ class ProducingInALoop(Producing):
             else:
                 note(arena.folder / ENQUEUED, "ok", intent=number, id=handle.id)
             self.calls += 1
+            self.longest = max(self.longest, time.monotonic() - begun)
             await asyncio.sleep(self._pause)
         ticking.cancel()
 
