@@ -208,11 +208,10 @@ class Call(Generic[P, R_co]):
 
     async def _aside(self, enqueue: Callable[..., R], *args: Any, **kwargs: Any) -> R:
         """What `enqueue` returns, in a thread, unless it is a part of a transaction of this one."""
-        if (self._queue or self._bind()).in_transaction():
+        queue = self._queue or self._bind()
+        if queue.in_transaction():
             return enqueue(*args, **kwargs)
-        import asyncio
-
-        return await asyncio.to_thread(enqueue, *args, **kwargs)
+        return await queue._aside(lambda: enqueue(*args, **kwargs))
 
     def _enqueue(self, args: tuple[Any, ...], kwargs: dict[str, Any], passing: int = 0) -> TaskHandle[Any]:
         """Enqueue the call of a task with gates; `passing`: whether results come before its arguments, see

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import TypeVar
 
 from delayed.brokers.base import Broker, Joined
-from delayed.brokers.deadline import Attempts, left
+from delayed.brokers.deadline import Attempts, left, waited
 from delayed.errors import BrokerFull, BrokerUnavailable, EnqueueRefused, EnqueueUncertain
 from delayed.message import Message, Once
 
@@ -17,6 +19,9 @@ TIMEOUT = 5.0  # seconds that an enqueue tries
 T = TypeVar("T")
 
 IDS_MAX = 1024  # ids reserved at once by a producer that is busy
+
+
+LOOK = 0.1  # seconds between two looks of who is in line whether the store is away
 
 
 class Session:
@@ -43,6 +48,8 @@ class Producer:
         timeout: seconds that an enqueue goes on trying while the store can't be reached. Who asks several times for
             one call gives each time the same :meth:`attempts`.
     """
+
+    away = False  # whether the store could not be reached the last time
 
     def __init__(self, broker: Broker, queue: str, timeout: float = TIMEOUT) -> None:
         self.broker = broker
@@ -95,8 +102,11 @@ class Producer:
     def _ask(self, question: Callable[[], T], attempts: Attempts) -> T:
         while True:
             try:
-                return attempts.make(question)
+                answer = attempts.make(question)
+                self.away = False
+                return answer
             except BrokerUnavailable as error:
+                self.away = True
                 if not attempts.again():
                     raise EnqueueRefused(f"not enqueued: {error}") from error
 
@@ -144,8 +154,10 @@ class Producer:
             raise
         except BrokerUnavailable as error:
             # Whatever else ends the call, a Ctrl-C for instance, leaves the session behind: its number is in doubt.
+            self.away = True
             answer = self._resend(messages, send, session, attempts, error.sent, error)
         sessions.append(session)
+        self.away = False
         return answer
 
     def _resend(
@@ -201,6 +213,53 @@ class JoinedProducer:
     def enqueue_once(self, message: Message, once: Once, attempts: Attempts | None = None) -> int:
         """As :meth:`Producer.enqueue_once`."""
         return self._joined.enqueue_once(self._queue, message, once)
+
+
+async def aside(call: Callable[[], T], is_away: Callable[[], bool], timeout: float) -> T:
+    """What `call` returns, which enqueues, in a thread of asyncio's pool.
+
+    Args:
+        is_away: whether the store can't be reached. Only then the time counts in which no thread is free.
+        timeout: seconds that an enqueue goes on trying.
+
+    Raises:
+        EnqueueRefused: When others who wait for the store have all the threads until it is too late.
+    """
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    asked = time.monotonic()
+    turn = threading.Lock()  # whoever gets it decides: the thread, or who waits for one
+    refused = False
+    timer: asyncio.TimerHandle
+
+    def run() -> T:
+        if not turn.acquire(blocking=False):
+            raise EnqueueRefused("nobody waits for it any more")
+        if is_away():
+            waited.set(time.monotonic() - asked)  # in a context of its own
+        return call()
+
+    def look() -> None:
+        nonlocal timer, refused
+        if not is_away():
+            timer = loop.call_later(LOOK, look)
+        elif turn.acquire(blocking=False):
+            refused = True
+            step.cancel()
+
+    step = loop.run_in_executor(None, copy_context().run, run)
+    timer = loop.call_later(timeout, look)
+    try:
+        return await step
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not refused or (task is not None and task.cancelling()):
+            raise
+        text = "not enqueued: asyncio's threads are all taken by others who wait for the store"
+        raise EnqueueRefused(text) from None
+    finally:
+        timer.cancel()
 
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from delayed import events, transactions, waits
 from delayed.brokers import DEFAULT_URL, Broker, broker_for
@@ -17,7 +17,7 @@ from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
 from delayed.durations import seconds_of
 from delayed.errors import AlreadyEnqueued, ConfigError
 from delayed.fields import QUEUE_MAX, is_queue
-from delayed.producer import TIMEOUT, JoinedProducer, Producer
+from delayed.producer import TIMEOUT, JoinedProducer, Producer, aside
 from delayed.schedule import LATE, Schedule, checked_late, rule_of
 from delayed.serializers import CloudPickle
 from delayed.task import Task
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1000  # tasks that are stored in one step
 ID_END = 2**53  # what stores count in doubles has to be below
+
+R = TypeVar("R")
 
 
 class Queue:
@@ -412,6 +414,10 @@ class Queue:
             if joined is not None:
                 return JoinedProducer(joined, self.name)
         return self._producer or self.producer
+
+    async def _aside(self, call: Callable[[], R]) -> R:
+        """What `call` returns, which enqueues here, in another thread."""
+        return await aside(call, lambda: self._producer is not None and self._producer.away, self.enqueue_timeout)
 
     # -- pausing ---------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ LEAST = 0.5  # seconds that an attempt gets, however little is left
 SLACK = 0.25  # seconds by which a driver's own limit may be too long, where to change it costs something
 
 _until: ContextVar[float | None] = ContextVar("delayed_until", default=None)
+waited: ContextVar[float] = ContextVar("delayed_waited", default=0.0)  # seconds that a call has waited for its turn
 
 T = TypeVar("T")
 
@@ -22,11 +23,11 @@ class Attempts:
     """Questions to a store, which share one time; what is done between them does not count.
 
     Args:
-        timeout: seconds that they take together, and :data:`LEAST` more at most.
+        timeout: seconds that they take together, and :data:`LEAST` more at most. What was :data:`waited` before counts.
     """
 
     def __init__(self, timeout: float) -> None:
-        self._left = timeout
+        self._left = timeout - waited.get()
         self._pause = BACKOFF[0]
 
     def make(self, call: Callable[[], T]) -> T:
