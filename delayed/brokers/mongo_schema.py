@@ -32,6 +32,7 @@ from delayed.brokers.base import PRODUCER_AGE
 from delayed.errors import ConfigError
 
 SCHEMA = 4
+LEAST = 4  # the oldest version that may use the collections as this one leaves them
 
 _READY = IndexModel(
     [("s", 1), ("p", -1), ("o", 1)], name="ready", partialFilterExpression={"s": {"$gte": "r/", "$lt": "r0"}}
@@ -64,15 +65,15 @@ def prepare(database: Database[dict[str, Any]], name: str) -> None:
     """Make what is not there yet.
 
     Raises:
-        ConfigError: When a later version has made it.
+        ConfigError: When a later version has made it, and says that this one can't use it.
     """
     found = database["delayed_meta"].find_one({"_id": "schema"})
     version = found["version"] if found else 0
-    if version > SCHEMA:
+    if found and version > SCHEMA and found.get("least", version) > SCHEMA:
         raise ConfigError(
             f"{name} has tables of version {version}, and this version of delayed knows {SCHEMA}: upgrade delayed here"
         )
-    if version == SCHEMA:
+    if version >= SCHEMA:
         return
     database["delayed_tasks"].create_indexes([_READY, _TIMED, _HELD, _BY_ID, _SEEN, _FORGOTTEN, _FAIR, _TENANT])
     database["delayed_leases"].create_indexes([_ENDED, _OPEN])
@@ -80,6 +81,8 @@ def prepare(database: Database[dict[str, Any]], name: str) -> None:
     database["delayed_keys"].create_indexes([_FORGOTTEN])
     try:
         database["delayed_queues"].find_one()
-        database["delayed_meta"].update_one({"_id": "schema"}, {"$set": {"version": SCHEMA}}, upsert=True)
+        database["delayed_meta"].update_one(
+            {"_id": "schema"}, {"$set": {"version": SCHEMA, "least": LEAST}}, upsert=True
+        )
     except DuplicateKeyError:  # another process did the same at the same time
         pass

@@ -62,7 +62,8 @@ class Schema:
         """The schema's version in the database; 0 if there is none.
 
         Raises:
-            ConfigError: When it is newer than this library knows.
+            ConfigError: When it is too new for what this library knows of it. It need not be: older processes go on
+                while newer ones take over, unless a step says that they can't.
         """
         cursor = psycopg.Cursor(conn, row_factory=tuple_row)
         # From the table, because to_regclass() may say what was true before we waited for the lock.
@@ -71,12 +72,17 @@ class Schema:
             return 0
         rows = cursor.execute(self.sql("SELECT version FROM @.delayed_meta"), prepare=False).fetchall()
         version = int(rows[0][0]) if rows else 0
-        if version > VERSION:
+        if version > VERSION and self._least(cursor) > VERSION:
             raise ConfigError(
                 f"the schema {self.name!r} is of version {version}, and this delayed knows {VERSION}: "
                 "upgrade delayed on this host, or name another schema with schema="
             )
         return version
+
+    def _least(self, cursor: psycopg.Cursor[Any]) -> int:
+        """The oldest version that may use the schema as it is."""
+        ((least,),) = cursor.execute(self.sql("SELECT least FROM @.delayed_meta"), prepare=False).fetchall()
+        return int(least)
 
     def migrate(self, conn: psycopg.Connection[Any]) -> int:
         """Bring the schema up to date, in one transaction; how many steps that took.
@@ -88,7 +94,7 @@ class Schema:
             BrokerError: When the user of `conn` may not.
         """
         version = self.version(conn)
-        if version == VERSION:
+        if version >= VERSION:
             return 0
         with conn.transaction():
             cursor = psycopg.Cursor(conn, row_factory=tuple_row)
@@ -96,7 +102,7 @@ class Schema:
             version = self.version(conn)  # another process may have been quicker
             if version < VERSION:
                 self._apply(cursor, version)
-        return VERSION - version
+        return max(VERSION - version, 0)
 
     def _apply(self, cursor: psycopg.Cursor[Any], version: int) -> None:
         try:

@@ -13,6 +13,7 @@ from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigErr
 
 SCHEMA_STEPS = ("sqlite_schema.sql", "sqlite_2.sql", "sqlite_3.sql", "sqlite_4.sql", "sqlite_5.sql")
 SCHEMA_VERSION = len(SCHEMA_STEPS)
+LEAST = 5  # the oldest version that may use the tables as this one leaves them
 LOCK_TIMEOUT = 5.0  # seconds to wait for whoever else writes
 
 # POSIX locks or shared memory maps, both of which SQLite needs, do not hold between hosts on these. (9p, virtiofs and
@@ -113,6 +114,7 @@ def prepare(db: sqlite3.Connection, path: str) -> Clock:
     """
     boot, boot_time = _boot_clock()
     found = _meta(db)
+    # Later versions may leave the tables so that this one, which runs beside them while they take over, goes on.
     if found is None or found[:2] != (SCHEMA_VERSION, boot):
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -121,13 +123,16 @@ def prepare(db: sqlite3.Connection, path: str) -> Clock:
             if version < SCHEMA_VERSION:
                 for statement in _schema(version):
                     db.execute(statement)
-                db.execute("INSERT OR IGNORE INTO delayed_meta VALUES (1, 0, '', 0, 0)")
-                db.execute("UPDATE delayed_meta SET version = ?", (SCHEMA_VERSION,))
+                columns = "one, version, boot, anchor, seen"
+                db.execute(f"INSERT OR IGNORE INTO delayed_meta ({columns}) VALUES (1, 0, '', 0, 0)")
+                db.execute("UPDATE delayed_meta SET version = ?, least = ?", (SCHEMA_VERSION, LEAST))
             elif version > SCHEMA_VERSION:
-                raise BrokerError(
-                    f"{path} was written by a later version of delayed (its tables have version {version}, this one "
-                    f"knows {SCHEMA_VERSION}): upgrade delayed here"
-                )
+                (least,) = db.execute("SELECT least FROM delayed_meta").fetchone()
+                if least > SCHEMA_VERSION:
+                    raise BrokerError(
+                        f"{path} was written by a later version of delayed (its tables have version {version}, this "
+                        f"one knows {SCHEMA_VERSION}): upgrade delayed here"
+                    )
             db.execute(
                 "UPDATE delayed_meta SET boot = :boot, anchor = max(:now, seen) - :running WHERE boot <> :boot",
                 {"boot": boot, "now": time.time_ns() // 1_000_000, "running": boot_time()},

@@ -991,6 +991,15 @@ def test_tables_of_a_later_version_are_left_alone(broker: MongoBroker, store: An
     assert store.list_collection_names() == ["delayed_meta"]
 
 
+def test_tables_of_a_later_version_are_used_if_that_says_so(broker: MongoBroker, store: Any) -> None:
+    broker.check()
+    store.delayed_meta.update_one({"_id": "schema"}, {"$set": {"version": 99}})
+    other = MongoBroker(broker.spec())
+    other.check()
+    other.close()
+    assert store.delayed_meta.find_one()["version"] == 99
+
+
 def test_many_processes_make_the_tables_at_once(mongo_database: str) -> None:
     brokers = [MongoBroker(mongo_database) for _ in range(6)]
     failures: list[BaseException] = []

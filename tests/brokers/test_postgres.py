@@ -139,10 +139,17 @@ def test_names_of_schemas(postgres_url: str, open_broker: Callable[..., Postgres
 
 def test_a_newer_schema_is_refused(broker: PostgresBroker, open_broker: Any, store: str, admin: Any) -> None:
     put(broker)
-    admin.execute(f'UPDATE "{schema_of(store)}".delayed_meta SET version = 99')
+    admin.execute(f'UPDATE "{schema_of(store)}".delayed_meta SET version = 99, least = 98')
 
     with pytest.raises(ConfigError, match=r"version 99.*upgrade delayed"):
         open_broker().counts(QUEUE)
+
+
+def test_a_newer_schema_is_used_if_it_says_so(broker: PostgresBroker, open_broker: Any, store: str, admin: Any) -> None:
+    (id,) = put(broker)
+    admin.execute(f'UPDATE "{schema_of(store)}".delayed_meta SET version = 99')
+
+    assert [claim.id for claim in take(open_broker())] == [id]
 
 
 def test_a_schema_of_the_first_version_is_brought_up_to_date(

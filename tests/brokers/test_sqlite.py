@@ -220,11 +220,23 @@ def test_tables_of_a_later_version_are_refused(path: Path, broker: SQLiteBroker)
     broker.close()
     connection = sqlite3.connect(path)
     with connection:
-        connection.execute("UPDATE delayed_meta SET version = 99")
+        connection.execute("UPDATE delayed_meta SET version = 99, least = 98")
     connection.close()
 
     with pytest.raises(BrokerError, match=r"version 99.*upgrade delayed"):
         take(broker)
+
+
+def test_tables_of_a_later_version_are_used_if_that_says_so(path: Path, broker: SQLiteBroker) -> None:
+    (id,) = put(broker)
+    broker.close()
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("UPDATE delayed_meta SET version = 99")
+
+    assert [claim.id for claim in take(broker)] == [id]
+    assert connection.execute("SELECT version FROM delayed_meta").fetchall() == [(99,)]
+    connection.close()
 
 
 MOUNTS = [
@@ -903,7 +915,8 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, broker: S
         "ALTER TABLE delayed_queue DROP COLUMN dead_age; ALTER TABLE delayed_task DROP COLUMN notes;"
         "DROP INDEX delayed_task_fair; DROP INDEX delayed_task_tenant; ALTER TABLE delayed_task DROP COLUMN tenant;"
         "DROP TABLE delayed_once; ALTER TABLE delayed_queue DROP COLUMN once_from;"
-        "ALTER TABLE delayed_queue DROP COLUMN outage; UPDATE delayed_meta SET version = 1"
+        "ALTER TABLE delayed_queue DROP COLUMN outage; ALTER TABLE delayed_meta DROP COLUMN least;"
+        "UPDATE delayed_meta SET version = 1"
     )
     db.close()
 

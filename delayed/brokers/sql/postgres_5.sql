@@ -3,6 +3,9 @@
 -- When the first outage within the time of grace began; NULL: there was none.
 ALTER TABLE @.delayed_queue ADD COLUMN outage timestamptz;
 
+-- The oldest version that may use the schema as it is. A step after which that is another one changes default and row.
+ALTER TABLE @.delayed_meta ADD COLUMN least int NOT NULL DEFAULT 5;
+
 
 -- Return the tasks whose lease has ended, at most 10,000; the numbers of those that are ready again and that are dead,
 -- and whether workers are given time to renew. Most sweeps find nothing, and write nothing. As in step 4, but for
