@@ -30,6 +30,7 @@ from redis.cluster import RedisCluster
 from redis.sentinel import SentinelConnectionPool
 
 from delayed.brokers import _redis_url as urls
+from delayed.brokers import deadline
 from delayed.brokers._forks import afresh_after_fork
 from delayed.brokers.masked import masked
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
@@ -203,6 +204,11 @@ class RedisClient:
                 raise
             raise BrokerUnavailable(f"{self.shown}: {_words(error)}", sent=False) from _cause(error)
         try:
+            limit = pool.connection_kwargs.get("socket_timeout")
+            if limit == connection._sock.gettimeout() and limit and deadline.left(limit) > limit - deadline.SLACK:
+                # As nearly always, and a tenth quicker.
+                connection.send_packed_command([command])
+                return connection.read_response(disable_decoding=True)
             with self._limits(connection):
                 connection.send_packed_command([command])
                 return connection.read_response(disable_decoding=True)
