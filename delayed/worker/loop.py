@@ -431,7 +431,10 @@ class AsyncChild(SharedChild):
         self.read_on()
         if self.hooks is not None and self.hooks.mind_idleness:
             self.spawn(self.watch(self.hooks))
-        self.loop.run_until_complete(self.home)
+        try:
+            self.loop.run_until_complete(self.home)
+        except OSError:  # a task has closed what the loop waits on; those that are left here are innocent
+            os._exit(channel.CHANNEL_LOST)
         self.report_returned()
         if self.hooks is not None:
             self.hooks.stop()  # before what it began on the loop is cancelled
