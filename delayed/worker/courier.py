@@ -24,12 +24,14 @@ from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
 from delayed.message import ASKING, EXPIRES, GATES, Action, Answer, Bounds, Claim, Settlement, is_task
 from delayed.tracing import extra_of
+from delayed.worker import fate
 from delayed.worker.gates import Gates
 from delayed.worker.process import now
 from delayed.worker.turns import Turns
 
 FLUSH_SIZE = 64  # settlements that are sent without waiting for more
 FLUSH_BYTES = 32 << 20  # bytes of answers that are sent at once, if they are several
+PACED = 32  # tasks in one exchange by which the pace of the store can be told
 TRIPS = 3  # announcements by whose quickest it is known how far away the store is
 FLUSH_DELAY = 0.003  # seconds that a settlement waits for others while more tasks are under way
 BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
@@ -159,6 +161,7 @@ class Courier(threading.Thread):
         self._announced = 0.0
         self._trips: deque[float] = deque(maxlen=TRIPS)
         self.trip = 0.0  # seconds to the store and back
+        self.pace = 0.0  # seconds that the store takes for a task, to end one or to hand one out; moving average
         self._pause = BACKOFF[0]
         self._orders_known: deque[str] = deque(maxlen=ORDERS_KNOWN)
         self._replies: dict[str, tuple[dict[str, Any], float]] = {}  # order -> (what is replied, until when)
@@ -385,7 +388,8 @@ class Courier(threading.Thread):
         with self._condition:
             batch, self._outbox = self._outbox, []
             if self.keeps:
-                batch, self._outbox = _within(batch, FLUSH_BYTES)
+                fit = fate.fitting([settlement for _, settlement in batch], FLUSH_BYTES)
+                batch, self._outbox = batch[:fit], batch[fit:]
         seq, nonce = self._next_claim()
         queues, limit = self._whom_to_ask(limit)
         resent = False
@@ -395,6 +399,7 @@ class Courier(threading.Thread):
                 accepted, claims = self.broker.settle_and_claim(
                     self.worker, [item for _, item in batch], queues, seq, nonce, limit, self.lease
                 )
+                self._note_pace(now() - sent, len(batch) + len(claims))
                 break
             except BrokerError as error:
                 self._fail(error)
@@ -432,6 +437,11 @@ class Courier(threading.Thread):
         self._take(claims, sent)
         if not claims and (batch or self.dry):
             self.notify()
+
+    def _note_pace(self, seconds: float, tasks: int) -> None:
+        if tasks >= PACED:  # else it is the trip that counts
+            pace = max(seconds - self.trip, 0.0) / tasks
+            self.pace += (pace - self.pace) * (0.2 if self.pace else 1.0)
 
     def _take(self, claims: Sequence[Claim], sent: float) -> None:
         fresh: list[Held] = []
@@ -587,15 +597,3 @@ class Courier(threading.Thread):
             self.broker.announce(self.worker, self.queues, None, 0.0)
         except BrokerError:
             logger.debug("worker %s could not say goodbye", self.worker, exc_info=True)
-
-
-def _within(
-    batch: list[tuple[Held | None, Settlement]], most: int
-) -> tuple[list[tuple[Held | None, Settlement]], list[tuple[Held | None, Settlement]]]:
-    """As much of a batch as has no more than so many bytes of answers, one settlement at least; and the rest."""
-    size = 0
-    for number, (_, settlement) in enumerate(batch):
-        size += len(settlement.answer.data) if settlement.answer is not None else 0
-        if size > most and number:
-            return batch[:number], batch[number:]
-    return batch, []

@@ -4,7 +4,7 @@ with hooks do too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from delayed import context
@@ -126,3 +126,13 @@ def _cut(text: str) -> str:
 def _dead(claim: Claim, reason: object) -> Settlement:
     # Error texts may have what no store can keep as text: what came from bytes that are none.
     return Settlement(claim.ref, "dead", reason=str(reason).encode("utf-8", "replace").decode())
+
+
+def fitting(settlements: Sequence[Settlement], most: int) -> int:
+    """How many of the first of them have no more than `most` bytes of answers; one at least."""
+    size = 0
+    for number, settlement in enumerate(settlements):
+        size += len(settlement.answer.data) if settlement.answer is not None else 0
+        if size > most and number:
+            return number
+    return len(settlements)

@@ -55,6 +55,7 @@ BATCH_TIME = 0.002  # seconds of work to hand over in one packet
 AHEAD = 0.02  # seconds of work to hand to a child ahead of need
 DEPTH_MAX = 192  # tasks to hand to a child ahead of need at most
 QUICKEST = 1e-5  # seconds that a task takes at least, with what it costs to hand it over
+STOCK_TIME = 0.05  # seconds that a store may take for what is held ahead of need
 AWAY_MAX = 256  # tasks for each child that are held beside those, at most, for a store that is far away
 LONG = 0.1  # seconds after which what waits behind a running task is taken back
 COMMIT_PATIENCE = 1.0  # seconds that a task in a transaction goes on after its claim is gone: it may have committed
@@ -304,6 +305,8 @@ class Monitor:
             # ... and as much as they do while the store is asked for more, which may be far away.
             away = min(int(self.courier.trip * lanes / max(self.average, QUICKEST)), AWAY_MAX)
             ahead = self.processes * (depth + away) * 2
+            if self.courier.pace > 0:  # what the store can't take back soon is too much for whoever has to stand in
+                ahead = max(room, min(ahead, int(STOCK_TIME / self.courier.pace)))
         self.courier.aim(ahead, max(room, ahead // 2))
         inbox = self.courier.inbox
         while inbox:

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from delayed.worker.forkserver import ForkServer
 
 TICK = 0.05  # seconds between looks at the deadlines
-SETTLE_MAX = 16  # claims that are ended in one call
+SETTLE_MAX = 256  # claims that are ended in one call
+SETTLE_BYTES = 4 << 20  # bytes of answers that are stored in one, if they are several
 TRUST = 0.8  # part of a lease after which what is exclusive is ended, if it was not renewed
 GIVE_UP = 3600.0  # seconds without an answer from the store; other workers run the tasks again
 REPORTS_MAX = 1000  # reports of a child that are read in one go: more than a channel holds
@@ -109,23 +110,26 @@ class StandIn:
                         self.take_over(held)
                         known = True  # and renewed at once: the monitor may have been frozen for long before
                         renew_at = at
+                    if at >= renew_at:
+                        # What is not settled yet too: that may be so much that its leases would end meanwhile.
+                        refs = [claim.ref for claim in self.claims.values()]
+                        refs += [settlement.ref for settlement in self.settlements]
+                        renewal = broker.renew(self.config.worker, self.config.queues, refs, self.config.lease)
+                        self.renewed(renewal.lost)
+                        renewed = at
+                        renew_at = at + min(RENEW_INTERVAL, self.config.lease / 3)
                     self.collect()
-                    while self.settlements:  # few at a time: they may have large answers
-                        broker.settle(self.config.worker, self.settlements[:SETTLE_MAX])
-                        gates.ended(self.settlements[:SETTLE_MAX])
-                        del self.settlements[:SETTLE_MAX]
+                    while self.settlements and now() < renew_at:
+                        batch = self.settlements[: fate.fitting(self.settlements[:SETTLE_MAX], SETTLE_BYTES)]
+                        broker.settle(self.config.worker, batch)
+                        gates.ended(batch)
+                        del self.settlements[: len(batch)]
                     while self.answers:
                         broker.put_result(*self.answers[-1])
                         gates.answered(self.answers[-1][:2])
                         self.answers.pop()
                     if gates.busy:
                         gates.work()
-                    if at >= renew_at:
-                        refs = [claim.ref for claim in self.claims.values()]
-                        renewal = broker.renew(self.config.worker, self.config.queues, refs, self.config.lease)
-                        self.renewed(renewal.lost)
-                        renewed = at
-                        renew_at = at + min(RENEW_INTERVAL, self.config.lease / 3)
                     pause = PATIENCE[0]
                     failing = False
                     answered = at
