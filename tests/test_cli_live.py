@@ -277,7 +277,7 @@ def test_workers_are_sent_home(terminal: Terminal, broker: Broker) -> None:
 
 
 def test_a_worker_that_does_not_leave_in_time_is_an_error(terminal: Terminal, broker: Broker) -> None:
-    id = enqueue(terminal, "hold.delay('x', 6)")
+    id = enqueue(terminal, "hold.delay('x', 15)")
     worker = serve(terminal)
     said = running(terminal, broker, id)
 
@@ -287,7 +287,7 @@ def test_a_worker_that_does_not_leave_in_time_is_an_error(terminal: Terminal, br
     assert done.returncode == 1
     assert "after 0.5 s 1 of 1 are still there" in only_line(done)
     assert said.worker in only_line(done)
-    assert worker.wait(20) == 0
+    assert worker.wait(30) == 0
     assert (terminal.folder / "held").read_text() == "x\n"
 
 
