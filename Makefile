@@ -35,7 +35,7 @@ DEMO_EXTRA := $(DEMO_EXTRA)$(if $(filter mongodb%,$(DELAYED_URL)),-mongo)
 # Bytecode first: the tests start thousands of interpreters, which would compile all anew where none may be written.
 test: lint types
 	$(VENV)/bin/python -m compileall -q delayed tests
-	$(VENV)/bin/python -m pytest -n 5 $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n 4 $(PYTEST_ARGS)
 
 soak: $(VENV)/installed-test
 	DELAYED_SOAK=1 $(VENV)/bin/python -m pytest -n 2 tests/workers/test_soak.py

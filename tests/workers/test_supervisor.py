@@ -99,7 +99,7 @@ def test_its_workers_have_the_lanes_that_were_asked_for(bench: Bench, start: Sta
 
 def test_what_had_ended_is_settled_when_all_who_could_have_are_dead(bench: Bench, start: Start) -> None:
     id = bench.put(tasks.nap, "long", 0.5, keep="1m")
-    supervisor = start(workers=1, success_handler="tests.workers.tasks:on_success")
+    supervisor = start(workers=1, lease=12.0, success_handler="tests.workers.tasks:on_success")
     wait_for(lambda: bench.ledger.find("begin"))
     (worker,) = children_of(supervisor.pid)
     (server,) = fork_servers_of(worker)
