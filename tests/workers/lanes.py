@@ -368,5 +368,5 @@ async def die_before_the_loop_turns(ledger: str) -> None:
     _thread_gate.set()
     await asyncio.sleep(0)  # in which the other coroutine has its turn, and nothing that follows from it
     _wait_for_lines(ledger, "returned", 1)
-    time.sleep(0.3)
+    time.sleep(0.3)  # in which a thread notes its end: it holds no lock that this one could wait for
     os.kill(os.getpid(), 9)

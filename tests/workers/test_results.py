@@ -128,7 +128,7 @@ def test_large_results_come_back_and_take_no_memory_afterwards(bench: Bench, mod
         size = 1 + number % 3
         assert handle.result(BOUND) == bytes([size]) * (size << 20)
 
-    spool, *_ = [  # seen to be two, once
+    spool, *_ = [  # while a slot of it is cleared it is mapped, and the map has a descriptor of its own
         f"/proc/{worker.pid}/fd/{fd}"
         for fd in os.listdir(f"/proc/{worker.pid}/fd")
         if "delayed-spool" in os.readlink(f"/proc/{worker.pid}/fd/{fd}")
