@@ -37,14 +37,17 @@ CHUNK = 1000  # claims that are looked up at a time
 
 def renew(leases: Collection[Document], refs: Sequence[Ref], lease: float) -> set[Ref]:
     """Renew the leases of these claims; those of them that no sweeper was quicker with."""
-    todo = {name_of(ref): ref for ref in refs}
-    swept: set[str] = set()
-    end: Document = {"$add": ["$$NOW", round(lease * 1000)]}
-    while todo:
-        names = list(todo)
-        steps: list[Any] = [
-            UpdateOne({"_id": name, "swept": {"$ne": True}}, [{"$set": {"end": end}}], upsert=True) for name in names
-        ]
+    names = {name_of(ref): ref for ref in refs}
+    renewal: list[Document] = [{"$set": {"end": {"$add": ["$$NOW", round(lease * 1000)]}}}]
+    # All at once, where one by one takes the store hundreds of times as long. Most have been renewed before.
+    done = leases.update_many({"_id": {"$in": list(names)}, "swept": {"$ne": True}}, renewal)
+    if done.matched_count == len(names):
+        return set(refs)
+    known = {row["_id"]: row.get("swept") for row in leases.find({"_id": {"$in": list(names)}}, {"swept": 1})}
+    swept = {name for name in known if known[name]}
+    new = [name for name in names if name not in known]
+    while new:
+        steps: list[Any] = [UpdateOne({"_id": name, "swept": {"$ne": True}}, renewal, upsert=True) for name in new]
         try:
             leases.bulk_write(steps, ordered=False)
             break
@@ -53,10 +56,10 @@ def renew(leases: Collection[Document], refs: Sequence[Ref], lease: float) -> se
             if not failures or any(failure["code"] != DUPLICATE for failure in failures):
                 raise
         # Refused: the document was there and swept, or somebody else made it in that very moment.
-        refused = [names[failure["index"]] for failure in failures]
+        refused = [new[failure["index"]] for failure in failures]
         swept |= _swept(leases, refused)
-        todo = {name: todo[name] for name in refused if name not in swept}
-    return {ref for ref in refs if name_of(ref) not in swept}
+        new = [name for name in refused if name not in swept]
+    return {ref for name, ref in names.items() if name not in swept}
 
 
 def _swept(leases: Collection[Document], names: Sequence[str]) -> set[str]:

@@ -388,6 +388,20 @@ def test_a_renewal_does_not_touch_the_task(broker: MongoBroker, store: Any) -> N
     assert [round(entry.due, -1) for entry in broker.peek(QUEUE, "running")] == [100.0, 100.0]
 
 
+def test_many_are_renewed_by_one_write(broker: MongoBroker, store: Any) -> None:
+    Producer(broker)(150)
+    refs = [claim.ref for claim in Worker(broker).claim(150)]
+    first, more = refs[:100], refs[100:]
+    assert broker.renew("worker", [QUEUE], first, 100.0).held == first
+    store.command("profile", 2)
+    writes = []
+    for asked in (first, refs, refs):
+        assert broker.renew("worker", [QUEUE], asked, 100.0).held == asked
+        writes.append(store.system.profile.count_documents({"op": "update"}))
+
+    assert writes == [1, 1 + 1 + len(more), 1 + 1 + len(more) + 1]
+
+
 def test_renewals_and_sweepers_agree_who_was_first(broker: MongoBroker) -> None:
     """Of each claim whose lease ends in this moment: either it was renewed, or it was returned."""
     put, worker = Producer(broker), Worker(broker)
