@@ -355,10 +355,11 @@ class Monitor:
     def choose_seat(self, depth: int) -> Seat | None:
         """Where the next task goes: to the child with the least to do."""
         if self.config.one_shot:
-            if sum(seat.busy for seat in self.seats) >= self.processes:
+            running = sum(seat.busy or self.board.busy(seat.index) for seat in self.seats)  # a task, or its handler
+            if running >= self.processes:
                 return None
             idle = [seat for seat in self.seats if not (seat.busy or seat.orphan or seat.retiring)]
-            idle = [seat for seat in idle if seat.pid or seat.forking]
+            idle = [seat for seat in idle if seat.forking or (seat.pid and not self.spent(seat))]
             return min(idle, key=lambda seat: not seat.pid, default=None)
         best = None
         least = depth
@@ -366,6 +367,10 @@ class Monitor:
             if len(seat.tasks) < least and seat.open(self.lanes):
                 best, least = seat, len(seat.tasks)
         return best
+
+    def spent(self, seat: Seat) -> bool:
+        """Whether its child reads nothing more: a one-shot child, once it has begun something."""
+        return self.config.one_shot and self.board.began(seat.index)
 
     def hand(self, seat: Seat, batch: Sequence[Held]) -> bool:
         """Hand tasks to a child, in one packet; False if its channel is full: then they are the next ones again."""
@@ -437,7 +442,9 @@ class Monitor:
     def hand_jobs(self) -> None:
         """Hand error handlers of killed tasks to idle children."""
         for seat in self.regular:
-            if self.jobs and seat.handling is None and len(seat.tasks) < self.lanes and seat.open(self.lanes):
+            if seat.handling is not None or len(seat.tasks) >= self.lanes or not seat.open(self.lanes):
+                continue
+            if self.jobs and not self.spent(seat):
                 seat.handling = self.jobs.popleft()
                 try:
                     channel.send_task(seat.mine, seat.handling)

@@ -65,6 +65,33 @@ def nap(ledger: str, word: str, seconds: float) -> None:
     note(ledger, "end", word)
 
 
+class Lingering:
+    """A stream that keeps the process which lets go of it for the second time until somebody else has noted a word."""
+
+    def __init__(self, ledger: str, word: str) -> None:
+        self.ledger = ledger
+        self.word = word
+        self.flushed = 0
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        self.flushed += 1
+        if self.flushed > 1:
+            deadline = time.monotonic() + 3.0
+            with open(self.ledger) as file:
+                while self.word not in file.read() and time.monotonic() < deadline:
+                    time.sleep(0.01)
+            note(self.ledger, "gone")
+
+
+def linger(ledger: str, until: str) -> None:
+    """Leave a process that takes its time to end."""
+    sys.stdout = Lingering(ledger, until)
+    note(ledger, "lingers")
+
+
 def fail(ledger: str, text: str) -> None:
     note(ledger, "failing")
     raise ValueError(text)
@@ -264,6 +291,12 @@ def begin_and_match(ledger: str) -> None:
 
 def on_success(task: Any) -> None:
     note(task.args[0], "success", task.id, os.getpid())
+
+
+def on_success_slowly(task: Any) -> None:
+    note(task.args[0], "begin")
+    time.sleep(0.3)
+    note(task.args[0], "end")
 
 
 def on_error(task: Any, kill_signal: int | None, exc_info: Any) -> None:

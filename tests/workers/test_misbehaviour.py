@@ -75,6 +75,24 @@ def test_daemons_of_a_task_die_with_its_child(bench: Bench) -> None:
     wait_for(lambda: not any(alive(pid) for pid in daemons), 5.0)
 
 
+def test_the_next_task_does_not_wait_for_a_forked_child_to_go(bench: Bench) -> None:
+    bench.put(tasks.linger, "next")
+    bench.put(tasks.mark, "next")
+
+    bench.burst("forked")
+
+    assert bench.ledger.lines == ["lingers", "next", "gone"]
+
+
+def test_the_next_task_waits_for_the_handler_of_a_forked_one(bench: Bench) -> None:
+    for number in range(3):
+        bench.put(tasks.mark, number)
+
+    bench.burst("forked", success_handler="tests.workers.tasks:on_success_slowly")
+
+    assert bench.ledger.lines == ["0", "begin", "end", "1", "begin", "end", "2", "begin", "end"]
+
+
 def test_a_task_that_kills_its_child_is_charged_and_retried(bench: Bench, mode: str) -> None:
     bench.put(tasks.kill_self, 9, retry={"max": 1, "delay": 0.05})
 
