@@ -842,7 +842,7 @@ class Monitor:
 
     def mind_leaving(self, seat: Seat, at: float) -> None:
         """Kill a child that was to leave, has nothing more to do, and does not go: its seat is needed."""
-        if not seat.pid or not (seat.retiring or seat.orphan):
+        if not seat.pid or not (seat.retiring or seat.orphan or self.spent(seat)):
             return
         patience = (HANDLER_TIMEOUT if self.config.hooks else LEAVE_PATIENCE) + self.config.kill_timeout
         if not seat.idle_since:

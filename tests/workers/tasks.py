@@ -66,11 +66,12 @@ def nap(ledger: str, word: str, seconds: float) -> None:
 
 
 class Lingering:
-    """A stream that keeps the process which lets go of it for the second time until somebody else has noted a word."""
+    """A stream that keeps the process which lets go of it for the second time, until somebody else has noted a word."""
 
-    def __init__(self, ledger: str, word: str) -> None:
+    def __init__(self, ledger: str, word: str, seconds: float) -> None:
         self.ledger = ledger
         self.word = word
+        self.seconds = seconds
         self.flushed = 0
 
     def write(self, text: str) -> int:
@@ -79,16 +80,16 @@ class Lingering:
     def flush(self) -> None:
         self.flushed += 1
         if self.flushed > 1:
-            deadline = time.monotonic() + 3.0
+            deadline = time.monotonic() + self.seconds
             with open(self.ledger) as file:
                 while self.word not in file.read() and time.monotonic() < deadline:
                     time.sleep(0.01)
             note(self.ledger, "gone")
 
 
-def linger(ledger: str, until: str) -> None:
+def linger(ledger: str, until: str, seconds: float) -> None:
     """Leave a process that takes its time to end."""
-    sys.stdout = Lingering(ledger, until)
+    sys.stdout = Lingering(ledger, until, seconds)
     note(ledger, "lingers")
 
 

@@ -76,12 +76,22 @@ def test_daemons_of_a_task_die_with_its_child(bench: Bench) -> None:
 
 
 def test_the_next_task_does_not_wait_for_a_forked_child_to_go(bench: Bench) -> None:
-    bench.put(tasks.linger, "next")
+    bench.put(tasks.linger, "next", 5.0)
     bench.put(tasks.mark, "next")
 
     bench.burst("forked")
 
     assert bench.ledger.lines == ["lingers", "next", "gone"]
+
+
+def test_forked_children_that_do_not_go_are_killed(bench: Bench) -> None:
+    for _ in range(2):  # as many as there are seats
+        bench.put(tasks.linger, "nobody says this", 100.0)
+    bench.put(tasks.mark, "next")
+
+    bench.burst("forked")
+
+    assert bench.ledger.lines == ["lingers", "lingers", "next"]
 
 
 def test_the_next_task_waits_for_the_handler_of_a_forked_one(bench: Bench) -> None:
