@@ -97,8 +97,8 @@ class Orders:
             self.monitor.ladder.stop(held.seat, boards.STOP_CANCELLED, at, held.serial)
             return True
         if self._there(held):  # handed over; perhaps the child has just read it, and begins
-            self.monitor.take_back(self.monitor.seats[held.seat])
-        for waiting in (self.courier.inbox, self.monitor.alone):
+            self.monitor.handing.take_back(self.monitor.seats[held.seat])
+        for waiting in (self.courier.inbox, self.monitor.handing.alone):
             with contextlib.suppress(ValueError):
                 waiting.remove(held)
                 settlement = Settlement(held.claim.ref, "done")

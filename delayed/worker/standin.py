@@ -335,7 +335,7 @@ class StandIn:
                     self.board.free(seat, number)
 
     def end_exclusives(self) -> None:
-        """See :meth:`Monitor.end_exclusives`."""
+        """See :meth:`Minder.end_exclusives`."""
         for seat in range(self.board.seats):
             doubtful = self.board.exclusives(seat)
             if doubtful and self.lives(seat) and not self.ladder.has_killed(seat):

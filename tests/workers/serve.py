@@ -9,7 +9,7 @@ import sys
 from delayed import Queue
 from delayed.logger import setup_logger
 from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, courier, gates, ladder, memory
-from delayed.worker.monitor import Monitor
+from delayed.worker.minding import Minder
 
 # Their lanes are one unless a test asks for more, so that all kinds run as many tasks at once.
 KINDS = {
@@ -22,14 +22,14 @@ KINDS = {
 
 def fail_at(sign: str) -> None:
     """Let the monitor fail as soon as there is this file."""
-    work = Monitor.mind_lost
+    work = Minder.mind_lost
 
-    def fail(self: Monitor, at: float) -> None:
+    def fail(self: Minder, at: float) -> None:
         if os.path.exists(sign):
             raise RuntimeError("told to fail")
         work(self, at)
 
-    Monitor.mind_lost = fail  # type: ignore[method-assign]
+    Minder.mind_lost = fail  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,268 @@
+"""Which claimed task goes to which child, and back if it has not begun there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from delayed import context
+from delayed.message import EXCLUSIVE
+from delayed.worker import board as boards
+from delayed.worker import channel, verdict
+from delayed.worker.channel import TaskFrame
+from delayed.worker.courier import TRUST, Held
+from delayed.worker.process import now
+from delayed.worker.seat import Seat
+from delayed.worker.verdict import Verdict
+
+if TYPE_CHECKING:
+    from delayed.worker.monitor import Monitor
+
+BATCH_TIME = 0.002  # seconds of work to hand over in one packet
+AHEAD = 0.02  # seconds of work to hand to a child ahead of need
+DEPTH_MAX = 192  # tasks to hand to a child ahead of need at most
+QUICKEST = 1e-5  # seconds that a task takes at least, with what it costs to hand it over
+STOCK_TIME = 0.05  # seconds that a store may take for what is held ahead of need
+AWAY_MAX = 256  # tasks for each child that are held beside those, at most, for a store that is far away
+SUSPECTS_MAX = 10_000  # tasks that are remembered because they may have ended their child
+
+
+class Handing:
+    """The handing over of one worker's tasks.
+
+    Attributes:
+        average: seconds that a task takes, moving average.
+        jobs: error handlers for tasks whose child was killed.
+        suspects: (queue, id) of tasks that may have ended their child: with how many others each may share the next.
+        alone: those of them that are to be run apart from the others.
+    """
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.config = monitor.config
+        self.processes = monitor.processes
+        self.lanes = monitor.lanes
+        self.capacity = monitor.capacity
+        self.board = monitor.board
+        self.seats = monitor.seats
+        self.regular = monitor.regular
+        self.courier = monitor.courier
+        self.average = AHEAD
+        self.jobs: deque[TaskFrame] = deque()
+        self.suspects: dict[tuple[str, int], int] = {}
+        self.alone: deque[Held] = deque()
+        self.serial = 0  # of the last handing over
+
+    def hand_out(self, at: float) -> None:
+        """Hand claimed tasks to children."""
+        lanes = self.lanes
+        depth = int(lanes * AHEAD / self.average) if self.average > 0 else DEPTH_MAX
+        depth = max(lanes, min(lanes - 1 + DEPTH_MAX, depth))
+        room = self.capacity if lanes == 1 else self.room()
+        ahead = room
+        if depth > lanes:
+            # ... and as much as they do while the store is asked for more, which may be far away.
+            away = min(int(self.courier.trip * lanes / max(self.average, QUICKEST)), AWAY_MAX)
+            ahead = self.processes * (depth + away) * 2
+            if self.courier.pace > 0:  # what the store can't take back soon is too much for whoever has to stand in
+                ahead = max(room, min(ahead, int(STOCK_TIME / self.courier.pace)))
+        self.courier.aim(ahead, max(room, ahead // 2))
+        inbox = self.courier.inbox
+        while inbox:
+            seat = self.choose_seat(depth)
+            if seat is None:
+                return
+            batch = self.next_batch(at, self.batch_size(seat, depth))
+            if not (batch and self.hand(seat, batch)):
+                return
+
+    def room(self) -> int:
+        """How many tasks can run at once, as things are."""
+        closed = [seat for seat in self.regular if seat.retiring or seat.blocked]
+        inside = sum(len(self.board.activities(seat.index)) for seat in closed)
+        return self.capacity - len(closed) * self.lanes + inside
+
+    def batch_size(self, seat: Seat, depth: int) -> int:
+        """How many tasks to hand to a child in one packet, if they are as quick as those before them."""
+        if self.lanes > 1 or self.config.one_shot or self.average * 2 > BATCH_TIME:
+            return 1
+        fair = len(self.courier.inbox) // self.processes
+        quick = int(BATCH_TIME / max(self.average, BATCH_TIME / channel.BATCH_MAX))
+        return max(1, min(fair, quick, depth - len(seat.tasks), len(seat.slots)))
+
+    def next_batch(self, at: float, most: int) -> list[Held]:
+        """The next tasks that are to be handed to one child, `most` at most."""
+        inbox = self.courier.inbox
+        trust = at - self.config.lease * TRUST
+        batch: list[Held] = []
+        size = 0
+        while inbox and len(batch) < most:
+            held = inbox[0]
+            if held.lost:
+                inbox.popleft()
+                self.courier.forget(held)
+                continue
+            if held.begin_by < at:
+                self.expire(inbox.popleft())
+                continue
+            if self.suspects and (held.claim.queue, held.claim.id) in self.suspects:
+                self.alone.append(inbox.popleft())
+                continue
+            if held.confirmed < trust:
+                self.courier.renew_now()
+                break
+            size += len(held.claim.header) + len(held.claim.payload) + len(held.gift)
+            if batch and size > channel.PACKET_MAX:
+                break
+            batch.append(inbox.popleft())
+        return batch
+
+    def choose_seat(self, depth: int) -> Seat | None:
+        """Where the next task goes: to the child with the least to do."""
+        if self.config.one_shot:
+            running = sum(seat.busy or self.board.busy(seat.index) for seat in self.seats)  # a task, or its handler
+            if running >= self.processes:
+                return None
+            idle = [seat for seat in self.seats if not (seat.busy or seat.orphan or seat.retiring)]
+            idle = [seat for seat in idle if seat.forking or (seat.pid and not self.spent(seat))]
+            return min(idle, key=lambda seat: not seat.pid, default=None)
+        best = None
+        least = depth
+        for seat in self.regular:
+            if len(seat.tasks) < least and seat.open(self.lanes):
+                best, least = seat, len(seat.tasks)
+        return best
+
+    def spent(self, seat: Seat) -> bool:
+        """Whether its child reads nothing more: a one-shot child, once it has begun something."""
+        return self.config.one_shot and self.board.began(seat.index)
+
+    def hand(self, seat: Seat, batch: Sequence[Held]) -> bool:
+        """Hand tasks to a child, in one packet; False if its channel is full: then they are the next ones again."""
+        index, board, tasks = seat.index, self.board, seat.tasks
+        parts: list[bytes] = []
+        for held in batch:
+            _, id, delivery, nonce, attempt, header, payload = held.claim
+            queue, gift = held.queue, held.gift
+            self.serial = serial = self.serial + 1
+            slot = seat.slots.pop()  # the one that was freed last: it may still be in the cache of the CPU
+            held.seat, held.slot, held.serial = index, slot, serial
+            board.hand(index, slot, queue, serial, id, delivery, attempt)
+            if EXCLUSIVE in header and held.claim.is_exclusive:
+                board.note_exclusive(index, slot, serial)
+            tasks[slot] = held
+            parts += channel.pack_task(
+                channel.RUN, slot, queue, serial, id, delivery, attempt, nonce, header, payload, gift
+            )
+        try:
+            channel.send_tasks(seat.mine, parts)
+        except (BlockingIOError, BrokenPipeError) as error:
+            for held in batch:
+                self.withdraw(seat, held)
+            self.courier.inbox.extendleft(reversed(batch))
+            if isinstance(error, BrokenPipeError):
+                self.monitor.ending.cut(seat)
+            else:
+                self.monitor.listen_to(seat, full=True)
+            return False
+        seat.handed_at = now()
+        return True
+
+    def hand_suspects(self, at: float) -> None:
+        """Hand suspects to the child in the spare seat, no more at once than may be; send it away after the last."""
+        seat = self.seats[-1]
+        if not seat.pid or seat.orphan:
+            return
+        while self.alone:
+            held = self.alone[0]
+            if held.lost:
+                self.courier.forget(self.alone.popleft())
+                continue
+            together = min(self.together(each) for each in (held, *seat.tasks.values()))
+            if len(seat.tasks) >= together or not seat.slots:
+                return
+            if held.begin_by < at:
+                self.expire(self.alone.popleft())
+                continue
+            if held.confirmed < at - self.config.lease * TRUST:
+                self.courier.renew_now()
+                return
+            self.alone.popleft()
+            if not self.hand(seat, [held]):
+                return
+        if not seat.busy and not seat.retiring:
+            seat.retiring = True
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                channel.send_task(seat.mine, channel.LEAVE_NOW)
+
+    def together(self, held: Held) -> int:
+        """How many suspects may be in one child with this one, itself included."""
+        return self.suspects.get((held.claim.queue, held.claim.id), 1)
+
+    def suspect(self, held: Held, together: int) -> None:
+        """This task may have ended its child: it is to run apart next time, with no more than so many suspects."""
+        self.suspects[held.claim.queue, held.claim.id] = max(together, 1)
+        if len(self.suspects) > SUSPECTS_MAX:
+            del self.suspects[next(iter(self.suspects))]
+
+    def expire(self, held: Held) -> None:
+        """End a task that may not begin any more, or can't."""
+        found = Verdict(verdict.BLOCKED, text=held.blocked) if held.blocked else Verdict(verdict.EXPIRED)
+        self.monitor.ending.judge(held, found, context.NO_TRANSACTION, handler=True)
+
+    def hand_jobs(self) -> None:
+        """Hand error handlers of killed tasks to idle children."""
+        for seat in self.regular:
+            if seat.handling is not None or len(seat.tasks) >= self.lanes or not seat.open(self.lanes):
+                continue
+            if self.jobs and not self.spent(seat):
+                seat.handling = self.jobs.popleft()
+                try:
+                    channel.send_task(seat.mine, seat.handling)
+                except (BlockingIOError, BrokenPipeError) as error:
+                    self.jobs.appendleft(seat.handling)
+                    seat.handling = None
+                    if isinstance(error, BrokenPipeError):
+                        self.monitor.ending.cut(seat)
+
+    def withdraw(self, seat: Seat, held: Held) -> None:
+        """This task is not in the seat any more, and has not begun."""
+        del seat.tasks[held.slot]
+        self.board.free(seat.index, held.slot)
+        seat.slots.append(held.slot)
+        held.seat = held.slot = -1
+
+    def take_back(self, seat: Seat) -> None:
+        """Take what has not begun out of a seat, to the front of what is to be handed out; what its child has read
+        already is recalled, and follows soon.
+        """
+        back = []
+        for frame in channel.drain(seat.theirs, self.monitor.buffer):
+            if frame.kind == channel.RUN:
+                held = seat.tasks[frame.slot]
+                self.withdraw(seat, held)
+                back.append(held)
+            elif frame.kind == channel.RUN_ERROR_HANDLER:
+                seat.handling = None
+                self.jobs.appendleft(frame)
+        self.courier.inbox.extendleft(reversed(back))
+        last = max((held.serial for held in self.waiting(seat)), default=0)
+        if last > seat.recalled:
+            self.board.recall(seat.index, last)
+            seat.recalled, seat.recalled_at = last, now()
+
+    def waiting(self, seat: Seat) -> list[Held]:
+        """What was handed to a seat, and has not begun."""
+        return [held for slot, held in seat.tasks.items() if self.board.state(seat.index, slot) == boards.HANDED]
+
+    def collect_recalled(self, seat: Seat, at: float) -> None:
+        """Take back what was recalled, and has not begun."""
+        if at < seat.recalled_at + boards.RECALL_DELAY:
+            return
+        begin = self.board.in_lanes(seat.index)
+        back = [held for held in self.waiting(seat) if held.serial <= seat.recalled and held.serial not in begin]
+        for held in back:
+            self.withdraw(seat, held)
+        self.courier.inbox.extendleft(reversed(back))
