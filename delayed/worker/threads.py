@@ -196,7 +196,7 @@ class SharedChild(Child):
         if slots:
             self.report(channel.RETURNED, 0, 0, detail=channel.pack_slots(slots))
 
-    def next_frame_into(self, buffer: bytearray) -> TaskFrame | None:
+    def take_frame(self) -> TaskFrame | None:
         """As :meth:`next_frame`, from any thread."""
         try:
             return self.frames.popleft()  # several come in a packet only if there is one thread
@@ -204,10 +204,10 @@ class SharedChild(Child):
             pass
         try:
             try:
-                frames = channel.receive_tasks(self.sock, buffer, channel.NO_WAIT)
+                frames = channel.receive_tasks(self.sock, channel.NO_WAIT)
             except BlockingIOError:
                 self.report_returned()
-                frames = channel.receive_tasks(self.sock, buffer)
+                frames = channel.receive_tasks(self.sock)
         except OSError:  # a task closed it
             os._exit(channel.CHANNEL_LOST)
         self.frames += frames[1:]
@@ -275,9 +275,8 @@ class ThreadedChild(SharedChild):
     def work(self, lane: ThreadLane) -> None:
         """The life of a thread."""
         lane.settle_in()
-        buffer = bytearray(channel.BUFFER_SIZE)
         while not self.leaving:
-            frame = self.next_frame_into(buffer)
+            frame = self.take_frame()
             if frame is None or frame.kind == channel.LEAVE:
                 self.leaving = True
                 break
