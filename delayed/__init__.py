@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from delayed.task import Task
     from delayed.tracing import trace
     from delayed.unique import Unique
+    from delayed.version import __version__
     from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker
 
 __all__ = [
@@ -127,6 +128,7 @@ __all__ = [
     "Unique",
     "UnknownOption",
     "Unsupported",
+    "__version__",
     "current",
     "delayed",
     "trace",
@@ -152,6 +154,7 @@ _PLACES = {
     "task": ("Task",),
     "tracing": ("trace",),
     "unique": ("Unique",),
+    "version": ("__version__",),
     "worker": ("AsyncWorker", "ForkedWorker", "PreforkedWorker", "ThreadedWorker"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,26 @@ def test_importing_costs_no_driver_and_no_terminal(module: str) -> None:
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert printed.strip() == "[]"
+
+
+def test_all_show_the_same_version() -> None:
+    command = [sys.executable, "-m", "delayed", "--version"]
+
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert shown == f"delayed {delayed.__version__}\n"
+    assert metadata.version("delayed") == delayed.__version__
+
+
+def test_a_worker_looks_up_no_package(tmp_path: Path) -> None:
+    """That takes as long as all other imports of a worker on SQLite."""
+    code = "import sys, delayed.worker.base, delayed.brokers.sqlite; print('importlib.metadata' in sys.modules)"
+    path = str(ROOT)  # and not as it is installed, which may need it to be found
+
+    command = [sys.executable, "-S", "-c", f"import sys; sys.path.append({path!r}); {code}"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+
+    assert printed == "False\n"
 
 
 def test_every_file_that_is_not_python_is_declared_as_package_data() -> None:

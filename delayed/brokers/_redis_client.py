@@ -20,7 +20,6 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -33,6 +32,7 @@ from delayed.brokers import _redis_url as urls
 from delayed.brokers import deadline
 from delayed.brokers._forks import afresh_after_fork
 from delayed.brokers.masked import masked
+from delayed.brokers.scripts import script
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 
 # Redis answers these when it can't serve now, and may later. Up to version 6.2 they stand inside the text of a script's
@@ -65,12 +65,10 @@ class Script:
     """One Lua script: its source with the names of its keys, and what EVALSHA calls it."""
 
     def __init__(self, name: str) -> None:
-        folder = files("delayed.brokers") / "lua"
-        body = (folder / f"{name}.lua").read_text("utf-8")
+        body = script(f"lua/{name}.lua")
         self.keys = re.findall(r"^-- KEYS\[\d+\] -> (\w+)", body, re.MULTILINE)
         heads = "\n".join(f"local {key} = KEYS[{place}]" for place, key in enumerate(self.keys, 1))
-        common = (folder / "common.lua").read_text("utf-8")
-        self.source = f"{heads}\n{_needed(common, body)}".encode()
+        self.source = f"{heads}\n{_needed(script('lua/common.lua'), body)}".encode()
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 

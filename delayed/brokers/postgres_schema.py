@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import re
 from typing import Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
+from delayed.brokers.scripts import script
 from delayed.errors import BrokerError, ConfigError
 
 VERSION = 5  # the number of the last step
@@ -127,4 +127,4 @@ def quoted(name: str) -> str:
 
 
 def _step(number: int) -> str:
-    return (importlib.resources.files("delayed.brokers") / "sql" / f"postgres_{number}.sql").read_text("utf-8")
+    return script(f"sql/postgres_{number}.sql")

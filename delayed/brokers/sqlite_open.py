@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 
+from delayed.brokers.scripts import script
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 
 SCHEMA_STEPS = ("sqlite_schema.sql", "sqlite_2.sql", "sqlite_3.sql", "sqlite_4.sql", "sqlite_5.sql")
@@ -156,8 +156,7 @@ def _meta(db: sqlite3.Connection) -> tuple[int, str, int] | None:
 
 def _schema(version: int) -> list[str]:
     """What brings tables of `version` (0: none yet) up to date."""
-    folder = importlib.resources.files("delayed.brokers").joinpath("sql")
-    text = "\n".join(folder.joinpath(name).read_text("utf-8") for name in SCHEMA_STEPS[version:])
+    text = "\n".join(script(f"sql/{name}") for name in SCHEMA_STEPS[version:])
     code = "\n".join(line.partition("--")[0] for line in text.splitlines())
     return [statement for statement in code.split(";") if statement.strip()]
 

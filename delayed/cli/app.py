@@ -8,11 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 
 import click
 
 from delayed.errors import BrokerUnavailable, ConfigError, DelayedError
+from delayed.version import __version__
 
 OK, FAILED, USAGE = 0, 1, 2  # exit codes
 INTERRUPTED = 128 + signal.SIGINT
@@ -57,7 +57,7 @@ Examples:
   delayed status --watch            look on
 """,
 )
-@click.version_option(version("delayed"), "--version", message="delayed %(version)s")
+@click.version_option(__version__, "--version", message="delayed %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Run Python functions later, in processes that can be killed.

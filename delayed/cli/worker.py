@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import click
@@ -20,6 +19,7 @@ from delayed.errors import ConfigError
 from delayed.logger import logger
 from delayed.queue import Queue
 from delayed.supervisor import Supervisor
+from delayed.version import __version__
 from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, Worker
 
 WORKERS: dict[str, type[Worker]] = {
@@ -249,7 +249,7 @@ def worker(
         raise ConfigError(f"{broker!r} lives in one process only; a worker needs a store such as {DEFAULT_URL}")
     warnings = reach(broker)
     # The worker itself says next what it serves, and where.
-    logger.info("delayed %s on Python %s, pid %d", version("delayed"), platform.python_version(), os.getpid())
+    logger.info("delayed %s on Python %s, pid %d", __version__, platform.python_version(), os.getpid())
     for warning in warnings:
         logger.warning("%s", warning)
     worker = WORKERS[mode](

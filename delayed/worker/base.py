@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import secrets
 import signal
@@ -23,6 +22,7 @@ from delayed.functions import path_of, resolve
 from delayed.logger import JsonFormatter, logger, setup_logger
 from delayed.scheduler import Scheduler
 from delayed.sizes import size_of
+from delayed.version import __version__
 from delayed.worker import memory, process
 from delayed.worker.config import Config
 from delayed.worker.courier import Courier, Held
@@ -357,7 +357,7 @@ class Worker:
             "lanes": self.lanes,
             "queues": config.queues,
             "started": round(time.time(), 3),
-            "version": importlib.metadata.version("delayed"),
+            "version": __version__,
         }
         gauge = memory.worker_gauge(self.worker_memory, process.now())
         return Monitor(config, self.processes, self.shutdown_timeout, make_courier, about, gauge)

@@ -51,6 +51,7 @@ class Row:
         seconds: how long harm is done, so that workers have the time to do their work in between.
         settings: what else of the :class:`Plan` is its own.
         scenarios: by name, instead of chaos.
+        tasks: how many of a scenario, about; 0: as many as it has by itself.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Row:
     seconds: float = 60.0
     settings: dict[str, Any] = field(default_factory=dict)
     scenarios: tuple[str, ...] = ()
+    tasks: int = 0
 
     def plan(self, store: str, kind: str, seed: int, size: Size) -> Plan:
         """What is to happen in a trial of it."""
@@ -134,6 +136,7 @@ WORDS = {
     "S1": "the disk is full, and then has no block left",
     "S2": "somebody reads for long while sixteen processes write",
 }  # what is done in a row of scenarios
+TASKS = {"N2": 10_000}  # of those that are to show more than their short form does
 
 
 def scenario_rows() -> list[Row]:
@@ -143,7 +146,7 @@ def scenario_rows() -> list[Row]:
         here = {name: scenario for name, scenario in SCENARIOS.items() if scenario.id == id}
         stores = tuple(store for store in STORES if any(store in scenario.stores for scenario in here.values()))
         words = WORDS.get(id) or ", ".join(name.replace("_", " ") for name in here)
-        rows.append(Row(id, words, ("preforked",), stores, scenarios=tuple(here)))
+        rows.append(Row(id, words, ("preforked",), stores, scenarios=tuple(here), tasks=TASKS.get(id, 0)))
     return rows
 
 

@@ -189,6 +189,7 @@ def _play(trial: Trial, folder: Path, result: Result) -> None:
         logs.mkdir()
         one = Result(trial.row, trial.store, trial.kind, trial.seed)
         with staged(scenario, trial.store, logs, trial.kind, scenario.lease, trial.seed) as scene:
+            scene.tasks = ROWS[trial.row].tasks or scene.tasks
             result.faults[name] = play(scene, scenario)
             one.take(scene.arena.judge(slack=8.0))
         result.tasks += one.tasks
