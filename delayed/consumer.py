@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
+import random
 import socket
 import threading
 import time
@@ -37,7 +37,7 @@ class Consumer:
         self._queue = queue
         self._codec = codec
         self._slack = slack
-        self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+        self._worker = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(8).hex()}"
         self._lock = threading.Lock()  # claims are numbered, so one is under way at a time
         self._seq = 0
         self._refs: dict[int, Ref] = {}
@@ -49,7 +49,7 @@ class Consumer:
         while True:
             with self._lock:
                 self._seq += 1
-                nonce = secrets.randbits(63)
+                nonce = random.SystemRandom().getrandbits(63)
                 claims = self._broker.claim([self._queue], self._worker, self._seq, nonce, 1, LEASE)
             for claim in claims:
                 task = self._opened(claim)

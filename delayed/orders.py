@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ class Order:
         self.broker = broker
         self.worker = worker
         self.queue = queue
-        self.what: dict[str, Any] = {"id": secrets.token_hex(8), "do": do}
+        self.what: dict[str, Any] = {"id": os.urandom(8).hex(), "do": do}
         if task is not None:
             self.what |= {"task": task, "queue": queue}
         self._ask_at = 0.0

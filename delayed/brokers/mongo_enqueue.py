@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import secrets
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -120,7 +120,7 @@ def milliseconds(delay: float) -> int:
 
 def enqueue(tasks: Collection[Document], queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
     """Store all messages or none, unless this session has sent them before."""
-    batch = "p/" + secrets.token_hex(12)
+    batch = "p/" + os.urandom(12).hex()
     rows = documents(queue, messages)
     take_turns(tasks, queue, rows)
     for row in rows:

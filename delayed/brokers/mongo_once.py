@@ -30,8 +30,8 @@ looks again after a pause that grows. A first attempt that arrives after its res
 from __future__ import annotations
 
 import contextlib
+import os
 import random
-import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def enqueue_once(name: str, tasks: Tasks, queue: str, message: Message, once: On
         name: the store's, for errors.
     """
     (row,) = documents(queue, [message])
-    row |= {"s": "p/" + secrets.token_hex(12), "at": EPOCH, "t": session, "c": seq, "u": _name(queue, once)}
+    row |= {"s": "p/" + os.urandom(12).hex(), "at": EPOCH, "t": session, "c": seq, "u": _name(queue, once)}
     holder, beaten = _contend(name, tasks, queue, row, message, once)
     if beaten:
         with contextlib.suppress(PyMongoError):  # then a sweeper does
@@ -130,7 +130,7 @@ def join_once(tasks: Tasks, queue: str, message: Message, once: Once, session: C
     state, is_held = _holder(tasks, held, session)
     if held is not None and is_held and not once.replace:
         return int(held["holder"])
-    change = _document("p/" + secrets.token_hex(12), queue, message, once, None, held, state)
+    change = _document("p/" + os.urandom(12).hex(), queue, message, once, None, held, state)
     tasks.update_one({"_id": change["_id"]}, _replacement(change), upsert=True, session=session)
     if "was" in change:
         tasks.delete_one(_waiting(queue, change["was"]), session=session)

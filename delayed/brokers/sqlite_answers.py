@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import sqlite3
 import time
@@ -77,7 +76,7 @@ class SQLiteListener(Listener):
     """
 
     def __init__(self, folder: str, number: int) -> None:
-        name = f"{_start(number)}{secrets.token_hex(8)}"
+        name = f"{_start(number)}{os.urandom(8).hex()}"
         self._path = os.path.join(folder, name)
         self._fifo = -1
         self._closed = False

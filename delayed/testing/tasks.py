@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import secrets
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,10 +70,10 @@ class Tasks:
     def __init__(self) -> None:
         self.inline = False
         self.runs: list[Run] = []
-        self.broker = _Broker(self, f"memory://testing-{secrets.token_hex(8)}")
+        self.broker = _Broker(self, f"memory://testing-{os.urandom(8).hex()}")
         self._queues: dict[str, Queue] = {}
         self._producers: dict[str, Producer] = {}
-        self._worker = secrets.token_hex(8)
+        self._worker = os.urandom(8).hex()
         self._gates = Gates(self.broker)
         self._claims = 0
         self._running = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -238,7 +237,7 @@ class Worker:
             if self._monitor is not None:
                 raise ConfigError("this worker runs already")
             # Unique per start: a newcomer with the old host name and pid must not keep a dead worker's claims alive.
-            self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+            self.id = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(8).hex()}"
             stack = contextlib.ExitStack()
             monitor = self._monitor = self._make_monitor(self.presence, stack.enter_context(self.broker.alive(self.id)))
         if self._stop_early:

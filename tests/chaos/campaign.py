@@ -9,13 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
+from types import FrameType
 
 from tests.chaos.points import write
 from tests.chaos.proof import MARKS, tables
@@ -95,7 +99,7 @@ def _try(trials: Sequence[Trial], size: Size, options: argparse.Namespace) -> in
     until = time.monotonic() + options.minutes * 60
     failed = 0
     # A process for each trial: none shall be late because another one's logs are being read.
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),)) as pool:
         for done in as_completed([pool.submit(_run, trial, size, until) for trial in trials]):
             result = done.result()
             if result is None:
@@ -108,6 +112,21 @@ def _try(trials: Sequence[Trial], size: Size, options: argparse.Namespace) -> in
                 with open(options.record, "a") as file:
                     file.write(json.dumps(asdict(result)) + "\n")
     return failed
+
+
+def _end_with(parent: int) -> None:
+    """Let this process put away what it has started, and end, when the one that started it is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit("the campaign was ended")
+
+    signal.signal(signal.SIGTERM, leave)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run(trial: Trial, size: Size, until: float) -> Result | None:

@@ -107,10 +107,9 @@ class Bench:
         self.queue.broker.close()
 
 
-# What a worker does hardly depends on the store: on SQLite everything is run, on the servers what depends on them, with
-# those kinds of workers that differ in how they talk to them.
-BY_STORE = {"test_running", "test_deaths_of_guardians", "test_outages", "test_transactions"}
-BY_STORE_ONCE = {"test_after", "test_limiting", "test_orders", "test_control"}
+# What a worker does hardly depends on the store: on SQLite everything is run, on the servers what depends on them ...
+BY_STORE = {"test_deaths_of_guardians", "test_outages", "test_transactions"}
+ON_REDIS = {"test_after", "test_control", "test_limiting", "test_orders", "test_running"}
 # ... and what is much the same in all kinds of children runs in one that takes one task at a time, and in one that is
 # shared.
 TWO_MODES = {
@@ -150,9 +149,7 @@ def _left_out(item: pytest.Item) -> bool:
     mode = callspec.params.get("mode", "preforked")
     if store not in URLS:
         return item.path.stem in TWO_MODES and mode not in ("preforked", TWO_MODES[item.path.stem])
-    modules = BY_STORE | BY_STORE_ONCE if store == "redis" else BY_STORE
-    modes = ("forked", "preforked") if store == "redis" and item.path.stem in BY_STORE else ("preforked",)
-    return mode not in modes or item.path.stem not in modules
+    return mode != "preforked" or item.path.stem not in (BY_STORE | ON_REDIS if store == "redis" else BY_STORE)
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres", "mongodb"])
