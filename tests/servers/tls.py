@@ -24,6 +24,19 @@ PATIENCE = 5.0  # seconds for the other side
 POSTGRES_ASKS = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"  # SSLRequest
 
 
+KEY_USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
+
 class Authority:
     """A certificate authority.
 
@@ -69,7 +82,10 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        if address is not None:
+        if address is None:  # from Python 3.13 on an authority has to say that it is one
+            signs = {name: name in ("key_cert_sign", "crl_sign") for name in KEY_USAGES}
+            builder = builder.add_extension(x509.KeyUsage(**signs), critical=True)
+        else:
             names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
             builder = builder.add_extension(names, critical=False)
         return builder.sign(self._key, hashes.SHA256())
