@@ -148,11 +148,12 @@ def verdict(data: bytes) -> bool:
     return True
 
 
-FRAMES: dict[str, Callable[[socket.socket], Any]] = {
-    "task": lambda sock: channel.receive_tasks(sock, channel.NO_WAIT),
-    "report": channel.receive_report,
-    "control": channel.receive_control,
+FRAMES: dict[str, Callable[[socket.socket, bytearray], Any]] = {
+    "task": lambda sock, buffer: channel.receive_tasks(sock, buffer, channel.NO_WAIT),
+    "report": lambda sock, buffer: channel.receive_report(sock, buffer),
+    "control": lambda sock, buffer: channel.receive_control(sock),
 }
+BUFFER = bytearray(channel.BUFFER_SIZE)
 
 
 def frame(kind: str, data: bytes) -> bool:
@@ -162,14 +163,14 @@ def frame(kind: str, data: bytes) -> bool:
         theirs.send(data)
         channel.send_report(theirs, channel.HANDLED, 1, 2)
         try:
-            found = FRAMES[kind](mine)
+            found = FRAMES[kind](mine, BUFFER)
         except (channel.BadFrame, OSError) as error:
             assert not isinstance(error, BlockingIOError)
             found = None
         if kind == "report" and found is not None and found[0] == channel.RETURNED:
             with contextlib.suppress(channel.BadFrame):
                 assert all(0 <= slot < 2**16 for slot in channel.unpack_slots(found[4]))
-        assert channel.receive_report(mine) == (channel.HANDLED, 0, 1, 2, b"")
+        assert channel.receive_report(mine, BUFFER) == (channel.HANDLED, 0, 1, 2, b"")
     return bool(found)
 
 

@@ -15,6 +15,7 @@ should be travels in an anonymous file whose descriptor the packet carries.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import select
 import socket
@@ -45,7 +46,7 @@ _CONTROL = Struct("<Bxhii")  # kind, seat (-1: none), pid, value
 _EXIT = Struct("<dddq")
 HEAD_SIZE = _TASK.size
 BATCH_MAX = 32  # tasks in a packet
-PACKET_SIZE = PACKET_MAX + BATCH_MAX * HEAD_SIZE
+BUFFER_SIZE = PACKET_MAX + BATCH_MAX * HEAD_SIZE
 _FD_SPACE = socket.CMSG_SPACE(4)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)  # the enum takes longer to add up than the kernel to receive
 NO_WAIT = int(socket.MSG_DONTWAIT)
@@ -119,17 +120,23 @@ def send_tasks(sock: socket.socket, parts: Sequence[bytes]) -> None:
         os.close(fd)
 
 
-def receive_tasks(sock: socket.socket, flags: int = 0) -> list[TaskFrame]:
+def receive_tasks(sock: socket.socket, buffer: bytearray | mmap.mmap, flags: int = 0) -> list[TaskFrame]:
     """Receive a packet of tasks; none at end of file.
+
+    Args:
+        buffer: room for a packet, at least ``BUFFER_SIZE`` bytes.
 
     Raises:
         BlockingIOError: When there is none (with MSG_DONTWAIT).
         BadFrame: When it is none.
         OSError: When a large task's descriptor can't be received, or the channel is of no use any more.
     """
-    data, ancillary, _, _ = sock.recvmsg(PACKET_SIZE, _FD_SPACE, flags | _CLOEXEC)
+    size, ancillary, _, _ = sock.recvmsg_into((buffer,), _FD_SPACE, flags | _CLOEXEC)
     frames: list[TaskFrame] = []
-    at, size = 0, len(data)
+    if not size:
+        return frames
+    data = bytes(memoryview(buffer)[:size])
+    at = 0
     while at < size:
         if size - at < HEAD_SIZE:
             raise BadFrame(f"a packet has {size - at} bytes where a task should begin")
@@ -155,12 +162,12 @@ def receive_tasks(sock: socket.socket, flags: int = 0) -> list[TaskFrame]:
     return frames
 
 
-def drain(sock: socket.socket) -> list[TaskFrame]:
+def drain(sock: socket.socket, buffer: bytearray) -> list[TaskFrame]:
     """Take every task out of a channel that its child has not read, by reading the child's end."""
     frames: list[TaskFrame] = []
     while True:
         try:
-            packet = receive_tasks(sock, NO_WAIT)
+            packet = receive_tasks(sock, buffer, NO_WAIT)
         except BlockingIOError:
             return frames
         if not packet:
@@ -173,25 +180,25 @@ def send_report(sock: socket.socket, kind: int, slot: int, serial: int, code: in
     sock.send(_REPORT.pack(kind, code, slot, len(detail), serial) + detail)
 
 
-def receive_report(sock: socket.socket) -> tuple[int, int, int, int, bytes] | None:
+def receive_report(sock: socket.socket, buffer: bytearray) -> tuple[int, int, int, int, bytes] | None:
     """(kind, code, slot, serial, detail) of the next report, None if there is none.
 
     Raises:
         BadFrame: When the next packet is none, or of another kind than this version knows.
     """
     try:
-        data = sock.recv(PACKET_SIZE, NO_WAIT)
+        size = sock.recv_into(buffer, 0, NO_WAIT)
     except BlockingIOError:
         return None
-    if not data:
+    if not size:
         return None
-    size, head = len(data), _REPORT.size
-    if size < head or not OUTCOME <= data[0] <= STOP:
+    if size < _REPORT.size or not OUTCOME <= buffer[0] <= STOP:
         raise BadFrame(f"a packet of {size} bytes is no report")
-    kind, code, slot, length, serial = _REPORT.unpack_from(data)
+    kind, code, slot, length, serial = _REPORT.unpack_from(buffer)
+    head = _REPORT.size
     if head + length != size:
         raise BadFrame(f"a report has {size} bytes, and says that it has {head + length}")
-    return kind, code, slot, serial, data[head:]
+    return kind, code, slot, serial, bytes(memoryview(buffer)[head : head + length]) if length else b""
 
 
 def pack_slots(slots: list[int]) -> bytes:

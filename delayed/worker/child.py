@@ -89,6 +89,7 @@ class Child:
         self.unreported = 0  # tasks that have returned, as the board says, and that the monitor was not told of
         self.report_by = 0.0
         self.codecs = [Codec.from_spec(spec) for spec in config.codecs]
+        self.buffer = bytearray(channel.BUFFER_SIZE)
         self.frames: deque[TaskFrame] = deque()  # read, and not begun
         self.channel_inode = os.fstat(sock.fileno()).st_ino
         self.baseline = 0
@@ -158,7 +159,7 @@ class Child:
             return frames.popleft()
         if self.unreported:
             try:
-                frames += channel.receive_tasks(self.sock, channel.NO_WAIT)
+                frames += channel.receive_tasks(self.sock, self.buffer, channel.NO_WAIT)
             except BlockingIOError:
                 self.report_returned()
             else:
@@ -166,7 +167,7 @@ class Child:
         if self.hooks is not None and self.hooks.mind_idleness:
             frames += self.hooks.next_frames()
         else:
-            frames += channel.receive_tasks(self.sock)
+            frames += channel.receive_tasks(self.sock, self.buffer)
         return frames.popleft() if frames else None
 
     def returned(self, slot: int, serial: int, code: int, at: float) -> None:
@@ -293,13 +294,14 @@ def rehearse(config: Config) -> None:
         message = Message(id=1, func=f"{__name__}:nothing", payload=codec.encode((), {}), timeout=1.0)
         message = codec.seal(message)
         frame = TaskFrame(channel.RUN, 0, 0, 1, 1, 1, 1, 1, message.header(), message.payload)
+        buffer = bytearray(channel.BUFFER_SIZE)
         for _ in range(REHEARSALS):
             channel.send_task(mine, frame)
             received = child.next_frame()
             assert received is not None
             child.lane.run(received)
             child.report(channel.OUTCOME, 0, 1)
-            while channel.receive_report(mine):
+            while channel.receive_report(mine, buffer):
                 pass
         board.close()
     os.close(file)

@@ -48,7 +48,7 @@ class Ending:
     def read_reports(self, seat: Seat) -> None:
         for _ in range(REPORTS_MAX):
             try:
-                report = channel.receive_report(seat.mine)
+                report = channel.receive_report(seat.mine, self.monitor.buffer)
             except channel.BadFrame as error:
                 self.garbled(seat, error)
                 continue

@@ -239,7 +239,7 @@ class Handing:
         already is recalled, and follows soon.
         """
         back = []
-        for frame in channel.drain(seat.theirs):
+        for frame in channel.drain(seat.theirs, self.monitor.buffer):
             if frame.kind == channel.RUN:
                 held = seat.tasks[frame.slot]
                 self.withdraw(seat, held)

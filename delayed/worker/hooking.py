@@ -197,7 +197,7 @@ class Hooking:
         while not child.leaving:
             if poll.poll(max(0.0, at - process.now()) * 1000):
                 with contextlib.suppress(BlockingIOError):  # the monitor may have taken it back
-                    return channel.receive_tasks(child.sock, channel.NO_WAIT)
+                    return channel.receive_tasks(child.sock, child.buffer, channel.NO_WAIT)
             elif process.now() >= at:
                 self.call_alone("idle", process.now() - since)
                 at = process.now() + every

@@ -457,7 +457,7 @@ class AsyncChild(SharedChild):
         while self.idle and not self.leaving:
             if not self.frames:
                 try:
-                    self.frames += channel.receive_tasks(self.sock, channel.NO_WAIT)
+                    self.frames += channel.receive_tasks(self.sock, self.buffer, channel.NO_WAIT)
                 except BlockingIOError:
                     return
                 except OSError:  # a task closed it

@@ -110,6 +110,7 @@ class Monitor:
         self.ending = Ending(self)
         self.minder = Minder(self, gauge)
         self.orders = Orders(self)
+        self.buffer = bytearray(channel.BUFFER_SIZE)
         self.by_fd: dict[int, Seat] = {}
         self.reaps_orphans = False
         self.stopping = False

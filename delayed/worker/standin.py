@@ -60,6 +60,7 @@ class StandIn:
         self.board = server.board
         self.keeper = Keeper(self.board, Spool(self.config.spool, self.board.slots))
         self.answers: list[tuple[str, int, Answer]] = []  # of tasks that have ended their claims themselves
+        self.buffer = bytearray(channel.BUFFER_SIZE)
         stacks = [stack for _, _, stack in self.config.seats]
         self.ladder = Ladder(self.board, stacks, self.config.kill_timeout, self.signal, shared=self.config.shared)
         self.watch = Watch(self.board, self.config, self.ladder, self.signal, self.claim_in)
@@ -165,7 +166,7 @@ class StandIn:
         for seat, (monitor_end, child_end) in enumerate(self.server.channels):
             monitor_end.setblocking(False)
             handlers = []
-            for frame in channel.drain(child_end):
+            for frame in channel.drain(child_end, self.buffer):
                 if frame.kind == channel.RUN:
                     self.board.free(seat, frame.slot)
                 elif frame.kind == channel.RUN_ERROR_HANDLER:
@@ -269,7 +270,7 @@ class StandIn:
         for monitor_end, _ in self.server.channels:
             for _ in range(REPORTS_MAX):
                 try:
-                    report = channel.receive_report(monitor_end)
+                    report = channel.receive_report(monitor_end, self.buffer)
                 except channel.BadFrame:  # a task wrote it; the board knows better
                     continue
                 if report is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import ctypes
+import mmap
 import os
 import socket
 import sys
@@ -196,7 +197,7 @@ class SharedChild(Child):
         if slots:
             self.report(channel.RETURNED, 0, 0, detail=channel.pack_slots(slots))
 
-    def take_frame(self) -> TaskFrame | None:
+    def next_frame_into(self, buffer: mmap.mmap) -> TaskFrame | None:
         """As :meth:`next_frame`, from any thread."""
         try:
             return self.frames.popleft()  # several come in a packet only if there is one thread
@@ -204,10 +205,10 @@ class SharedChild(Child):
             pass
         try:
             try:
-                frames = channel.receive_tasks(self.sock, channel.NO_WAIT)
+                frames = channel.receive_tasks(self.sock, buffer, channel.NO_WAIT)
             except BlockingIOError:
                 self.report_returned()
-                frames = channel.receive_tasks(self.sock)
+                frames = channel.receive_tasks(self.sock, buffer)
         except OSError:  # a task closed it
             os._exit(channel.CHANNEL_LOST)
         self.frames += frames[1:]
@@ -275,8 +276,9 @@ class ThreadedChild(SharedChild):
     def work(self, lane: ThreadLane) -> None:
         """The life of a thread."""
         lane.settle_in()
+        buffer = mmap.mmap(-1, channel.BUFFER_SIZE)  # what is not used takes no memory, and there may be many threads
         while not self.leaving:
-            frame = self.take_frame()
+            frame = self.next_frame_into(buffer)
             if frame is None or frame.kind == channel.LEAVE:
                 self.leaving = True
                 break
