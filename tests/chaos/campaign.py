@@ -26,6 +26,7 @@ from tests.chaos.proof import MARKS, tables
 from tests.chaos.rows import ROWS, Size
 from tests.chaos.trials import Result, Trial, run
 
+TIDYING = 10.0  # seconds
 TRIALS = [Trial(row.id, store, kind) for row in ROWS.values() for kind in row.kinds for store in row.stores]
 
 
@@ -121,6 +122,8 @@ def _end_with(parent: int) -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(TIDYING)
+        os._exit(1)  # it waits for another trial
 
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit("the campaign was ended")
