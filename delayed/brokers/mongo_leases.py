@@ -39,7 +39,7 @@ def renew(leases: Collection[Document], refs: Sequence[Ref], lease: float) -> se
     """Renew the leases of these claims; those of them that no sweeper was quicker with."""
     names = {name_of(ref): ref for ref in refs}
     renewal: list[Document] = [{"$set": {"end": {"$add": ["$$NOW", round(lease * 1000)]}}}]
-    # All at once, where one by one takes the store hundreds of times as long. Most have been renewed before.
+    # All at once, which takes half as long as one by one. Most have been renewed before.
     done = leases.update_many({"_id": {"$in": list(names)}, "swept": {"$ne": True}}, renewal)
     if done.matched_count == len(names):
         return set(refs)

@@ -276,7 +276,8 @@ class ThreadedChild(SharedChild):
     def work(self, lane: ThreadLane) -> None:
         """The life of a thread."""
         lane.settle_in()
-        buffer = mmap.mmap(-1, channel.BUFFER_SIZE)  # what is not used takes no memory, and there may be many threads
+        # What of it is not used takes no memory, and there may be many threads. Private: a task may fork.
+        buffer = mmap.mmap(-1, channel.BUFFER_SIZE, mmap.MAP_PRIVATE)
         while not self.leaving:
             frame = self.next_frame_into(buffer)
             if frame is None or frame.kind == channel.LEAVE:
