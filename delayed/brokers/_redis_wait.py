@@ -50,8 +50,8 @@ class Line:
         self.result = None
         self._followed = bool(script)
         with self._client.errors():
-            # 0 would be for ever
-            wait = self._connection.pack_command("BLPOP", *keys, f"{max(timeout, 0.001):.3f}")
+            # 0 is for ever, and in Redis 6.2 0.001, which it rounds down, too
+            wait = self._connection.pack_command("BLPOP", *keys, f"{max(timeout, 0.002):.3f}")
             self._connection.send_packed_command([*wait, script] if script else wait)
         self.busy = True
 

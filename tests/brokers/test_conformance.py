@@ -671,6 +671,15 @@ def test_a_wait_ends_when_its_time_is_up(bench: Bench) -> None:
     assert 0.25 <= ended_after(thread, ended, start) < 2.0
 
 
+@pytest.mark.parametrize("timeout", [0.0, 0.0001, 0.0015, 0.0019, 0.0025])
+def test_a_wait_for_hardly_any_time_ends_too(bench: Bench, timeout: float) -> None:
+    """Redis 6.2 takes a timeout of 0.001 s for one of 0: for ever. Some time of each of these is gone when it is sent."""
+    bench.broker.wait([bench.queue], timeout)
+    start = time.monotonic()
+    bench.broker.wait([bench.queue], timeout)
+    assert time.monotonic() - start < 1.0
+
+
 def test_a_wait_ends_at_once_when_something_is_there(bench: Bench) -> None:
     bench.put()
     start = time.monotonic()
