@@ -278,6 +278,11 @@ class Arena:
             more = descriptors(pid) - before
             if born == born_at(pid) and more > DESCRIPTORS:
                 self.note("leak", words=f"guardian {pid} has {more} more descriptors than at the beginning")
+        deadline = time.monotonic() + LEFT_PATIENCE
+        while (dead := self._zombies()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for pid in dead:
+            self.note("leak", words=f"process {pid} has died, and nobody looks after it")
         for house in self.houses:
             send(house.pid, signal.SIGTERM)
         deadline = time.monotonic() + LEAVE_PATIENCE
@@ -292,6 +297,15 @@ class Arena:
             self.note("leak", words=f"process {pid} ({state_of(pid)}) lives on: {command}")
         for entry in self._judge.broker.peek(self.name, "dead", 1000):
             self.note("dead", id=entry.message.id, reason=entry.reason[:200])
+
+    def _zombies(self) -> list[int]:
+        return [
+            pid
+            for house in self.houses
+            if house.poll() is None
+            for pid in below(house.pid)
+            if pid != house.pid and state_of(pid) == "Z"
+        ]
 
     def judge(self, slack: float = 5.0) -> Verdict:
         """The verdict, on what the logs say.

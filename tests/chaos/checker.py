@@ -1,14 +1,17 @@
 """The verdicts: what the three logs of :mod:`tests.chaos.history` prove against the library. It reads nothing else.
 
 =============  =======================================================================================================
-lost           ``.delay()`` returned, and the task neither returned in any run nor used up its retries
+lost           ``.delay()`` returned, and the task neither returned in any run nor used up its retries; a dead letter
+               that has not is one too
 ghost          a run of a task that ``.delay()`` said it had refused, that nobody asked for, or that was cancelled
 twin           two tasks for one call
 rerun          another run of a task that nothing explains: the one before returned, or still could have
+repeated       runs that follow one that had returned just before both of its guardians died, more than of chance
 overlap        a sign of life of a run after the next one of the same task had begun
 unfenced       the store took something from a run after the next one had begun
 effects_lost   a task has ended, or knows that it has committed, and what it wrote in its transaction is not there
 effects_dup    what a task wrote in its transaction is there more than once
+orphan         a run went on for longer than the bound after both of its guardians had died
 stuck          when nobody did any harm any more, the queue did not become empty in time
 leak           something was left over: a process, a descriptor, a row
 recovery       longer than the bound from a death to the next run, when nothing else happened meanwhile
@@ -30,6 +33,8 @@ from tests.chaos.records import Record
 
 # What is raised in a run that has to go although its time is not up; the last one in a coroutine.
 STOPS = ("TaskLost", "TaskStopped", "CancelledError")
+GUARDIANS = ("monitor", "forkserver")
+CHANCE = 3  # kills that may hit a run that has just returned, in however few
 GIVING_UP = 1.0  # seconds that a run may go on after its worker can know again that its claim was lost
 
 
@@ -44,6 +49,8 @@ class Bounds:
         child: from the death of a child to the next run of its task.
         worker: from the death of both guardians to the next run of what they had.
         dead_air: how long no task begins although there are some, and room for them.
+        orphan: how long a run may go on after the deaths of both its guardians.
+        repeated: of a hundred kills of guardians, how many may hit a run that has returned, and of which nobody knows.
     """
 
     lease: float = 15.0
@@ -52,6 +59,8 @@ class Bounds:
     child: float = 1.0
     worker: float = 18.0
     dead_air: float = 30.0
+    orphan: float = 1.0
+    repeated: float = 5.0
 
 
 @dataclass
@@ -64,6 +73,7 @@ class Verdict:
         repeated: those of them that follow a run that had returned.
         recovery: seconds from each death to the next run, by who died.
         dead_air: the longest time in which nothing began, seconds.
+        outlived: the longest time by which a run outlived both its guardians, seconds.
         figures: what a scenario measured, in words.
     """
 
@@ -74,6 +84,7 @@ class Verdict:
     repeated: int = 0
     recovery: dict[str, list[float]] = field(default_factory=dict)
     dead_air: float = 0.0
+    outlived: float = 0.0
     figures: list[str] = field(default_factory=list)
 
     @property
@@ -101,8 +112,10 @@ class Checker:
         self.bounds = bounds
         self.explained: Counter[str] = Counter()
         self.repeated = 0
+        self.unlucky: list[str] = []  # those of them whose outcome nothing kept from the store but the time
         self.recoveries: dict[str, list[float]] = defaultdict(list)
         self.longest_air = 0.0
+        self.outlived = 0.0
 
     def verdict(self) -> Verdict:
         columns: dict[str, Callable[[], list[str]]] = {
@@ -110,10 +123,12 @@ class Checker:
             "ghost": self.ghost,
             "twin": self.twin,
             "rerun": self.rerun,
+            "repeated": self.too_many_repeated,  # after rerun(), which counts
             "overlap": self.overlap,
             "unfenced": self.unfenced,
             "effects_lost": self.effects_lost,
             "effects_dup": self.effects_dup,
+            "orphan": self.orphan,
             "stuck": self.stuck,
             "leak": self.leak,
             "recovery": self.recovery,  # after rerun(), which measures
@@ -130,17 +145,21 @@ class Checker:
             self.repeated,
             dict(self.recoveries),
             self.longest_air,
+            self.outlived,
             [_figure(record) for record in history.having("figure")],
         )
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
     def lost(self) -> list[str]:
-        dead = {record["id"] for record in self.history.having("dead")}
+        dead = {record["id"]: f"; a dead letter: {record['reason']}" for record in self.history.having("dead")}
         return [
             f"intent {intent.number} ({intent.kind}): .delay() returned, and {_runs(intent)}"
+            + "".join(dead.get(id, "") for id in intent.ids)
             for intent in self.history.intents.values()
-            if intent.stored is not None and not self._has_ended(intent) and not dead & intent.ids
+            if intent.stored is not None
+            and not self._has_ended(intent)
+            and not (dead.keys() & intent.ids and intent.runs and intent.runs[-1].attempt > intent.retry)
         ]
 
     def _has_ended(self, intent: Intent) -> bool:
@@ -185,10 +204,16 @@ class Checker:
                 if why:
                     self.explained[why] += 1
                     self.repeated += before.returned
+                    if before.returned and self._settled(before) <= before.sign + self.bounds.flush:
+                        self.unlucky.append(f"intent {intent.number}: {run} follows {before}, which had returned")
                 else:
                     how = "returned" if before.returned else f"raised {before.error}" if before.error else "was alive"
                     found.append(f"intent {intent.number}: {run} follows {before}, which {how}")
         return found
+
+    def too_many_repeated(self) -> list[str]:
+        kills = sum(record.get("role") in GUARDIANS for record in self.history.having("kill")) / len(GUARDIANS)
+        return self.unlucky if len(self.unlucky) > max(CHANCE, kills * self.bounds.repeated / 100) else []
 
     def _explain(self, intent: Intent, before: Run, run: Run) -> str:
         """Why there had to be another run; "" if nothing says so. Measures how soon it began, after a death."""
@@ -307,6 +332,20 @@ class Checker:
     def effects_dup(self) -> list[str]:
         kept: Counter[int] = Counter(record["intent"] for record in self.history.having("effect"))
         return [f"what intent {number} wrote is there {times} times" for number, times in kept.items() if times > 1]
+
+    def orphan(self) -> list[str]:
+        found = []
+        for intent in self.history.intents.values():
+            for run in intent.runs:
+                dead = self.history.worker_dead(run)
+                if dead is None or run.begun > dead:
+                    continue
+                self.outlived = max(self.outlived, run.sign - dead)
+                if run.sign - dead > self.bounds.orphan:
+                    found.append(
+                        f"intent {intent.number}: {run} went on for {run.sign - dead:.2f} s after its guardians"
+                    )
+        return found
 
     # -- the whole -------------------------------------------------------------------------------------------------
 

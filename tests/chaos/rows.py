@@ -49,6 +49,7 @@ class Row:
         stores: on which.
         faults: those that are done; none in a row of scenarios.
         seconds: how long harm is done, so that workers have the time to do their work in between.
+        calm: whether nothing may run again in it, but what raised.
         settings: what else of the :class:`Plan` is its own.
         scenarios: by name, instead of chaos.
         tasks: how many of a scenario, about; 0: as many as it has by itself.
@@ -60,6 +61,7 @@ class Row:
     stores: tuple[str, ...] = tuple(STORES)
     faults: tuple[str, ...] = ()
     seconds: float = 60.0
+    calm: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     scenarios: tuple[str, ...] = ()
     tasks: int = 0
@@ -88,8 +90,8 @@ SUPERVISED = ("supervisor", "supervisor", "sweeper")
 
 KILL_ROWS = (
     Row("K1", "kill a child", ALL, faults=("kill child",), seconds=50.0),
-    Row("K2", "kill a monitor", ALL, faults=("kill monitor",), seconds=100.0),
-    Row("K3", "kill a fork server", ALL, faults=("kill fork server",), seconds=80.0),
+    Row("K2", "kill a monitor", ALL, faults=("kill monitor",), seconds=100.0, calm=True),
+    Row("K3", "kill a fork server", ALL, faults=("kill fork server",), seconds=80.0, calm=True),
     Row(
         "K4",
         "kill monitor and fork server of a supervised worker",
@@ -98,8 +100,8 @@ KILL_ROWS = (
         seconds=100.0,
         settings={"houses": SUPERVISED},
     ),
-    Row("K5", "kill a supervisor, a sweeper", faults=("kill supervisor", "kill sweeper"), seconds=100.0),
-    Row("K6", "kill a producer", faults=("kill producer",), seconds=60.0),
+    Row("K5", "kill a supervisor, a sweeper", faults=("kill supervisor", "kill sweeper"), seconds=100.0, calm=True),
+    Row("K6", "kill a producer", faults=("kill producer",), seconds=60.0, calm=True),
     Row("X", "any kill, stop and freeze, and restarts of the store", seconds=120.0, settings={"busy": False}),
     Row(
         "T19",
@@ -108,7 +110,7 @@ KILL_ROWS = (
         ("sqlite", "postgres", "mongodb"),
         (*KILLS, *RESTARTS),
         100.0,
-        {"mix": "effects"},
+        settings={"mix": "effects"},
     ),
 )
 

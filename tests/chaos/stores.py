@@ -47,8 +47,8 @@ class Store(ABC):
         """(intent, run) of every effect that is there."""
 
     @abstractmethod
-    def leftovers(self, queue: str) -> list[str]:
-        """What there is of tasks, in words, although the queue is empty."""
+    def leftovers(self, queue: str, dead: int = 0) -> list[str]:
+        """What there is of tasks, in words, although the queue is empty but for so many dead letters."""
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
@@ -86,9 +86,9 @@ class SQLiteStore(Store):
     def effects(self) -> list[tuple[int, str]]:
         return self._run(_SELECT)
 
-    def leftovers(self, queue: str) -> list[str]:
+    def leftovers(self, queue: str, dead: int = 0) -> list[str]:
         ((count,),) = self._run(_COUNT)
-        return [f"{count} rows of tasks"] if count else []
+        return [f"{count} rows of tasks"] if count != dead else []
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
@@ -129,10 +129,11 @@ class RedisStore(Store):
     def effects(self) -> list[tuple[int, str]]:
         return []
 
-    def leftovers(self, queue: str) -> list[str]:
+    def leftovers(self, queue: str, dead: int = 0) -> list[str]:
         import redis
 
-        of_tasks = [queue, *[f"{queue}_{part}" for part in ("prior", "enqueued", "dequeued", "msg", "claim", "held")]]
+        parts = ("prior", "enqueued", "dequeued", "msg", "claim", "held", "fair")
+        of_tasks = [queue, *[f"{queue}_{part}" for part in parts]]
         with redis.Redis.from_url(self.url) as client:
             return [f"the key {key}" for key in of_tasks if client.exists(key)]
 
@@ -172,12 +173,12 @@ class PostgresStore(Store):
         with psycopg.connect(self.url) as conn:
             return conn.execute(_SELECT).fetchall()
 
-    def leftovers(self, queue: str) -> list[str]:
+    def leftovers(self, queue: str, dead: int = 0) -> list[str]:
         import psycopg
 
         with psycopg.connect(self.url) as conn:
             ((count,),) = conn.execute(_COUNT.replace("delayed_task", "delayed.delayed_task").encode()).fetchall()
-        return [f"{count} rows of tasks"] if count else []
+        return [f"{count} rows of tasks"] if count != dead else []
 
     def inventory(self) -> dict[str, int]:
         import psycopg
@@ -218,8 +219,15 @@ class MongoStore(Store):
             rows: list[Any] = client.get_default_database()[EFFECTS].find().to_list()
             return [(row["intent"], row["run"]) for row in rows]
 
-    def leftovers(self, queue: str) -> list[str]:
-        return []  # a document is a task, which the queue's counts have
+    def leftovers(self, queue: str, dead: int = 0) -> list[str]:
+        import pymongo
+
+        # One that was prepared by a producer that was killed stays until its session is forgotten.
+        left = {"q": queue, "gone": {"$exists": False}, "s": {"$not": {"$regex": "^[pd]/"}}}
+        client: pymongo.MongoClient[Any]
+        with pymongo.MongoClient(self.url) as client:
+            count = client.get_default_database()["delayed_tasks"].count_documents(left)
+        return [f"{count} documents of tasks"] if count else []
 
     def inventory(self) -> dict[str, int]:
         import pymongo

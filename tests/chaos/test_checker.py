@@ -81,6 +81,11 @@ def test_a_task_that_ran_once_is_no_finding() -> None:
 
 FAULTS = {
     "a task without a run is lost": ("lost", Story().task(1.0)),
+    "a dead letter that could be tried again is lost": (
+        "lost",
+        broke_off().kill(1.6, CHILD).harm(9.0, "dead", id=101, reason="it could not be read"),
+    ),
+    "a dead letter that never ran is lost": ("lost", Story().task(1.0).harm(9.0, "dead", id=101, reason="?")),
     "a run that broke off is no outcome": ("lost", broke_off().kill(1.6, CHILD)),
     "a failure with retries left is no outcome": (
         "lost",
@@ -204,6 +209,10 @@ FAULTS = {
         "stuck",
         ran_once().harm(60.0, "drained", drained=False, words="1 running"),
     ),
+    "a run that goes on without guardians is an orphan": (
+        "orphan",
+        broke_off().kill(1.6, MONITOR, SERVER).then(2.7, "E", "a"),
+    ),
     "what is left over is a leak": ("leak", ran_once().harm(60.0, "leak", words="process 99 lives")),
     "a child's task that waits too long is slow": (
         "recovery",
@@ -326,8 +335,39 @@ def test_a_task_whose_retries_are_used_up_is_not_lost() -> None:
     assert story.judge().passed
 
 
-def test_a_task_that_was_kept_as_a_dead_letter_is_not_lost() -> None:
-    assert Story().task(1.0).harm(9.0, "dead", id=101, reason="poison").judge().passed
+def test_a_dead_letter_whose_retries_are_used_up_is_not_lost() -> None:
+    story = broke_off(retry=0).harm(9.0, "dead", id=101, reason="killed at its timeout")
+
+    assert story.judge().passed
+
+
+@pytest.mark.parametrize(("kills", "failed"), [(200, []), (20, ["repeated"])])
+def test_runs_that_had_returned_run_again_by_chance_only(kills: int, failed: list[str]) -> None:
+    story = Story()
+    for number in range(1, 5):  # each worker dies just when a run has returned
+        worker = {"pid": 1000 + number, "ppid": 2000 + number}
+        story.harm(0.0, "born", role="forkserver", pid=2000 + number, parent=3000 + number)
+        story.task(1.0, number).begin(1.1, f"a{number}", number, **worker).then(2.0, "E", f"a{number}")
+        story.harm(2.1, "kill", role="monitor", pid=3000 + number)
+        story.harm(2.1, "kill", role="forkserver", pid=2000 + number)
+        story.begin(3.0, f"b{number}", number, token=2, pid=OTHER).then(3.1, "E", f"b{number}")
+    for number in range(4, kills):  # and many when none has
+        story.harm(5.0, "kill", role="monitor", pid=5000 + number)
+        story.harm(5.0, "kill", role="forkserver", pid=7000 + number)
+
+    verdict = story.judge()
+
+    assert verdict.failed == failed, verdict
+    assert verdict.repeated == 4
+
+
+def test_how_long_runs_outlive_their_guardians_is_measured() -> None:
+    story = broke_off().kill(1.6, SERVER).kill(1.7, MONITOR).then(1.75, "T", "a").begin(4.0, "b", token=2, pid=OTHER)
+
+    verdict = story.then(4.1, "E", "b").judge()
+
+    assert verdict.passed
+    assert verdict.outlived == pytest.approx(0.05)
 
 
 def test_a_task_whose_commit_took_effect_is_not_lost() -> None:

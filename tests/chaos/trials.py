@@ -63,6 +63,7 @@ class Result:
         explained: reruns that had to be, by what explains them.
         repeated: see :class:`Verdict`.
         recovery: seconds from each death to the next run, by who died.
+        outlived: see :class:`Verdict`.
         load: how many processes wanted to run at its end (of a minute, see :func:`os.getloadavg`).
         figures: what scenarios measured, in words.
         versions: of what was judged.
@@ -91,6 +92,7 @@ class Result:
     logs: str = ""
     skipped: str = ""
     size: dict[str, float] = field(default_factory=dict)
+    outlived: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -131,6 +133,7 @@ class Result:
         self.explained = dict(verdict.explained)
         self.recovery = {role: [round(took, 3) for took in times] for role, times in verdict.recovery.items()}
         self.dead_air = round(verdict.dead_air, 3)
+        self.outlived = round(verdict.outlived, 3)
         self.figures = verdict.figures
 
 
@@ -175,6 +178,9 @@ def _kill(trial: Trial, size: Size, folder: Path, result: Result) -> None:
         verdict = chaos.run(say=False)
     result.faults = chaos.nemesis.done
     result.take(verdict)
+    if ROWS[trial.row].calm and result.reruns > result.findings["rerun"]:
+        result.examples.append(f"rerun: nothing may run again in this row, and {result.reruns} did")
+        result.findings["rerun"] = result.reruns
 
 
 def _play(trial: Trial, folder: Path, result: Result) -> None:
@@ -198,6 +204,7 @@ def _play(trial: Trial, folder: Path, result: Result) -> None:
         result.examples += [f"{name}: {words}" for words in one.examples]
         result.figures += [f"{name}: {words}" for words in one.figures]
         result.dead_air = max(result.dead_air, one.dead_air)
+        result.outlived = max(result.outlived, one.outlived)
         for role, times in one.recovery.items():
             result.recovery.setdefault(role, []).extend(times)
         findings.update(one.findings)

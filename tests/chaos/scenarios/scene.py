@@ -110,6 +110,13 @@ class Scene:
         """Note a figure, and between what it has to be: the checker compares them."""
         self.arena.note("figure", name=name, value=round(value, 3), least=least, most=most)
 
+    def look_for_leftovers(self) -> None:
+        """Note what the store has of tasks that are over."""
+        if self._store is not None:
+            dead = len(self.arena.history().having("dead"))
+            for words in self._store.leftovers(self.arena.name, dead):
+                self.arena.note("leak", words=words)
+
     def begun(self) -> int:
         """How many tasks have begun."""
         return sum(bool(intent.runs) for intent in self.arena.history().intents.values())
@@ -203,4 +210,5 @@ def _play(scene: Scene, scenario: Scenario) -> int:
         scene.proxy.set()
     scene.arena.drain()
     scene.arena.close()
+    scene.look_for_leftovers()
     return scene.faults() + more
