@@ -27,6 +27,7 @@ from tests.chaos.rows import ROWS, Size
 from tests.chaos.trials import Result, Trial, run
 
 TIDYING = 10.0  # seconds
+ended = threading.Event()  # in the process of a trial: no further one is begun
 TRIALS = [Trial(row.id, store, kind) for row in ROWS.values() for kind in row.kinds for store in row.stores]
 
 
@@ -121,6 +122,7 @@ def _end_with(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        ended.set()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(TIDYING)
         os._exit(1)  # it waits for another trial
@@ -133,7 +135,7 @@ def _end_with(parent: int) -> None:
 
 
 def _run(trial: Trial, size: Size, until: float) -> Result | None:
-    return run(trial, size) if time.monotonic() < until else None
+    return run(trial, size) if time.monotonic() < until and not ended.is_set() else None
 
 
 if __name__ == "__main__":
