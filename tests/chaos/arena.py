@@ -314,7 +314,9 @@ class Arena:
             slack: how slow the machine may be, seconds: the bounds of `recovery` and `dead_air` grow with it.
         """
         lease = self.lease
-        bounds = Bounds(lease, child=slack, worker=lease + 2 * slack, dead_air=2 * lease + 2 * slack)
+        # A fork server that was just being started keeps the children until it can look after its monitor.
+        orphan = max(1.0, slack / 4)
+        bounds = Bounds(lease, child=slack, worker=lease + 2 * slack, dead_air=2 * lease + 2 * slack, orphan=orphan)
         return judge(*self.logs(), bounds)
 
 

@@ -194,6 +194,40 @@ def test_the_commands_of_mongodb_are_known(mongo_database: str, tmp_path: Path, 
         assert ops(proxy) == ["drop_reply update"]
 
 
+def test_the_operations_on_mongodb_are_known(mongo_database: str, tmp_path: Path, queue: str) -> None:
+    names = ("reserve", "enqueue", "claim", "settle", "renew", "sweep")
+    with Proxy(mongo_database, tmp_path) as proxy, closing(broker_for(proxy.url)) as near:
+        near.counts(queue)
+
+        def op(do: Callable[[], Any]) -> set[str]:
+            before = len(proxy.hits())
+            seen = set()
+            for name in names:  # one after the other: a request has the first rule that fits
+                proxy.set(Rule(name, "delay"))
+                do()
+                seen |= {hit["op"] for hit in proxy.hits()[before:]}
+            return seen
+
+        seqs = iter(range(1, 100))
+        session = secrets.token_hex(16)
+        message = Message(1, "m:f", b"")
+
+        assert op(lambda: near.reserve_ids(queue, 1)) == {"reserve"}
+        assert op(lambda: near.enqueue(queue, [message], session, next(seqs))) == {"enqueue"}
+        assert op(lambda: near.claim([queue], WORKER, next(seqs), 7, 1, 10.0)) == {"claim"}
+        refs = [claim.ref for claim in near.held(WORKER, [queue])]
+        assert op(lambda: near.renew(WORKER, [queue], refs, 10.0)) == {"renew"}
+        assert op(lambda: near.sweep(queue)) == {"sweep"}
+        ends = iter(refs)
+        assert op(lambda: near.settle(WORKER, [Settlement(next(ends), "done")])) == {"settle"}
+        proxy.set(Rule("settle", "delay"))
+        before = len(proxy.hits())
+        near.enqueue(queue, [message], session, next(seqs))
+        (last,) = near.claim([queue], WORKER, next(seqs), 7, 1, 10.0)
+        near.settle(WORKER, [Settlement(last.ref, "retry")])
+        assert len(proxy.hits()) == before + 1
+
+
 def test_a_command_is_whole_wherever_it_is_cut() -> None:
     command = b"*2\r\n$4\r\nLLEN\r\n$1\r\nq\r\n"
     for cut in range(len(command)):

@@ -3,7 +3,7 @@
 reserve, enqueue, claim, settle, renew, held, sweep, remove; a request may be several (a worker's turn settles and
 claims), or none of these. How claims end is told too: done, retry, back, dead, and answer, if one is kept; and on
 PostgreSQL where a transaction ends: commit. Redis's scripts are told apart by the keys that they are called with,
-PostgreSQL's functions by their names.
+PostgreSQL's functions by their names, MongoDB's commands by what is in them (there also by their own names).
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class MongoWire(Wire):
         if struct.unpack_from("<i", whole, 12)[0] != self._MESSAGE or whole[20] != 0:
             return Request(frozenset(), whole, 1)
         name = whole[26 : whole.index(b"\0", 26)].decode()  # of the first element of the command
-        return Request(frozenset({name}), whole, 0 if whole[16] & self._NO_REPLY else 1)
+        return Request(frozenset({name, *_mongo_ops(name, whole)}), whole, 0 if whole[16] & self._NO_REPLY else 1)
 
     def _end_of_reply(self, start: int) -> int | None:
         size = self._size(self._answered, start)
@@ -252,6 +252,30 @@ class MongoWire(Wire):
             return None
         size: int = struct.unpack_from("<i", data, start)[0]
         return size if len(data) >= start + size else None
+
+
+_SESSION = re.compile(rb"\x02_id\0....s/", re.DOTALL)
+_CLAIMER = re.compile(rb"\x02_id\0....c/", re.DOTALL)
+_HELD = re.compile(rb"\x02s\0....h/", re.DOTALL)  # in a condition: what is set is a $literal
+_LOSS = b"\x10l\0\x01\0\0\0"
+
+
+def _mongo_ops(name: str, command: bytes) -> frozenset[str]:
+    if name == "findAndModify" and b"delayed_queues" in command:
+        return frozenset({"sweep" if b"untidy" in command else "reserve"})
+    if name not in ("update", "delete"):
+        return frozenset()
+    if b"delayed_leases" in command:
+        return frozenset({"sweep" if b"$ifNull" in command else "renew"})
+    if b"delayed_tasks" not in command:
+        return frozenset()
+    if _SESSION.search(command):
+        return frozenset({"enqueue"})
+    if _CLAIMER.search(command):
+        return frozenset({"claim"})
+    if _HELD.search(command):
+        return frozenset({"sweep" if _LOSS in command else "settle"})
+    return frozenset()
 
 
 WIRES: dict[str, type[Wire]] = {"redis": RedisWire, "postgresql": PostgresWire, "mongodb": MongoWire}

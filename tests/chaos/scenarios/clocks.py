@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.chaos.records import now
-from tests.chaos.scenarios.scene import ALL, SERVERS, Scene, Unplayable, scenario
+from tests.chaos.scenarios.scene import ALL, Scene, Unplayable, scenario
 
 SOURCE = Path(__file__).parent.parent / "shims" / "wall.c"
 HOUR = 3600  # seconds
@@ -66,7 +66,7 @@ def worker_clock(scene: Scene) -> int:
     return len(JUMPS)
 
 
-@scenario("C2", stores=SERVERS, proxied=False, lease=6.0)
+@scenario("C2", stores=("redis", "postgres"), proxied=False, lease=6.0)
 def store_clock(scene: Scene) -> int:
     """The store's clock goes forward by an hour, and back again: nothing runs twice, nothing waits for an hour.
 

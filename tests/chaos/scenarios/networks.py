@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.chaos.proxy import Slow
 from tests.chaos.records import now
-from tests.chaos.scenarios.scene import REMOTE, Guardians, Scene, scenario
+from tests.chaos.scenarios.scene import Guardians, Scene, scenario
 
 LONG = 2.2  # leases that a worker is cut off
 SLACK = 1.0  # seconds that a busy machine takes for what should be done at once
@@ -17,7 +17,7 @@ LATE_EACH = Slow(0.01, 0.09, piece=1)
 BUSY = 0.3  # of a core, that nobody needs for waiting
 
 
-@scenario("N5", stores=REMOTE)
+@scenario("N5")
 def pulled_short(scene: Scene) -> None:
     """A worker hears nothing for half a lease: a pause."""
     lease = scene.arena.lease
@@ -32,13 +32,13 @@ def pulled_short(scene: Scene) -> None:
     scene.measure("served again after", scene.probe(first) - at, most=5.0)
 
 
-@scenario("N5", stores=REMOTE)
+@scenario("N5")
 def pulled_long(scene: Scene) -> None:
     """... for two leases: what it had runs elsewhere, and what is exclusive not before it has ended."""
     _for_long(scene, "swallow")
 
 
-@scenario("N7", stores=REMOTE)
+@scenario("N7")
 def deaf(scene: Scene) -> None:
     """... but the store hears it: the same."""
     _for_long(scene, "deaf")
@@ -72,7 +72,7 @@ def _heal(scene: Scene, worker: Guardians) -> float:
     return now()
 
 
-@scenario("N6", stores=REMOTE, lease=15.0)
+@scenario("N6", lease=15.0)
 def slow(scene: Scene) -> int:
     """Half a second each way, one byte at a time: late, and nothing else.
 

@@ -11,7 +11,7 @@ from typing import Any
 from delayed.brokers.deadline import LEAST
 from tests.chaos.records import now
 from tests.chaos.scenarios.producing import Producing, ProducingInALoop
-from tests.chaos.scenarios.scene import REMOTE, Guardians, Scene, scenario
+from tests.chaos.scenarios.scene import Guardians, Scene, scenario
 
 RESTARTS = {"redis-server": 20}  # others take longer
 FEWER = 6
@@ -27,7 +27,7 @@ ROUND = 200  # tasks
 NAP = 0.05  # seconds that each takes
 
 
-@scenario("B1", stores=REMOTE, proxied=False, lease=15.0)
+@scenario("B1", proxied=False, lease=15.0)
 def killed_stores(scene: Scene) -> None:
     """The store is killed again and again while tasks come and are run: nothing is lost, nothing runs twice."""
     server = scene.store.server
@@ -48,14 +48,14 @@ def killed_stores(scene: Scene) -> None:
     _as_new(scene, workers)
 
 
-@scenario("B3", stores=REMOTE, lease=15.0)
+@scenario("B3", lease=15.0)
 def store_is_down(scene: Scene) -> None:
     """The store is away for less than a lease: what ended is kept, nobody waits for longer than he said, or hammers."""
     attempts = _down(scene, AWAY[0])
     scene.measure("connections a second and process", attempts / AWAY[0] / scene.arena.lease / 3, most=ATTEMPTS)
 
 
-@scenario("B3", stores=REMOTE)
+@scenario("B3")
 def store_is_down_for_long(scene: Scene) -> None:
     """... for some leases: nothing of what ran runs twice."""
     _down(scene, AWAY[1])
