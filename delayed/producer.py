@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from delayed.brokers.base import Broker, Joined
 from delayed.brokers.deadline import Attempts, left, waited
@@ -59,7 +59,7 @@ class Producer:
         _producers.add(self)
 
     def _start_afresh(self) -> None:
-        self._lock = threading.Lock()
+        self._lock: Any = threading.RLock()  # not for its second turn, but because it tells whose it is
         self._next = self._end = 0  # ids that are reserved and not used yet
         self._block = 1  # ids to reserve the next time: few for a producer that sends one task and is gone
         self._sessions: list[Session] = []  # those without an enqueue under way
@@ -76,10 +76,14 @@ class Producer:
         """
         attempts = attempts or self.attempts()
         lock = self._lock
-        # Whoever holds it may be waiting for a store that does not answer.
-        if not lock.acquire(blocking=False) and not attempts.make(lambda: lock.acquire(timeout=left(self.timeout))):
-            raise EnqueueRefused("not enqueued: another thread waits for the store")
+        if lock._is_owned():
+            raise EnqueueRefused("not enqueued: called by a signal handler amid another call")
+        taken = False
         try:
+            # Whoever holds it may be waiting for a store that does not answer.
+            taken = lock.acquire(blocking=False) or attempts.make(lambda: lock.acquire(timeout=left(self.timeout)))
+            if not taken:
+                raise EnqueueRefused("not enqueued: another thread waits for the store")
             if self._next + n > self._end:
                 size = max(n, self._block)
                 self._next = self._ask(lambda: self.broker.reserve_ids(self.queue, size), attempts)
@@ -88,7 +92,8 @@ class Producer:
             first = self._next
             self._next += n
         finally:
-            lock.release()
+            if taken or lock._is_owned():  # a signal handler may have raised before it was noted
+                lock.release()
         return range(first, first + n)
 
     def clock(self, attempts: Attempts | None = None) -> float:

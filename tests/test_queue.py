@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import secrets
+import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from delayed import (
 )
 from delayed.brokers.memory import MemoryBroker
 from delayed.message import Message
+from delayed.producer import Producer
 from tests import functions
 
 
@@ -450,3 +455,28 @@ def test_a_delay_that_makes_no_sense_reschedules_nothing(queue: Queue) -> None:
     with pytest.raises(ConfigError, match="delay must be a duration"):
         queue.reschedule(id, "soon")
     assert stored(queue) == [id]
+
+
+def test_a_call_that_a_signal_ends_keeps_no_other_waiting() -> None:
+    """As a task does whose time is up, or Ctrl-C, at whatever moment."""
+
+    class Interrupt(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    producer = Producer(MemoryBroker(), "default")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(Interrupt):
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.0006))
+                while True:
+                    producer.reserve_ids(1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(producer.reserve_ids, 1).result()) == 1

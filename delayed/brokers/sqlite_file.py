@@ -147,16 +147,23 @@ class SQLiteFile:
         """As :meth:`write`, for statements that are not ours: what the block raises comes out as it is."""
         with self._in_turn():
             with driver_errors(self.path, growing=growing):
-                opened = self._begin(growing)
+                opened = self._open()
+                if opened.db.in_transaction:
+                    raise BrokerUnavailable(f"{self.path}: called by a signal handler amid another call", sent=False)
+                if growing:
+                    self._check_space(opened.db)
+            # A signal handler may raise at any moment, also between the return of what takes a lock and the next line:
+            # so it is taken inside of what gives it back, which does no harm where it was not taken.
             try:
                 try:
+                    with driver_errors(self.path, growing=growing):
+                        self._begin(opened, growing)
                     yield opened
                     with driver_errors(self.path, growing=growing):
                         opened.db.execute("COMMIT")
-                except BaseException:
+                finally:
                     if opened.db.in_transaction:
                         opened.db.execute("ROLLBACK")
-                    raise
                 self._checkpoint(opened)
             finally:
                 fcntl.flock(opened.lock, fcntl.LOCK_UN)
@@ -240,13 +247,16 @@ class SQLiteFile:
     @contextlib.contextmanager
     def _in_turn(self) -> Iterator[None]:
         """One thread at a time; and who has a deadline does not wait longer for another that waits for the file."""
-        turn = self._turn
-        if not turn.acquire(timeout=deadlines.left(threading.TIMEOUT_MAX)):
-            raise BrokerUnavailable(f"{self.path}: other threads have kept it in use", sent=False)
+        turn: Any = self._turn
+        again, taken = turn._is_owned(), False
         try:
+            taken = turn.acquire(timeout=deadlines.left(threading.TIMEOUT_MAX))
+            if not taken:
+                raise BrokerUnavailable(f"{self.path}: other threads have kept it in use", sent=False)
             yield
         finally:
-            turn.release()
+            if taken or (not again and turn._is_owned()):  # a signal handler may have raised before it was noted
+                turn.release()
 
     def _disconnect(self) -> None:
         with self._turn:
@@ -257,22 +267,12 @@ class SQLiteFile:
 
     # -- writing -----------------------------------------------------------------------------------------------
 
-    def _begin(self, growing: bool) -> OpenFile:
-        opened = self._open()
-        if opened.db.in_transaction:
-            raise BrokerUnavailable(f"{self.path}: called by a signal handler amid another call", sent=False)
-        if growing:
-            self._check_space(opened.db)
+    def _begin(self, opened: OpenFile, growing: bool) -> None:
         self._lock(opened.lock)
-        try:
-            if self._max_size:
-                self._limit(opened.db, growing)
-            self._be_patient(opened)
-            opened.db.execute("BEGIN IMMEDIATE")
-        except BaseException:
-            fcntl.flock(opened.lock, fcntl.LOCK_UN)
-            raise
-        return opened
+        if self._max_size:
+            self._limit(opened.db, growing)
+        self._be_patient(opened)
+        opened.db.execute("BEGIN IMMEDIATE")
 
     def _lock(self, lock: int) -> None:
         """Take the lock. It polls, for flock has no timeout, and a holder that is frozen must not freeze everybody."""

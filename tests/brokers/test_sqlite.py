@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import random
@@ -386,6 +387,69 @@ def test_a_signal_handler_that_calls_amid_a_call_is_refused_and_harms_nothing(br
 
     assert [error.sent for error in errors if isinstance(error, BrokerUnavailable)] == [False]
     assert [claim.id for claim in take(broker)] == [1]
+
+
+def test_a_call_that_a_signal_ends_leaves_nothing_locked(path: Path, broker: SQLiteBroker) -> None:
+    """As a task does whose time is up, or Ctrl-C, at whatever moment."""
+
+    class Interrupt(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    put(broker)
+    other = sqlite3.connect(path, timeout=0.0, isolation_level=None)
+    lock = os.open(f"{path}-lock", os.O_RDWR)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(Interrupt):
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.002))
+                while True:
+                    put(broker)
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        other.close()
+        os.close(lock)
+
+    thread = threading.Thread(target=put, args=(broker,), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_call_that_a_signal_ends_while_another_program_writes_leaves_nothing_locked(
+    path: Path, broker: SQLiteBroker
+) -> None:
+    class Interrupt(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    put(broker)
+    other = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)  # SQLite goes on waiting, and is heard of when it has begun
+        release.start()
+        with pytest.raises(Interrupt):
+            put(broker)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        release.join()
+
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("ROLLBACK")
+    other.close()
 
 
 def test_the_log_is_copied_into_the_file_and_stays_small(path: Path, broker: SQLiteBroker) -> None:
