@@ -673,7 +673,7 @@ def test_a_wait_ends_when_its_time_is_up(bench: Bench) -> None:
 
 @pytest.mark.parametrize("timeout", [0.0, 0.0001, 0.0015, 0.0019, 0.0025])
 def test_a_wait_for_hardly_any_time_ends_too(bench: Bench, timeout: float) -> None:
-    """Redis 6.2 takes a timeout of 0.001 s for one of 0: for ever. Some time of each of these is gone when it is sent."""
+    """Redis 6.2 takes 0.001 s for 0, for ever; and some time of each of these is gone when it is sent."""
     bench.broker.wait([bench.queue], timeout)
     start = time.monotonic()
     bench.broker.wait([bench.queue], timeout)

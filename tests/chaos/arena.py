@@ -314,7 +314,7 @@ class Arena:
             slack: how slow the machine may be, seconds: the bounds of `recovery` and `dead_air` grow with it.
         """
         lease = self.lease
-        # A fork server that was just being started keeps the children until it can look after its monitor.
+        # A fork server that was just being started, and was never seen, keeps the children until it finds itself alone.
         orphan = max(1.0, slack / 4)
         bounds = Bounds(lease, child=slack, worker=lease + 2 * slack, dead_air=2 * lease + 2 * slack, orphan=orphan)
         return judge(*self.logs(), bounds)

@@ -337,7 +337,7 @@ class Checker:
         found = []
         for intent in self.history.intents.values():
             for run in intent.runs:
-                dead = self.history.worker_dead(run)
+                dead = self.history.unguarded(run)
                 if dead is None or run.begun > dead:
                     continue
                 self.outlived = max(self.outlived, run.sign - dead)

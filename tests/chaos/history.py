@@ -158,6 +158,12 @@ class History:
         # The last one lives; but one that was just being started could not stand in yet.
         return None if servers and servers[-1] in self._ready_before(monitor) else monitor
 
+    def unguarded(self, run: Run) -> float | None:
+        """As :meth:`worker_dead`, but None also if a fork server was being started, which keeps the children alive."""
+        worker = self.worker_of(run)
+        servers = [record["pid"] for record in self.having("born") if record["parent"] == worker]
+        return self.worker_dead(run) if servers and servers[-1] in self._kills else None
+
     def server_killed(self, run: Run, by: float) -> float | None:
         """When the fork server was killed that the run's worker had at a time; None if it lived then."""
         worker = self.worker_of(run)
