@@ -316,7 +316,16 @@ class Arena:
         lease = self.lease
         # A fork server that was just being started, and was never seen, keeps the children until it finds itself alone.
         orphan = max(1.0, slack / 4)
-        bounds = Bounds(lease, child=slack, worker=lease + 2 * slack, dead_air=2 * lease + 2 * slack, orphan=orphan)
+        # What has just ended is known to the supervisor. Where there is none, each child may have ended one.
+        supervised = all(house.role != "worker" for house in self.houses)
+        bounds = Bounds(
+            lease,
+            child=slack,
+            worker=lease + 2 * slack,
+            dead_air=2 * lease + 2 * slack,
+            orphan=orphan,
+            repeated=Bounds.repeated if supervised else 100.0 * self.processes,
+        )
         return judge(*self.logs(), bounds)
 
 

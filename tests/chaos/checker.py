@@ -33,7 +33,6 @@ from tests.chaos.records import Record
 
 # What is raised in a run that has to go although its time is not up; the last one in a coroutine.
 STOPS = ("TaskLost", "TaskStopped", "CancelledError")
-GUARDIANS = ("monitor", "forkserver")
 CHANCE = 3  # kills that may hit a run that has just returned, in however few
 GIVING_UP = 1.0  # seconds that a run may go on after its worker can know again that its claim was lost
 
@@ -50,7 +49,7 @@ class Bounds:
         worker: from the death of both guardians to the next run of what they had.
         dead_air: how long no task begins although there are some, and room for them.
         orphan: how long a run may go on after the deaths of both its guardians.
-        repeated: of a hundred kills of guardians, how many may hit a run that has returned, and of which nobody knows.
+        repeated: of a hundred workers killed, how many runs may just have returned, so that nobody has heard of it.
     """
 
     lease: float = 15.0
@@ -212,8 +211,8 @@ class Checker:
         return found
 
     def too_many_repeated(self) -> list[str]:
-        kills = sum(record.get("role") in GUARDIANS for record in self.history.having("kill")) / len(GUARDIANS)
-        return self.unlucky if len(self.unlucky) > max(CHANCE, kills * self.bounds.repeated / 100) else []
+        most = max(CHANCE, self.history.workers_killed() * self.bounds.repeated / 100)
+        return self.unlucky if len(self.unlucky) > most else []
 
     def _explain(self, intent: Intent, before: Run, run: Run) -> str:
         """Why there had to be another run; "" if nothing says so. Measures how soon it began, after a death."""

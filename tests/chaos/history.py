@@ -164,6 +164,11 @@ class History:
         servers = [record["pid"] for record in self.having("born") if record["parent"] == worker]
         return self.worker_dead(run) if servers and servers[-1] in self._kills else None
 
+    def workers_killed(self) -> int:
+        """How many lost both guardians."""
+        last = {record["parent"]: record["pid"] for record in self.having("born")}
+        return sum(monitor in self._kills and server in self._kills for monitor, server in last.items())
+
     def server_killed(self, run: Run, by: float) -> float | None:
         """When the fork server was killed that the run's worker had at a time; None if it lived then."""
         worker = self.worker_of(run)

@@ -348,12 +348,11 @@ def test_runs_that_had_returned_run_again_by_chance_only(kills: int, failed: lis
         worker = {"pid": 1000 + number, "ppid": 2000 + number}
         story.harm(0.0, "born", role="forkserver", pid=2000 + number, parent=3000 + number)
         story.task(1.0, number).begin(1.1, f"a{number}", number, **worker).then(2.0, "E", f"a{number}")
-        story.harm(2.1, "kill", role="monitor", pid=3000 + number)
-        story.harm(2.1, "kill", role="forkserver", pid=2000 + number)
+        story.kill(2.1, 3000 + number, 2000 + number)
         story.begin(3.0, f"b{number}", number, token=2, pid=OTHER).then(3.1, "E", f"b{number}")
     for number in range(4, kills):  # and many when none has
-        story.harm(5.0, "kill", role="monitor", pid=5000 + number)
-        story.harm(5.0, "kill", role="forkserver", pid=7000 + number)
+        story.harm(0.0, "born", role="forkserver", pid=7000 + number, parent=5000 + number)
+        story.kill(5.0, 5000 + number, 7000 + number)
 
     verdict = story.judge()
 
