@@ -110,9 +110,11 @@ class ForkServer:
         try:
             channel.send_control(self.control, Control(channel.READY))
             while True:
-                ready = {fd for fd, _ in poller.poll(self.look * 1000 if self.pids else None)}
+                # Also when no child is left: what they have ended is not settled yet.
+                minds = bool(self.pids) or self.board.holds_any()
+                ready = {fd for fd, _ in poller.poll(self.look * 1000 if minds else None)}
                 self.board.note_pulse(boards.FORK_SERVER, process.now())
-                if self.pids and self.monitor_is_frozen():
+                if minds and self.monitor_is_frozen():
                     return False
                 if self.wake_read in ready:
                     with contextlib.suppress(BlockingIOError):

@@ -31,6 +31,24 @@ def test_a_fork_server_stands_in_for_a_frozen_monitor(bench: Bench, mode: str) -
 
 
 @pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
+def test_what_ended_is_settled_for_a_frozen_monitor_when_no_child_is_left(bench: Bench) -> None:
+    bench.put(tasks.nap, "long", 0.5)
+    worker = bench.start("forked")
+    wait_for(lambda: bench.ledger.find("begin"))
+    server = fork_server_of(worker)
+
+    worker.send_signal(signal.SIGSTOP)
+    wait_for(lambda: bench.ledger.find("end"))
+    for child in children_of(server):  # those that would have had the next tasks
+        os.kill(child, signal.SIGKILL)
+
+    assert worker.wait(10) == -signal.SIGKILL
+    wait_for(bench.settled)
+    assert bench.ledger.find("end") == ["long"]
+    assert "frozen for" in bench.log()
+
+
+@pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
 def test_a_frozen_monitor_without_tasks_is_left_alone(bench: Bench) -> None:
     worker = bench.start("preforked")
     bench.put(tasks.mark, "first")
