@@ -30,7 +30,7 @@ from delayed.errors import BrokerError, ConfigError, DecodeError
 from delayed.logger import logger
 from delayed.message import DEFAULT_MAX_DELIVERIES, Claim, Settlement
 from delayed.sizes import size_text
-from delayed.worker import memory, process
+from delayed.worker import memory, process, refusal
 from delayed.worker.base import Worker
 from delayed.worker.gates import Gates
 from delayed.worker.remains import Remains
@@ -359,7 +359,7 @@ class Supervisor:
                 for claim in claims:
                     gates.take_over(claim)
                 for start in range(0, len(settlements), SETTLE_MAX):  # few at a time: they may have large answers
-                    self.worker.broker.settle(member.worker, settlements[start : start + SETTLE_MAX])
+                    refusal.settle(self.worker.broker, member.worker, settlements[start : start + SETTLE_MAX])
                     gates.ended(settlements[start : start + SETTLE_MAX])
                 with contextlib.suppress(BrokerError):  # who waits for these looks himself, later
                     gates.work()
@@ -453,12 +453,13 @@ def _departed(member: Member) -> Member:
 
 
 def _return(claim: Claim, worker: str) -> Settlement:
-    """As a sweep does: to the front the first time, to the end later, and dead after too many deliveries."""
+    """As a sweep does: to the front the first time, to the end later, and dead after too many losses. How often it put
+    itself off, or was given back, counts no more than the one loss that went uncharged to the front."""
     try:
         most = claim.message().max_deliveries
     except DecodeError:
         most = DEFAULT_MAX_DELIVERIES
-    if claim.deliveries >= most:
+    if claim.attempt + (claim.deliveries > claim.attempt) >= most:
         reason = f"poison: delivered {claim.deliveries} times, and its worker was lost again"
         return noted(claim, Settlement(claim.ref, "dead", reason=reason), WORKER_LOST, worker)
     return noted(claim, Settlement(claim.ref, "back" if claim.deliveries == 1 else "retry"), WORKER_LOST, worker)

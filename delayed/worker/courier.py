@@ -24,7 +24,7 @@ from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
 from delayed.message import ASKING, EXPIRES, GATES, Action, Answer, Bounds, Claim, Settlement, is_task
 from delayed.tracing import extra_of
-from delayed.worker import fate
+from delayed.worker import fate, refusal
 from delayed.worker.gates import Gates
 from delayed.worker.process import now
 from delayed.worker.turns import Turns
@@ -348,8 +348,8 @@ class Courier(threading.Thread):
                 continue
             if counts.ready:
                 return False
-            if counts.scheduled and self.broker.peek(queue, "scheduled", 1)[0].due < BURST_PATIENCE:
-                return False
+            if counts.scheduled and all(it.due < BURST_PATIENCE for it in self.broker.peek(queue, "scheduled", 1)):
+                return False  # due soon, or since that was counted
         return True
 
     def _next_claim(self) -> tuple[int, int]:
@@ -393,15 +393,21 @@ class Courier(threading.Thread):
         seq, nonce = self._next_claim()
         queues, limit = self._whom_to_ask(limit)
         resent = False
+        settlements = [settlement for _, settlement in batch]
+        before: list[bool] = []  # whether those were accepted that the store did not take together
         while True:
             sent = now()
             try:
                 accepted, claims = self.broker.settle_and_claim(
-                    self.worker, [item for _, item in batch], queues, seq, nonce, limit, self.lease
+                    self.worker, settlements, queues, seq, nonce, limit, self.lease
                 )
-                self._note_pace(now() - sent, len(batch) + len(claims))
+                self._note_pace(now() - sent, len(settlements) + len(claims))
                 break
             except BrokerError as error:
+                if settlements and not isinstance(error, BrokerUnavailable):
+                    with contextlib.suppress(BrokerError):
+                        before, settlements = refusal.settle_each(self.broker, self.worker, settlements), []
+                        continue
                 self._fail(error)
                 resent = True
                 if self._closing and now() > self._close_by:
@@ -411,7 +417,7 @@ class Courier(threading.Thread):
                 with self._condition:
                     self._outbox[:0] = batch
                 raise
-        for (held, settlement), good in zip(batch, accepted, strict=True):
+        for (held, settlement), good in zip(batch, before or accepted, strict=True):
             if good:
                 continue
             if resent:

@@ -22,7 +22,7 @@ from delayed.errors import BrokerError
 from delayed.logger import logger
 from delayed.message import Answer, Claim, Ref, Settlement
 from delayed.worker import board as boards
-from delayed.worker import channel, fate, judge, process, verdict
+from delayed.worker import channel, fate, judge, process, refusal, verdict
 from delayed.worker.board import Slot
 from delayed.worker.channel import Control
 from delayed.worker.keeping import Keeper
@@ -121,7 +121,7 @@ class StandIn:
                     self.collect()
                     while self.settlements and now() < renew_at:
                         batch = self.settlements[: fate.fitting(self.settlements[:SETTLE_MAX], SETTLE_BYTES)]
-                        broker.settle(self.config.worker, batch)
+                        refusal.settle(broker, self.config.worker, batch)
                         gates.ended(batch)
                         del self.settlements[: len(batch)]
                     while self.answers:

@@ -1,0 +1,150 @@
+"""What a courier does when the store refuses something for good: all else goes on."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from delayed import answers
+from delayed.brokers.memory import MemoryBroker
+from delayed.errors import BrokerError, BrokerFull
+from delayed.message import Answer, Message, Settlement
+from delayed.worker import verdict
+from delayed.worker.courier import Courier
+from tests.workers.conftest import wait_for
+
+LIMITED = {"limit": ["limit", 1, None], "runs": 11}
+
+
+class Fussy(MemoryBroker):
+    """A store that can be full for small values, and takes no settlement of which `refuses` says so."""
+
+    full = False
+    refuses = staticmethod(lambda settlement: False)
+
+    def settle_and_claim(self, worker: str, settlements: Sequence[Settlement], *rest: Any) -> Any:
+        if any(self.refuses(settlement) for settlement in settlements):
+            raise BrokerError("no place for that")
+        return super().settle_and_claim(worker, settlements, *rest)
+
+    def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
+        if any(self.refuses(settlement) for settlement in settlements):
+            raise BrokerError("no place for that")
+        return super().settle(worker, settlements)
+
+    def put_key(self, *args: Any, **options: Any) -> int:
+        if self.full:
+            raise BrokerFull("there is no room")
+        return super().put_key(*args, **options)
+
+
+@pytest.fixture
+def broker() -> Fussy:
+    return Fussy(f"memory://{secrets.token_hex(8)}")
+
+
+@pytest.fixture
+def courier(broker: Fussy) -> Iterator[Courier]:
+    courier = Courier(
+        broker,
+        ["q"],
+        "w",
+        lease=15.0,
+        sweep=False,
+        burst=False,
+        turns=None,
+        bounds={},
+        notify=lambda: None,
+        freed=lambda held: None,
+        info=dict,
+    )
+    courier.aim(10, 5)
+    courier.start()
+    yield courier
+    courier.stop(5.0)
+    courier.join(10.0)
+    assert not courier.is_alive()
+
+
+def put(broker: Fussy, gates: Any = None) -> int:
+    id = broker.reserve_ids("q", 1)
+    broker.enqueue("q", [Message(id, "m:f", b"", gates=gates)], secrets.token_hex(16), 1)
+    return id
+
+
+def test_a_full_store_keeps_no_task_from_being_settled(broker: Fussy, courier: Courier) -> None:
+    first = put(broker, LIMITED)
+    wait_for(lambda: courier.inbox)
+    broker.full = True
+    second, plain = put(broker, LIMITED), put(broker)
+    wait_for(lambda: len(courier.inbox) == 2)
+
+    for held in list(courier.inbox):
+        courier.settle((held, Settlement(held.claim.ref, "done")))
+
+    assert [held.claim.id for held in courier.inbox] == [first, plain]
+    wait_for(lambda: broker.get("q", first) is None and broker.get("q", plain) is None)
+    assert broker.get_keys("q", ["limit:limit"]), "that it has ended can't be noted yet"
+    courier.inbox.clear()
+
+    broker.full = False
+
+    wait_for(lambda: courier.inbox)
+    assert courier.inbox[0].claim.id == second
+    assert courier.inbox[0].claim.attempt == 1
+
+
+def returned(body: bytes) -> Answer:
+    return Answer(answers.pack(verdict.Verdict(verdict.RETURNED), body), 60.0)
+
+
+def test_an_answer_that_the_store_refuses_keeps_nobody_waiting(broker: Fussy, courier: Courier) -> None:
+    broker.refuses = lambda settlement: settlement.answer is not None and len(settlement.answer.data) > 2000
+    large, small = put(broker), put(broker)
+    wait_for(lambda: len(courier.inbox) == 2)
+
+    first, second = list(courier.inbox)
+    courier.inbox.clear()
+    courier.settle((first, Settlement(first.claim.ref, "done", answer=returned(b"x" * 3000))))
+    courier.settle((second, Settlement(second.claim.ref, "done", answer=returned(b"y"))))
+
+    wait_for(lambda: len(broker.get_results("q", [large, small])) == 2)
+    found = {id: answers.unpack(data) for id, data in broker.get_results("q", [large, small]).items()}
+    assert (found[large].body, found[large].verdict.text) == (b"", "can't be stored: no place for that")
+    assert found[small].body == b"y"
+    third = put(broker)
+    wait_for(lambda: courier.inbox)
+    assert courier.inbox[0].claim.id == third, "more is claimed"
+
+
+def test_a_reason_that_the_store_refuses_is_kept_in_plainer_words(broker: Fussy, courier: Courier) -> None:
+    broker.refuses = lambda settlement: not settlement.reason.isascii()
+    id = put(broker)
+    wait_for(lambda: courier.inbox)
+    (held,) = courier.inbox
+    courier.inbox.clear()
+
+    courier.settle((held, Settlement(held.claim.ref, "dead", reason="5 \N{RIGHTWARDS ARROW} 6")))
+
+    wait_for(lambda: broker.counts("q").dead)
+    (letter,) = broker.peek("q", "dead", 1)
+    assert (letter.message.id, letter.reason) == (id, "5 \\u2192 6")
+
+
+def test_what_is_refused_whatever_is_in_it_is_sent_again_as_it_was(broker: Fussy, courier: Courier) -> None:
+    refused = []
+    broker.refuses = lambda settlement: refused.append(settlement) or True
+    id = put(broker)
+    wait_for(lambda: courier.inbox)
+    (held,) = courier.inbox
+    courier.inbox.clear()
+    courier.settle((held, Settlement(held.claim.ref, "done", answer=returned(b"z"))))
+    wait_for(lambda: len(refused) > 5)
+
+    broker.refuses = lambda settlement: False
+
+    wait_for(lambda: broker.get_results("q", [id]))
+    assert answers.unpack(broker.get_results("q", [id])[id]).body == b"z"
