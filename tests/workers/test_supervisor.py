@@ -177,6 +177,14 @@ def test_what_always_kills_its_worker_is_dead_in_the_end(bench: Bench, start: St
     assert told.verdict == WORKER_LOST and told.worker
 
 
+def test_what_has_put_itself_off_again_and_again_is_not_dead_at_the_first_loss(bench: Bench, start: Start) -> None:
+    bench.put(tasks.put_off_and_kill_everybody, 4, max_deliveries=3)
+    start(1)
+
+    wait_for(lambda: bench.ledger.find("end") or bench.queue.broker.counts(bench.queue.name).dead)
+    assert bench.ledger.find("begin") == ["1"] * 5 + ["2"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_all_and_lets_what_runs_finish(bench: Bench, start: Start, number: int) -> None:
     supervisor = start(2)
