@@ -115,7 +115,7 @@ class Supervisor:
         self.departed: list[Member] = []  # dead workers whose other processes are not gone yet
         self.renewal: list[Member] = []  # those that a renewal has still to replace
         self.code = OK
-        self._stop_by = float("inf")
+        self._stop_by: float | None = None
         self._stops = 0  # how often it was told to
         self._told = 0  # how often the workers were
         self._renew = False
@@ -218,7 +218,7 @@ class Supervisor:
     def _mind_stop(self, now: float) -> None:
         if not self._stops:
             return
-        if self._stop_by == float("inf"):
+        if self._stop_by is None:
             self._stop_by = now + self.worker.shutdown_timeout + self.worker.kill_timeout + KILL_PATIENCE
             _notify_systemd("STOPPING=1")
             logger.info("supervisor %d stops its workers", os.getpid())

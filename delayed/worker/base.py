@@ -39,6 +39,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 SCHEDULER_PATIENCE = 2.0  # seconds that it gets to end what it does with a store that hangs
+LEASE_MAX = 86_400.0  # seconds
 LANES_MAX = 10_000  # tasks that one child runs at once at most
 OK, OUTGROWN = 0, 4  # what run() returns
 
@@ -95,13 +96,14 @@ class Worker:
         worker_memory: how much all processes of the worker may use together; above that it finishes what runs and
             leaves, but not in its first minute. A supervisor starts the next one before. In the same form; None: any.
         shutdown_timeout: seconds that running tasks get to finish after SIGTERM, before they are stopped and
-            given back.
+            given back; ``math.inf``: as long as they take.
         burst: leave when the queues are empty.
         preload: modules that the fork server imports once, instead of each child. Their later changes are not
             seen, and they must not start threads.
         sweep: whether this worker also sweeps its queues, every 2 s.
         schedule: whether it also enqueues the periodic tasks of its queues; not in a burst.
-        lease: seconds after which the tasks of a worker that vanished run again; renewed at a third of it.
+        lease: seconds after which the tasks of a worker that vanished run again, a day at most; renewed at a third of
+            it.
         log_arguments: whether the log of a failed run has its arguments, shortened and without those annotated with
             :data:`delayed.Hidden`; else it has no values of them but what the task's own exception says.
         order: how several queues share the worker: ``"strict"``: a later one only gets what the earlier ones leave;
@@ -156,7 +158,7 @@ class Worker:
         self.processes = whole("processes", processes, 1)
         self.kill_timeout = at_least("kill_timeout", kill_timeout, 0)
         self.shutdown_timeout = at_least("shutdown_timeout", shutdown_timeout, 0)
-        self.lease = at_least("lease", lease, 0.3)
+        self.lease = at_least("lease", lease, 0.3, LEASE_MAX)
         self.max_tasks = None if max_tasks is None else whole("max_tasks", max_tasks, 1)
         self.max_memory = _memory("max_memory", max_memory)
         self.kill_memory = _memory("kill_memory", kill_memory)
@@ -382,9 +384,11 @@ def _logs_json() -> bool:
 N = TypeVar("N", int, float)
 
 
-def at_least(name: str, value: N, least: float) -> N:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
-        raise ConfigError(f"{name} must be a number of at least {least:g}, not {value!r}")
+def at_least(name: str, value: N, least: float, most: float = inf) -> N:
+    """`value`, if it is a number in these bounds."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
+        bounds = f"of at least {least:g}" if most == inf else f"from {least:g} to {most:g}"
+        raise ConfigError(f"{name} must be a number {bounds}, not {value!r}")
     return value
 
 

@@ -256,7 +256,7 @@ class Ending:
             self.courier.inbox.appendleft(held)
         if status != 0 and not self.board.began(seat.index):
             seat.failures += 1
-            seat.fork_at = at + min(FORK_BACKOFF[0] * 2**seat.failures, FORK_BACKOFF[1])
+            seat.fork_at = at + min(FORK_BACKOFF[0] * 2.0 ** min(seat.failures, 30), FORK_BACKOFF[1])
         if status != 0:
             self.ladder.clear_stack(seat.index)
         self.ladder.forget(seat.index)

@@ -114,7 +114,7 @@ class Monitor:
         self.by_fd: dict[int, Seat] = {}
         self.reaps_orphans = False
         self.stopping = False
-        self.stop_by = float("inf")
+        self.stop_by: float | None = None
         self.stopped_by_task = False  # a task has asked for it, and means all workers of a supervisor
         self.stop_asked = False  # set by other threads and signal handlers, read by the loop
         self.stop_gently = False
@@ -277,7 +277,7 @@ class Monitor:
             self.stopping = True
             self.courier.aim(0, 0)
             logger.info("worker %s stops: nothing more is taken", self.config.worker, extra={"action": "stopping"})
-        if (self.stop_asked or self.stopped_by_task) and self.stop_by == float("inf"):
+        if (self.stop_asked or self.stopped_by_task) and self.stop_by is None:
             self.stop_by = at + self.shutdown_timeout
             running = sum(len(self.board.activities(seat.index)) for seat in self.seats)
             if running:
@@ -293,7 +293,7 @@ class Monitor:
             for seat in self.seats:
                 if seat.pid and (seat.busy or self.board.busy(seat.index)):
                     self.ladder.kill(seat.index, boards.STOP_SHUTDOWN)
-        elif at >= self.stop_by:
+        elif self.stop_by is not None and at >= self.stop_by:
             for seat in self.seats:
                 self.ladder.stop(seat.index, boards.STOP_SHUTDOWN, at)
 

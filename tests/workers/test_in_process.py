@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,7 @@ def test_a_worker_leaves_no_descriptors_behind(queue: Queue, ledger: Ledger, kin
         ({"kill_memory": 0}, "kill_memory must be a size"),
         ({"worker_memory": True}, "worker_memory must be a size"),
         ({"lease": 0.1}, "lease"),
+        ({"lease": inf}, "lease must be a number from 0.3 to 86400"),
         ({"error_handler": lambda *args: None}, "error_handler runs in another process"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from math import inf
 
 import pytest
 
@@ -129,20 +130,21 @@ def test_what_waits_behind_a_long_task_is_given_back_at_once(bench: Bench) -> No
     assert bench.ledger.find("end long") == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "patience"), [(signal.SIGTERM, 20.0), (signal.SIGINT, inf)])
 def test_a_worker_that_is_told_to_stop_gives_back_what_has_not_begun(
-    bench: Bench, mode: str, number: signal.Signals
+    bench: Bench, mode: str, number: signal.Signals, patience: float
 ) -> None:
     bench.put(tasks.nap, "first", 0.5)
     for word in range(5):
         bench.put(tasks.nap, word, 0.5)
-    worker = bench.start(mode)
+    worker = bench.start(mode, shutdown_timeout=patience)
     wait_for(lambda: bench.ledger.find("begin first"))
 
     worker.send_signal(number)
 
     assert worker.wait(10) == 0
     assert bench.ledger.find("end") == ["first"]
+    assert bench.log().count("s to finish") == 1
     assert bench.queue.broker.counts(bench.queue.name).ready == 5
     entries = bench.queue.broker.peek(bench.queue.name, "ready")
     assert [entry.attempt for entry in entries] == [0] * 5, "giving back charges nothing"

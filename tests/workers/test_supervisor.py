@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +186,9 @@ def test_what_has_put_itself_off_again_and_again_is_not_dead_at_the_first_loss(b
     assert bench.ledger.find("begin") == ["1"] * 5 + ["2"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_all_and_lets_what_runs_finish(bench: Bench, start: Start, number: int) -> None:
-    supervisor = start(2)
+@pytest.mark.parametrize(("number", "patience"), [(signal.SIGTERM, 20.0), (signal.SIGINT, inf)])
+def test_it_stops_all_and_lets_what_runs_finish(bench: Bench, start: Start, number: int, patience: float) -> None:
+    supervisor = start(2, shutdown_timeout=patience)
     workers = ready(supervisor, 2)
     bench.put(tasks.nap, "one", 0.7)
     bench.put(tasks.nap, "two", 0.7)
