@@ -217,7 +217,7 @@ class Link:
                 with contextlib.closing(self.connect()) as line:
                     self._prepare(line)
             level, conn.isolation_level = conn.isolation_level, psycopg.IsolationLevel.READ_COMMITTED
-            stack.callback(setattr, conn, "isolation_level", level)
+            stack.callback(_set_back, conn, level)
             with self.errors():  # of the commit
                 yield conn
                 conn.commit()
@@ -347,6 +347,13 @@ class Link:
 
 
 _parents: list[Any] = []  # what the parent connects with, kept because its end would say goodbye to the server
+
+
+def _set_back(conn: psycopg.Connection[Any], level: psycopg.IsolationLevel | None) -> None:
+    """Give a connection of a pool its own level again, which it takes amid no transaction."""
+    with contextlib.suppress(psycopg.Error):  # it is gone, and the pool makes another one
+        conn.rollback()
+        conn.isolation_level = level
 
 
 def _is_quiet(line: Line) -> bool:

@@ -705,6 +705,50 @@ def test_a_pool_is_used(postgres_url: str, open_broker: Any) -> None:
         assert sum(open_broker(broker.spec()).counts(queue)) == 0
 
 
+@pytest.mark.parametrize("harm", ["lock_timeout", "pg_terminate_backend"])
+def test_an_error_on_a_connection_of_a_pool_is_told_as_ours(postgres_url: str, open_broker: Any, harm: str) -> None:
+    options = {"application_name": "harmed", **({"options": "-c lock_timeout=100"} if harm == "lock_timeout" else {})}
+    level = psycopg.IsolationLevel.SERIALIZABLE
+    with (
+        psycopg_pool.ConnectionPool(
+            postgres_url,
+            min_size=1,
+            max_size=1,
+            kwargs=options,
+            configure=lambda conn: setattr(conn, "isolation_level", level),
+        ) as pool,
+        psycopg.connect(postgres_url) as other,
+    ):
+        broker = open_broker(pool)
+        queue = f"q-{secrets.token_hex(4)}"
+        message = Message(broker.reserve_ids(queue, 1), "os:getpid", b"")
+        other.execute("LOCK TABLE delayed.delayed_task IN ACCESS EXCLUSIVE MODE")
+        ended = threading.Event()
+
+        def end() -> None:
+            with psycopg.connect(postgres_url, autocommit=True) as conn:
+                while not ended.wait(0.05):
+                    conn.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE application_name = 'harmed' AND wait_event_type = 'Lock'"
+                    )
+
+        harmer = threading.Thread(target=end if harm == "pg_terminate_backend" else ended.wait)
+        harmer.start()
+        try:
+            with pytest.raises(BrokerUnavailable):
+                broker.enqueue(queue, [message], secrets.token_hex(16), 1)
+        finally:
+            ended.set()
+            harmer.join()
+            other.rollback()
+
+        broker.enqueue(queue, [message], secrets.token_hex(16), 1)
+        assert broker.counts(queue).ready == 1
+        with pool.connection() as conn:
+            assert conn.isolation_level == level
+
+
 def test_a_pool_that_is_exhausted_is_unavailable(
     monkeypatch: pytest.MonkeyPatch, postgres_url: str, open_broker: Any
 ) -> None:
