@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from pymongo import DeleteMany, UpdateOne
+from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
@@ -25,7 +25,7 @@ from delayed.brokers.base import DEAD_LETTERS, LETTERS_LOOK
 from delayed.brokers.grace import OUTAGE
 from delayed.brokers.mongo_client import Opened
 from delayed.brokers.mongo_enqueue import DUPLICATE, EPOCH, repair, tidy
-from delayed.brokers.mongo_tasks import AT_END, LET_GO, name_of, noted, ref_of, token
+from delayed.brokers.mongo_tasks import AT_END, LET_GO, delete, name_of, noted, ref_of, token
 from delayed.message import LIFE, Bounds, Ref, Swept
 
 Document = dict[str, Any]
@@ -207,9 +207,8 @@ def _trim(opened: Opened, queue: str, bounds: Bounds) -> None:
     dead = {"s": "d/" + queue, "at": {"$exists": True}}
     age = round(bounds.age * 1000)
     old = {**dead, "$expr": {"$lt": ["$at", {"$subtract": ["$$NOW", age]}]}}
-    if opened.tasks.find_one(old, {"_id": 1}) is not None:
-        opened.tasks.bulk_write([DeleteMany(old)])
+    delete(opened.tasks, old)
     last = opened.tasks.find(dead, {"at": 1, "o": 1}).sort([("at", -1), ("o", -1)]).skip(bounds.most).limit(1)
     for row in last:
-        opened.tasks.delete_many({"s": "d/" + queue, "at": {"$lt": row["at"]}})
-        opened.tasks.delete_many({"s": "d/" + queue, "at": row["at"], "o": {"$lte": row["o"]}})
+        delete(opened.tasks, {"s": "d/" + queue, "at": {"$lt": row["at"]}})
+        delete(opened.tasks, {"s": "d/" + queue, "at": row["at"], "o": {"$lte": row["o"]}})

@@ -13,7 +13,7 @@ from bson.int64 import Int64
 from delayed.brokers import mongo_leases as leases
 from delayed.brokers.mongo_client import Opened
 from delayed.brokers.mongo_enqueue import EPOCH
-from delayed.brokers.mongo_tasks import MOST, promote, ref_of
+from delayed.brokers.mongo_tasks import MOST, delete, promote, ref_of
 from delayed.message import LIFE, Counts, Entry, Message, State
 
 Document = dict[str, Any]
@@ -23,7 +23,6 @@ LETTERS: Mapping[State, str] = {"scheduled": "l", "ready": "r", "running": "h", 
 STATES: Mapping[str, State] = {letter: state for state, letter in LETTERS.items()}
 DUE: Document = {"$expr": {"$lte": ["$at", "$$NOW"]}}
 LATER: Document = {"$expr": {"$gt": ["$at", "$$NOW"]}}
-PURGE_CHUNK = 10_000  # tasks that are removed at a time
 PROMOTIONS = 20  # how often a look at a queue makes due tasks ready before it looks
 
 _ORDERS = {
@@ -193,14 +192,4 @@ def purge(opened: Opened, queue: str, states: Sequence[State]) -> int:
         wheres.append({"s": "l/" + queue, "at": {"$exists": True}, **LATER})
     if "dead" in states:
         wheres.append({"s": "d/" + queue, "at": {"$exists": True}})
-    return sum(_delete(opened, where) for where in wheres)
-
-
-def _delete(opened: Opened, where: Document) -> int:
-    """In chunks: one command that deletes millions takes longer than anybody waits for an answer."""
-    removed, seen = 0, PURGE_CHUNK
-    while seen == PURGE_CHUNK:
-        found = [row["_id"] for row in opened.tasks.find(where, {"_id": 1}).limit(PURGE_CHUNK)]
-        removed += opened.tasks.delete_many({"_id": {"$in": found}, "s": where["s"]}).deleted_count
-        seen = len(found)
-    return removed
+    return sum(delete(opened.tasks, where) for where in wheres)

@@ -32,6 +32,7 @@ CLAIM_BYTES = 32 << 20  # bytes after which a claim takes no more tasks
 REASON_MAX = 20_000  # characters of what a task died of
 MOST = (1 << 31) - 1  # tasks that the server is asked for
 TRIES = 12  # looks for candidates in one claim, should others be quicker
+DELETE_CHUNK = 10_000
 AT_END = {"o": {"$type": "timestamp"}}  # the place behind all others
 LET_GO = {"w": "", "n": ""}
 _TOKEN = {"_id": 0, "q": 1, "id": 1, "d": 1, "n": 1}
@@ -196,6 +197,18 @@ def _note(worker: str, seq: int) -> UpdateOne:
         {"$set": {"seq": seq}, "$currentDate": {"seen": True}},
         upsert=True,
     )
+
+
+def delete(tasks: Tasks, where: Document) -> int:
+    """Delete tasks in a state, how many that were. In chunks: one command that deletes millions takes longer than
+    anybody waits for an answer."""
+    removed, seen = 0, DELETE_CHUNK
+    while seen == DELETE_CHUNK:
+        found = [row["_id"] for row in tasks.find(where, {"_id": 1}).limit(DELETE_CHUNK)]
+        seen = len(found)
+        if found:
+            removed += tasks.delete_many({"_id": {"$in": found}, "s": where["s"]}).deleted_count
+    return removed
 
 
 def was_noted(tasks: Tasks, worker: str, seq: int) -> bool:

@@ -107,8 +107,12 @@ def send_tasks(sock: socket.socket, parts: Sequence[bytes]) -> None:
         BrokenPipeError: When it was shut down.
     """
     if len(parts) > 4 or len(parts[1]) + len(parts[2]) + len(parts[3]) <= PACKET_MAX:
-        sock.send(b"".join(parts), NO_WAIT)
-        return
+        try:
+            sock.send(b"".join(parts), NO_WAIT)
+            return
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:  # as on a system whose buffers are smaller (net.core.wmem_default)
+                raise
     head = parts[0]
     fd = anonymous_file("delayed-payload")
     try:

@@ -241,7 +241,7 @@ class ForkServer:
                 channel.send_task(self.channels[seat][0], channel.LEAVE_NOW)
         deadline = process.now() + (STOP_PATIENCE if self.config.hooks else LEAVE_PATIENCE)
         while self.pids and process.now() < deadline:
-            select.select([self.wake_read], [], [], 0.05)
+            process.is_readable(self.wake_read, 0.05)
             with contextlib.suppress(BlockingIOError):
                 os.read(self.wake_read, 4096)
             self.reap()

@@ -286,7 +286,7 @@ class StandIn:
         for ended in self.server.reap():
             self.died(ended.seat, ended)
         for seat, orphan in list(self.orphans.items()):
-            if select.select([orphan.pidfd], [], [], 0)[0]:
+            if process.is_readable(orphan.pidfd):
                 self.poller.unregister(orphan.pidfd)
                 os.close(orphan.pidfd)
                 del self.orphans[seat]

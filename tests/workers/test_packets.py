@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from delayed import Queue
 from delayed.task import Task
+from delayed.worker import channel
 from tests.workers import packets, tasks
 from tests.workers.conftest import Bench, alive, children_of, fork_server_of, wait_for
 
@@ -31,6 +33,23 @@ def put_packet(bench: Bench, first: Callable[..., Any], *args: Any) -> None:
 def attempts(bench: Bench) -> list[str]:
     """Number and attempt of those behind that have run."""
     return sorted(bench.ledger.find("behind"), key=lambda line: int(line.split()[0]))
+
+
+@pytest.mark.parametrize("sizes", [[60_000], [2_000] * 30])
+def test_what_is_larger_than_the_buffers_of_this_system_arrives_all_the_same(sizes: list[int]) -> None:
+    near, far = channel.pair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # as with a small net.core.wmem_default
+    parts: list[bytes] = []
+    for number, size in enumerate(sizes):
+        parts += channel.pack_task(channel.RUN, number, 0, number, number, 1, 1, 7, b"header", b"x" * size)
+
+    with near, far:
+        channel.send_tasks(near, parts)
+        frames = channel.receive_tasks(far, bytearray(channel.BUFFER_SIZE))
+
+    assert [(frame.id, frame.header, len(frame.payload)) for frame in frames] == [
+        (number, b"header", size) for number, size in enumerate(sizes)
+    ]
 
 
 EACH_ONCE = [f"{number} 1" for number in range(BEHIND)]

@@ -36,8 +36,8 @@ elseif state == 'scheduled' then
   drop_scheduled('(' .. clock(), '+inf')
 else
   drop(redis.call('LPOP', READY, most) or {})
-  local names, ids = redis.call('ZRANGE', PRIOR, 0, most - removed - 1), {}
-  if removed >= most then names = {} end
+  local names, ids = {}, {}
+  if removed < most then names = redis.call('ZRANGE', PRIOR, 0, most - removed - 1) end -- up to -1 would be all
   for i, name in ipairs(names) do ids[i] = string.sub(name, 17) end
   send('ZREM', PRIOR, names)
   drop(ids)
