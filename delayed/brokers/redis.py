@@ -486,10 +486,12 @@ class RedisBroker(Broker):
 
     def _letters(self, queue: str, ids: Sequence[int], *, revive: bool) -> list[int]:
         found: list[int] = []
-        for start in range(0, len(ids), LETTERS_MAX):
-            part = ids[start : start + LETTERS_MAX]
+        while ids:
+            part = ids[:LETTERS_MAX]
             answers = [self._answer_key(queue, id) for id in part] if revive else []
-            found += map(int, self._client.run(self._call_with("revive", queue, *answers), part))
+            looked, *letters = map(int, self._client.run(self._call_with("revive", queue, *answers), part))
+            found += letters
+            ids = ids[looked:]
         return found
 
     def bound(self, queue: str, bounds: Bounds) -> None:

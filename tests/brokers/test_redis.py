@@ -426,6 +426,32 @@ def test_the_answer_of_an_interrupted_call_is_not_taken_for_the_next_ones(broker
     assert broker.counts(QUEUE).ready == 2
 
 
+def most_memory(process: Path) -> int:
+    """Bytes that a process has had at most."""
+    (line,) = [line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) << 10
+
+
+def test_large_dead_letters_are_looked_at_revived_and_dropped_without_much_memory(
+    broker: RedisBroker, store: Any
+) -> None:
+    size, count = 1 << 20, 40
+    produce, worker = Producer(broker), Worker(broker)
+    ids = [produce(payload=b"x" * size)[0] for _ in range(count)]
+    while claims := worker.claim():
+        broker.settle(worker.name, [Settlement(claim.ref, "dead", reason="bad") for claim in claims])
+    process = Path("/proc", str(store.info("server")["process_id"]))
+    before = most_memory(process)
+
+    entries = broker.peek(QUEUE, "dead", 1000, payloads=False)
+    assert sorted(entry.message.id for entry in entries) == ids
+    assert broker.revive(QUEUE, ids[: count // 2]) == ids[: count // 2]
+    assert broker.drop(QUEUE, ids) == ids[count // 2 :]
+
+    assert most_memory(process) - before < 1.2 * count * size, "half of them are copied, and little else"
+    assert broker.counts(QUEUE).ready == count // 2
+
+
 def test_a_forked_child_waits_on_a_connection_of_its_own(broker: RedisBroker, store: Any) -> None:
     def blocked() -> set[str]:
         return {client["id"] for client in store.client_list() if "b" in client["flags"]}

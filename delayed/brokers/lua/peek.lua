@@ -97,16 +97,19 @@ local function header_end(text, at)
   return #text < at + 3 and #text or at + 3 + struct.unpack('>I4', text, at)
 end
 
-local messages = state == 'dead' and {} or fetch(MSG, ids)
-local records = fetch(state == 'dead' and DEADMSG or CLAIM, ids)
-if ARGV[3] == '0' then
-  for i in ipairs(ids) do
-    if messages[i] then
-      messages[i] = string.sub(messages[i], 1, header_end(messages[i], 1))
-    elseif state == 'dead' and records[i] then
-      local at, reason, notes = select(2, string.find(records[i], '^%d+|%d+|(%d+)|(%d+)|'))
-      at = at + reason + notes
-      records[i] = string.sub(records[i], 1, header_end(records[i], at + 1))
+local messages, records
+if ARGV[3] == '1' then
+  messages = state == 'dead' and {} or fetch(MSG, ids)
+  records = fetch(state == 'dead' and DEADMSG or CLAIM, ids)
+else -- one at a time, and only its beginning is kept: together they may be larger than memory
+  messages, records = {}, state == 'dead' and {} or fetch(CLAIM, ids)
+  for i, id in ipairs(ids) do
+    local text = redis.call('HGET', state == 'dead' and DEADMSG or MSG, id)
+    if text and state == 'dead' then
+      local at, reason, notes = select(2, string.find(text, '^%d+|%d+|(%d+)|(%d+)|'))
+      records[i] = string.sub(text, 1, header_end(text, at + reason + notes + 1))
+    elseif text then
+      messages[i] = string.sub(text, 1, header_end(text, 1))
     end
   end
 end

@@ -10,16 +10,21 @@
 -- KEYS[8] -> META
 -- KEYS[9 ...] -> of the answers to forget; none removes the letters
 -- ARGV[...] -> ids
--- Returns the ids of those that were dead letters.
+-- Returns how many of the ids were looked at, fewer than all if the letters are large; then those of dead letters.
 
 local now, revives = clock(), KEYS[9] and true or false
-local found, messages, records, priorities, seen = {}, {}, {}, {}, {}
-for i, letter in ipairs(fetch(DEADMSG, ARGV)) do
-  local id = ARGV[i]
-  if letter and not seen[id] then
+local found, messages, records, priorities, answers, seen = {}, {}, {}, {}, {}, {}
+local looked, bytes = 0, 0
+while looked < #ARGV and bytes < ROOM do
+  looked = looked + 1
+  local id = ARGV[looked]
+  local letter = not seen[id] and redis.call(revives and 'HGET' or 'HEXISTS', DEADMSG, id)
+  if letter and letter ~= 0 then
     seen[id] = true
     found[#found + 1] = id
     if revives then
+      bytes = bytes + #letter
+      answers[#answers + 1] = KEYS[8 + looked]
       local _, at, delivery, reason, notes = string.find(letter, '^(%d+)|%d+|(%d+)|(%d+)|')
       local message = string.sub(letter, at + reason + notes + 1)
       local good, header = pcall(function()
@@ -39,9 +44,10 @@ if revives then -- what a full Redis refuses comes first
   send('HSET', MSG, messages)
   send('HSET', CLAIM, records)
   make_ready(found, priorities, 'back', now)
-  for i = 9, #KEYS do redis.call('DEL', KEYS[i]) end
+  for _, answer in ipairs(answers) do redis.call('DEL', answer) end
 end
 send('ZREM', DEAD, found)
 send('HDEL', DEADMSG, found)
 signal()
+table.insert(found, 1, looked)
 return found

@@ -59,12 +59,12 @@ end
 local returned, dead = 0, 0
 if now >= grace_until then
   local expired = redis.call('ZRANGEBYSCORE', CLAIMED, '-inf', '(' .. before, 'LIMIT', 0, most)
-  local records, stored = fetch(CLAIM, expired), fetch(MSG, expired)
+  local records = fetch(CLAIM, expired)
   local gone, kept, owners = {}, {}, {}
   local front, front_priorities, back, back_priorities = {}, {}, {}, {}
   for i, id in ipairs(expired) do
     local delivery, _, attempt, priority, holder, losses, notes = parts(records[i])
-    local message = stored[i]
+    local message = redis.call('HGET', MSG, id) -- one at a time: together they may be large
     if holder ~= '' then
       owners[holder] = (owners[holder] or 0) + 1
       local note = {attempt = attempt, ended = now / 1000, worker = holder, code = 10, text = 'its worker was lost'}
