@@ -311,7 +311,7 @@ class Arena:
         """The verdict, on what the logs say.
 
         Args:
-            slack: how slow the machine may be, seconds: the bounds of `recovery` and `dead_air` grow with it.
+            slack: how slow the machine may be, seconds: most bounds grow with it.
         """
         lease = self.lease
         # A fork server that was just being started, and was never seen, keeps the children until it finds itself alone.
@@ -320,6 +320,7 @@ class Arena:
         supervised = all(house.role != "worker" for house in self.houses)
         bounds = Bounds(
             lease,
+            flush=max(Bounds.flush, slack / 16),  # a store on a busy disk takes its time for it
             child=slack,
             worker=lease + 2 * slack,
             dead_air=2 * lease + 2 * slack,
