@@ -78,6 +78,14 @@ def recorded(record: Path | None) -> dict[str, Result]:
     return {str(trial): results[str(trial)] for trial in TRIALS if str(trial) in results}
 
 
+def failed_before(record: Path | None) -> list[Result]:
+    """Those that failed, and were tried again."""
+    last = recorded(record)
+    lines = record.read_text().splitlines() if record and record.exists() else ()
+    results = [Result(**json.loads(line)) for line in lines]
+    return [it for it in results if it != last.get(f"{it.row} {it.store} {it.kind}") and any(it.findings.values())]
+
+
 def main() -> int:
     options = arguments()
     trials = chosen(options.only, options.rows, options.kinds, options.salt)
@@ -90,7 +98,7 @@ def main() -> int:
     size = Size(options.tasks, options.kills, options.pace, options.lease, options.slack)
     failed = _try(trials, size, options)
     if options.write:
-        report = tables(list(recorded(options.record).values()))
+        report = tables(list(recorded(options.record).values()), failed_before(options.record))
         write(report, marks=MARKS)
         print(report)
     return 1 if failed else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.campaign import TRIALS, chosen, recorded
+from tests.chaos.campaign import TRIALS, chosen, failed_before, recorded
 from tests.chaos.house import KINDS
 from tests.chaos.nemesis import FREEZES, KILLS, RESTARTS, STOPS
 from tests.chaos.points import write
@@ -85,13 +85,39 @@ def test_what_failed_and_what_was_skipped_is_in_the_tables() -> None:
 
     assert "forked: ok, 200 in 10,000; **preforked: FAILED** (lost), 200 in 10,000" in report
     assert "forked: skipped, no disk of its own" in report
-    assert "* K1 redis preforked: lost: intent 7" in report
+    assert "* K1 redis preforked (?): lost: intent 7" in report
+    assert "| tasks lost | K1, K2, K3, K4, K5, K6, X, T19 | 0 | 1 | **no** |" in report
     assert "2 trials, 1 of them passed: 20,000 tasks, 400 faults." in report
     assert "None lost" not in report
 
 
 def test_what_so_many_faults_show_is_said() -> None:
-    assert "fewer than 0.750% of such faults do" in tables([result(), result(kind="preforked")])
+    scene = result(row="R1", faults={"flushes": 9000})
+    report = tables([result(), result(kind="preforked"), scene])
+
+    assert "fewer than 0.750% of the 400 faults of the kill rows do" in report
+
+
+def test_what_is_aimed_at_is_told_where_it_is_not_reached() -> None:
+    slow = result(recovery={"child": [0.05] * 100 + [1.5]})
+    again = result("K4", explained={"its worker was killed": 100}, repeated=1, outlived=0.04)
+
+    report = tables([slow, again])
+
+    assert "| p50 0.1 s, max 1 s | 0.05/0.05/1.50 s of 101, of 190 reruns | **no** |" in report
+    assert "of 100 kills of both guardians | K4 | 1 | 0.5 | yes |" in report
+    assert "| a run outlives its guardians by | K4 | 0.1 s | 0.04 s | yes |" in report
+
+
+def test_what_failed_and_was_tried_again_stays_in_the_tables(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    first, last = result(findings={"lost": 1}, examples=["lost: intent 9"]), result()
+    record.write_text("".join(json.dumps(asdict(each)) + "\n" for each in (first, last)))
+
+    report = tables(list(recorded(record).values()), failed_before(record))
+
+    assert "* K1 redis forked (?): lost: intent 9" in report
+    assert "1 trials, 1 of them passed: 10,000 tasks, 200 faults. Of these 1 had failed before, 1 times." in report
 
 
 def test_the_tables_are_put_between_their_marks(tmp_path: Path) -> None:
