@@ -49,7 +49,8 @@ class Bounds:
         worker: from the death of both guardians to the next run of what they had.
         dead_air: how long no task begins although there are some, and room for them.
         orphan: how long a run may go on after the deaths of both its guardians.
-        repeated: of a hundred workers killed, how many runs may just have returned, so that nobody has heard of it.
+        repeated: of a hundred workers killed, how many runs may just have returned, so that nobody has heard of it:
+            between its last line and the next instruction of its process, which many coroutines pass all the time.
     """
 
     lease: float = 15.0
@@ -59,7 +60,7 @@ class Bounds:
     worker: float = 18.0
     dead_air: float = 30.0
     orphan: float = 1.0
-    repeated: float = 5.0
+    repeated: float = 10.0
 
 
 @dataclass

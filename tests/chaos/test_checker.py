@@ -341,7 +341,7 @@ def test_a_dead_letter_whose_retries_are_used_up_is_not_lost() -> None:
     assert story.judge().passed
 
 
-@pytest.mark.parametrize(("kills", "failed"), [(200, []), (20, ["repeated"])])
+@pytest.mark.parametrize(("kills", "failed"), [(100, []), (20, ["repeated"])])
 def test_runs_that_had_returned_run_again_by_chance_only(kills: int, failed: list[str]) -> None:
     story = Story()
     for number in range(1, 5):  # each worker dies just when a run has returned

@@ -21,7 +21,8 @@ def worker_stops(scene: Scene) -> None:
     """A whole worker, for two and a half leases: what it had runs elsewhere, which it learns at once."""
     lease = scene.arena.lease
     first = scene.worker()
-    numbers = scene.put(4 * lease, count=scene.arena.processes)
+    numbers = scene.put(4 * lease, count=scene.arena.processes - 1)
+    numbers += scene.put_watched((LONG + 1.0) / 2 * lease)
     scene.wait_for(lambda: scene.begun() == len(numbers))
     scene.worker()
     frozen = now()

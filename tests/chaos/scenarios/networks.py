@@ -46,9 +46,10 @@ def deaf(scene: Scene) -> None:
 
 def _for_long(scene: Scene, state: str) -> None:
     lease = scene.arena.lease
-    first = scene.worker()
+    first = scene.worker(processes=3)
     numbers = [*scene.put(4 * lease, count=1), *scene.put(4 * lease, count=1, exclusive=True)]
-    scene.wait_for(lambda: scene.begun() == 2)
+    watched = scene.put_watched((LONG + 1.0) / 2 * lease)
+    scene.wait_for(lambda: scene.begun() == len([*numbers, *watched]))
     scene.worker(url=scene.arena.direct)
     at = _cut(scene, first, state)
     scene.wait_for(lambda: all(len(scene.runs(number)) == 2 for number in numbers))

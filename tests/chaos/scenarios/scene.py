@@ -71,6 +71,12 @@ class Scene:
         """Enqueue naps; returns their numbers."""
         return [self.arena.put(self.nap, seconds, **options) for _ in range(count or self.tasks)]
 
+    def put_watched(self, seconds: float) -> list[int]:
+        """Enqueue a task that looks at its end whether its claim holds: of two runs of which the first ends amid the
+        second, and may not end that too. None in a worker whose tasks share a thread; returns its number.
+        """
+        return [] if self.arena.mode == "async" else [self.arena.put(tasks.watch, seconds)]
+
     def worker(self, role: str = "worker", **options: Any) -> Guardians:
         """Start one, and wait until its children can run something."""
         known = set(self.arena.guardians())
