@@ -20,13 +20,14 @@ from delayed.errors import (
     ConfigError,
     DecodeError,
     MissingDependency,
+    NewerFormat,
     NotAllowed,
     NotEnqueueable,
     NotReadable,
     NotSerializable,
 )
 from delayed.functions import is_decorated, resolve
-from delayed.message import Message
+from delayed.message import NEWER, Message
 from delayed.seals import OVERHEAD, RESULT, SCHEDULE, TASK, Seals, about, secrets_of
 from delayed.serializers import SERIALIZERS, Serializer
 
@@ -442,7 +443,7 @@ class Codec:
         if len(payload) < 4:
             raise DecodeError(f"the payload has {len(payload)} bytes, which is none")
         if payload[0] != VERSION:
-            raise DecodeError(
+            raise (NewerFormat if VERSION < payload[0] <= VERSION + NEWER else DecodeError)(
                 f"the payload has version {payload[0]}; this worker reads {VERSION}: upgrade delayed on this host, or "
                 "it was not made by it"
             )

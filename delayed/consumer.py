@@ -11,9 +11,9 @@ import time
 from delayed.attempts import noted
 from delayed.brokers.base import LEASE, Broker
 from delayed.codec import Codec
-from delayed.errors import DecodeError, NotAllowed, NotReadable
+from delayed.errors import DecodeError, NewerFormat, NotAllowed, NotReadable
 from delayed.logger import logger
-from delayed.message import EXPIRES, Claim, Ref, Settlement
+from delayed.message import EXPIRES, NEWER_PAUSE, Claim, Ref, Settlement
 from delayed.task import Task
 from delayed.worker import verdict
 from delayed.worker.verdict import Verdict
@@ -68,6 +68,10 @@ class Consumer:
         try:
             message = claim.message()
             task = Task.from_message(self._codec.open(message, claim.header), self._codec)
+        except NewerFormat as error:
+            logger.warning("task %d of queue %s goes back to it: %s", claim.id, self._queue, error)
+            self._broker.settle(self._worker, [Settlement(claim.ref, "back", NEWER_PAUSE)])
+            return None
         except (DecodeError, NotAllowed, NotReadable) as error:
             logger.error("task %d of queue %s is dead: %s", claim.id, self._queue, error)
             dead = Settlement(claim.ref, "dead", reason=str(error))

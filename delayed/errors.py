@@ -10,6 +10,7 @@ DelayedError
 │   ├── AlreadyEnqueued                  .delay() of a unique task finds one that is the same
 │   ├── NotSerializable (TypeError)      a value can't be turned into bytes
 │   ├── DecodeError (ValueError)         a message can't be decoded
+│   │   ├── NewerFormat                  ... by this version: a later one made it
 │   │   └── NotAuthentic                 ... because it is unsigned, was altered, or was made with another secret
 │   ├── NotReadable                      this worker lacks a package or class that it takes to read a message
 │   ├── NotAllowed (PermissionError)     the queue does not allow this function
@@ -133,6 +134,12 @@ class NotSerializable(TaskError, TypeError):
 
 class DecodeError(TaskError, ValueError):
     """Raised when the bytes of a message can't be decoded."""
+
+
+class NewerFormat(DecodeError):
+    """Raised when a message was made by a later version of this library, in a format that this one does not know. It
+    goes back to its queue, uncharged, for a worker of that version, as often as it takes.
+    """
 
 
 class NotReadable(TaskError):

@@ -24,10 +24,12 @@ from math import inf
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from delayed.errors import DecodeError, NotEnqueueable
+from delayed.errors import DecodeError, NewerFormat, NotEnqueueable
 from delayed.fields import FIELDS, ID_MAX, short
 
 HEADER_VERSION = 1
+NEWER_PAUSE = 30.0  # seconds before a message that only a later version can read may be claimed again
+NEWER = 8  # formats from the one that is known on that are taken for later versions'; beyond there is garbage
 HEADER_MAX = 65536  # bytes
 DEFAULT_MAX_DELIVERIES = 11  # one run and ten deaths of its watchers, then a message counts as poison
 # Deliveries of a dead letter that is revived go on at the next multiple of this, so that their number is never lowered
@@ -199,7 +201,8 @@ class Message(NamedTuple):
             raise DecodeError(f"the header of task {id} is not one JSON object: {short(text)}")
         version = data.pop("v", None)
         if type(version) is not int or version != HEADER_VERSION:
-            raise DecodeError(
+            newer = type(version) is int and HEADER_VERSION < version <= HEADER_VERSION + NEWER
+            raise (NewerFormat if newer else DecodeError)(
                 f"the header of task {id} has version {short(version)}; this worker reads {HEADER_VERSION}: "
                 "upgrade delayed on this host, or it was not made by it"
             )

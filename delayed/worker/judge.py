@@ -143,6 +143,8 @@ def log_verdict(claim: Claim, found: Verdict, settlement: Settlement | None) -> 
     quiet = {"back": logging.INFO, "cancelled": logging.INFO, "retry": logging.WARNING, "lost": logging.WARNING}
     quiet["expired"] = logging.WARNING
     level = quiet.get(action, logging.ERROR)
+    if found.code == verdict.POSTPONED and func == "?":  # only a later version can read it
+        level = logging.WARNING
     more = "".join(f"\n{part}" for part in found.places)
     shown = {"arguments": found.arguments} if found.arguments else {}
     logger.log(

@@ -12,6 +12,7 @@ from delayed.errors import (
     FunctionNotFound,
     GiveBack,
     LimitsRefused,
+    NewerFormat,
     NotAllowed,
     NotReadable,
     Reject,
@@ -23,6 +24,7 @@ from delayed.errors import (
     TaskStopped,
     TaskTimeout,
 )
+from delayed.message import NEWER_PAUSE
 from delayed.worker import verdict
 from delayed.worker.verdict import Verdict
 
@@ -47,6 +49,8 @@ def outcome_of(error: BaseException) -> int:
         return verdict.LOST
     if isinstance(error, TaskStopped):
         return verdict.STOPPED
+    if isinstance(error, NewerFormat):
+        return verdict.POSTPONED
     if isinstance(error, DecodeError):
         return verdict.UNDECODABLE
     if isinstance(error, NotAllowed):
@@ -126,7 +130,7 @@ def describe(code: int, error: BaseException, stack: str) -> Verdict:
         exit_code=exit_code,
         stack=stack,
         rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        delay=error.delay if isinstance(error, RetryLater) else None,
+        delay=error.delay if isinstance(error, RetryLater) else NEWER_PAUSE if isinstance(error, NewerFormat) else None,
     )
 
 

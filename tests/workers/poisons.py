@@ -107,7 +107,10 @@ def on_pickles() -> Iterator[Poison]:
         "nothing": (b"", "payload has 0 bytes"),
         "three bytes": (b"\x01\x01\x00", "payload has 3 bytes"),
         "no body": (b"\x01\x01\x00\x00", "can't be decoded with pickle: EOFError"),
-        "a newer version": (b"\x02\x01\x00\x00" + pickle.dumps([[], {}]), "payload has version 2; this worker reads 1"),
+        "another version": (
+            b"\x63\x01\x00\x00" + pickle.dumps([[], {}]),
+            "payload has version 99; this worker reads 1",
+        ),
         "version 0": (b"\x00\x01\x00\x00" + pickle.dumps([[], {}]), "payload has version 0"),
         "an unknown serializer": (b"\x01\x63\x00\x00[]", "made with unknown serializer 99"),
         "no serializer": (b"\x01\x00\x00\x00[]", "made with unknown serializer 0"),
@@ -273,7 +276,7 @@ WRONG = {
         + [f'"a\\u{code}b:c"' for code in ("0000", "000a", "001b", "007f", "0085", "2028", "d800", "dc80")],
         "has the func .*, which is not the path of a function",
     ),
-    "v": (["2", "0", "null", '"1"', "true", "1.0", "[]", "{}", "NaN", f"1{'0' * 400}"], "has version .*; this worker"),
+    "v": (["99", "0", "null", '"1"', "true", "1.0", "[]", "{}", "NaN", f"1{'0' * 400}"], "has version .*; this worker"),
 }
 BROKEN = {
     b"": "can't be read: JSONDecodeError",

@@ -207,3 +207,34 @@ def test_taking_by_hand_passes_bad_messages_by(tmp_path: Path) -> None:
     assert taken is not None and taken.args == ("", "last")
     assert queue.broker.counts("q").dead == len(found)
     assert queue.release(taken)
+
+
+def test_what_a_later_version_made_waits_for_a_worker_of_it(place: tuple[str, Kitchen]) -> None:
+    mode, kitchen = place
+    queue = kitchen.queues["pickle"]
+    first = kitchen.broker.reserve_ids(queue.name, 2)
+    raw = Raw(*poisons.good(queue, kitchen.ledger, "bad", first))
+    raw.raw = b'{"v":2,"f":"tests.workers.tasks:mark"}'
+    good = poisons.good(queue, kitchen.ledger, "bad", first + 1)
+    newer = good._replace(payload=b"\x02" + good.payload[1:])
+    kitchen.broker.enqueue(queue.name, [raw, newer], kitchen.session, 1)
+    worker = kitchen.start(mode)
+
+    wait_for(lambda: kitchen.broker.counts(queue.name) == (2, 0, 0, 0))
+
+    for entry in kitchen.broker.peek(queue.name, "scheduled"):
+        assert (entry.attempt, entry.delivery) == (0, 1)
+        assert 20 < entry.due <= 30
+    assert worker.poll() is None
+    assert kitchen.bench.ledger.lines == []
+    assert kitchen.bench.log().count("this worker reads 1: upgrade delayed on this host") == 2
+
+
+def test_what_a_later_version_made_is_not_taken_by_hand() -> None:
+    queue = Queue("q", f"memory://{secrets.token_hex(8)}")
+    raw = Raw(*poisons.good(queue, "", "", queue.broker.reserve_ids("q", 1)))
+    raw.raw = b'{"v":2,"f":"tests.workers.tasks:mark"}'
+    queue.broker.enqueue("q", [raw], os.urandom(16).hex(), 1)
+
+    assert queue.dequeue() is None
+    assert queue.broker.counts("q") == (1, 0, 0, 0)
