@@ -26,6 +26,7 @@ from delayed.brokers.sqlite_open import (
 )
 from delayed.brokers.sqlite_wake import Bell
 from delayed.errors import BrokerFull, BrokerUnavailable, ConfigError
+from delayed.logger import logger
 
 MIN_SQLITE = (3, 35, 0)  # RETURNING
 WAL_LIMIT = 4 << 20  # bytes of write-ahead log after which it is copied into the file
@@ -202,12 +203,14 @@ class SQLiteFile:
         """What is open, opened on first use, and anew when the file was removed or replaced."""
         opened = self._opened
         if opened is not None:
+            what = "replaced"
             try:
                 found = os.stat(self.path)
                 if (found.st_dev, found.st_ino) == opened.identity:
                     return opened
             except FileNotFoundError:
-                pass
+                what = "removed"
+            logger.error("%s was %s while it was in use: what was in it is not in the one used now", self.path, what)
             self._disconnect()
         check_place(self.path, self._mounts())
         lock = create(self.path + "-lock")

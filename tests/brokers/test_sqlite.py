@@ -281,14 +281,20 @@ def test_a_network_file_system_is_refused_unless_allowed(path: Path, monkeypatch
     file.close()
 
 
-def test_a_removed_file_is_made_anew(path: Path, broker: SQLiteBroker) -> None:
+def test_a_removed_file_is_made_anew_and_that_is_said(
+    path: Path, broker: SQLiteBroker, caplog: pytest.LogCaptureFixture
+) -> None:
     put(broker)
+    assert not caplog.records
     for name in ("tasks.db", "tasks.db-wal", "tasks.db-shm"):
         (path.parent / name).unlink()
 
     ids = put(broker)
 
     assert [claim.id for claim in take(broker)] == ids
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} was removed while it was in use: what was in it is not in the one used now"
+    ]
 
 
 # -- writing ---------------------------------------------------------------------------------------------------
