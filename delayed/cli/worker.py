@@ -247,11 +247,9 @@ def worker(
     broker = queues[0].broker
     if broker.spec() is None:
         raise ConfigError(f"{broker!r} lives in one process only; a worker needs a store such as {DEFAULT_URL}")
-    warnings = reach(broker)
+    reach(broker)
     # The worker itself says next what it serves, and where.
     logger.info("delayed %s on Python %s, pid %d", __version__, platform.python_version(), os.getpid())
-    for warning in warnings:
-        logger.warning("%s", warning)
     worker = WORKERS[mode](
         queues=queues,
         processes=processes or _cores(),

@@ -145,6 +145,7 @@ class Courier(threading.Thread):
         self._condition = threading.Condition()
         self._outbox: list[tuple[Held | None, Settlement]] = []
         self._outbox_since = 0.0
+        self._warned = False  # whether the store has been asked for what is wrong with its settings
         self._answers: deque[tuple[str, int, Answer]] = deque()  # of tasks that have ended their claims themselves
         self._held: dict[tuple[str, int], Held] = {}
         self._settling = 0  # of those held, how many lie in the outbox or are under way
@@ -259,6 +260,8 @@ class Courier(threading.Thread):
                     self.healthy = True
                     logger.info("worker %s reaches %r again", self.worker, self.broker)
                 self._pause = BACKOFF[0]
+                if not self._warned:
+                    self._warn()
             except Exception as error:
                 self._fail(error)
                 if self._closing and now() > self._close_by:
@@ -269,6 +272,13 @@ class Courier(threading.Thread):
                     )
                     return
         self._say_goodbye()
+
+    def _warn(self) -> None:
+        """Say what is wrong with the settings of the store, once it is there."""
+        self._warned = True
+        with contextlib.suppress(BrokerError):
+            for warning in self.broker.check():
+                logger.warning("%s", warning)
 
     def _turn(self) -> bool:
         """Do one thing; False when there is nothing left to do."""

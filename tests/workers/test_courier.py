@@ -23,6 +23,7 @@ class Fussy(MemoryBroker):
     """A store that can be full for small values, and takes no settlement of which `refuses` says so."""
 
     full = False
+    warning = "it keeps nothing on its disk"
     refuses = staticmethod(lambda settlement: False)
 
     def settle_and_claim(self, worker: str, settlements: Sequence[Settlement], *rest: Any) -> Any:
@@ -34,6 +35,9 @@ class Fussy(MemoryBroker):
         if any(self.refuses(settlement) for settlement in settlements):
             raise BrokerError("no place for that")
         return super().settle(worker, settlements)
+
+    def check(self) -> list[str]:
+        return [self.warning]
 
     def put_key(self, *args: Any, **options: Any) -> int:
         if self.full:
@@ -148,3 +152,15 @@ def test_what_is_refused_whatever_is_in_it_is_sent_again_as_it_was(broker: Fussy
 
     wait_for(lambda: broker.get_results("q", [id]))
     assert answers.unpack(broker.get_results("q", [id])[id]).body == b"z"
+
+
+def test_what_is_wrong_with_the_store_is_said_once(
+    broker: Fussy, courier: Courier, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        put(broker)
+        wait_for(lambda: courier.inbox)
+        courier.inbox.clear()
+
+    wait_for(lambda: broker.warning in caplog.messages)
+    assert caplog.messages.count(broker.warning) == 1
