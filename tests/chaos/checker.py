@@ -4,7 +4,7 @@
 lost           ``.delay()`` returned, and the task neither returned in any run nor used up its retries; a dead letter
                that has not is one too
 ghost          a run of a task that ``.delay()`` said it had refused, that nobody asked for, or that was cancelled
-twin           two tasks for one call
+twin           two tasks for one call, or two calls with one task
 rerun          another run of a task that nothing explains: the one before returned, or still could have
 repeated       runs that follow one that had returned just before both of its guardians died, more than of chance
 overlap        a sign of life of a run after the next one of the same task had begun
@@ -33,6 +33,7 @@ from tests.chaos.records import Record
 
 # What is raised in a run that has to go although its time is not up; the last one in a coroutine.
 STOPS = ("TaskLost", "TaskStopped", "CancelledError")
+WORKER_KILLED = "its worker was killed"
 CHANCE = 3  # kills that may hit a run that has just returned, in however few
 GIVING_UP = 1.0  # seconds that a run may go on after its worker can know again that its claim was lost
 
@@ -160,6 +161,7 @@ class Checker:
             if intent.stored is not None
             and not self._has_ended(intent)
             and not (dead.keys() & intent.ids and intent.runs and intent.runs[-1].attempt > intent.retry)
+            and not self.history.forgets(intent)
         ]
 
     def _has_ended(self, intent: Intent) -> bool:
@@ -186,11 +188,15 @@ class Checker:
         ]
 
     def twin(self) -> list[str]:
+        owners: dict[int, list[int]] = defaultdict(list)
+        for intent in self.history.intents.values():
+            for id in intent.ids:
+                owners[id].append(intent.number)
         return [
             f"intent {intent.number} is stored as {len(intent.ids)} tasks: {sorted(intent.ids)}"
             for intent in self.history.intents.values()
             if len(intent.ids) > 1
-        ]
+        ] + [f"the id {id} was given to the intents {numbers}" for id, numbers in owners.items() if len(numbers) > 1]
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
@@ -204,7 +210,11 @@ class Checker:
                 if why:
                     self.explained[why] += 1
                     self.repeated += before.returned
-                    if before.returned and self._settled(before) <= before.sign + self.bounds.flush:
+                    if (
+                        before.returned
+                        and why == WORKER_KILLED
+                        and self._settled(before) <= before.sign + self.bounds.flush
+                    ):
                         self.unlucky.append(f"intent {intent.number}: {run} follows {before}, which had returned")
                 else:
                     how = "returned" if before.returned else f"raised {before.error}" if before.error else "was alive"
@@ -223,7 +233,7 @@ class Checker:
         dead = history.worker_dead(before)
         if dead is not None and dead <= run.begun and (before.ended is None or dead <= self._settled(before)):
             self._recovered("worker", dead, run.begun)
-            return "its worker was killed"
+            return WORKER_KILLED
         if not before.returned or before.run in history.unsaid:
             killed = history.killed(before.pid, before.begun, run.begun)
             if killed is not None:
@@ -239,9 +249,17 @@ class Checker:
             return "its worker was frozen or cut off"
         if intent.exclusive and run.attempt == before.attempt and self._out_of_reach(before, run.begun):
             return "it was exclusive, and the store was out of reach"
-        if any(record.get("lossy") and before.begun <= record["at"] <= run.begun for record in history.having("down")):
+        if self._was_forgotten(before, run):
             return "the store forgot its last moments"
         return ""
+
+    def _was_forgotten(self, before: Run, run: Run) -> bool:
+        """Whether the store forgot how a run ended, or that it had begun."""
+        ended = before.ended if before.ended is not None else inf
+        return any(
+            before.begun <= up and at <= run.begun and ended >= since - self.bounds.flush
+            for since, at, up in self.history.forgotten
+        )
 
     def _out_of_reach(self, run: Run, until: float) -> bool:
         """Whether there was an outage in this time in which a lease that nobody can renew ends."""
@@ -278,18 +296,26 @@ class Checker:
         for intent in self.history.intents.values():
             for number, run in enumerate(intent.runs):
                 for before in intent.runs[:number]:
-                    if before.sign > run.begun and before.id == run.id and not self._was_frozen(intent, before, run):
+                    if (
+                        before.sign > run.begun
+                        and before.id == run.id
+                        and not self._could_not_know(intent, before, run)
+                    ):
                         found.append(
                             f"intent {intent.number}: {before} was alive {before.sign - run.begun:.3f} s after {run} "
                             "had begun"
                         )
         return found
 
-    def _was_frozen(self, intent: Intent, before: Run, run: Run) -> bool:
-        """Whether a run could not know that it had lost its claim, and ended as soon as it could.
+    def _could_not_know(self, intent: Intent, before: Run, run: Run) -> bool:
+        """Whether a run could not know that it had lost its claim, and ended as soon as it could: it was frozen or cut
+        off, or the store forgot the claim.
 
         One of an exclusive task that is only cut off knows the time.
         """
+        if self._was_forgotten(before, run):
+            back = max(up for _, at, up in self.history.forgotten if before.begun <= up and at <= run.begun)
+            return before.sign <= back + self.bounds.lease / 3 + self.bounds.back + GIVING_UP
         windows = list(self.history.frozen(before, self.history.end, whole=True, cut=not intent.exclusive))
         long = [end for start, end in windows if min(end, run.begun) - start >= self.bounds.lease * 0.6]
         # It learns it with the next renewal.

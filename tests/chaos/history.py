@@ -14,7 +14,7 @@ The nemesis log, by whoever does the harm, and looks after it::
 
     born (role, pid, parent) · ready (pid): it forks · leave (pid)
     kill (role, pid, sent: just before, unsaid: its last run had returned, but it could not tell anybody yet)
-    stop, cont (role, pid, worker) · cut, healed (worker): from the store · down (lossy), up: the store
+    stop, cont (role, pid, worker) · cut, healed (worker): from the store · down (lossy, since), up: the store
     late (since): the machine itself stood still · slots (slots): tasks that run at once
     drained (drained, words): whether the queue became empty · dead (id, reason) · leak (words)
     effect (intent, run): a row of the store
@@ -123,7 +123,18 @@ class History:
         self.unsaid = {run.run for pid, run in last.items() if pid in unsaid or self._hardly_ended(run)}
         self._parents = {record["pid"]: record["parent"] for record in self.having("born")}
         self.outages = self._windows("down", "up")
+        self.forgotten = [  # since when the store has forgotten, when it went away, and when it was back
+            (record.get("since", 0.0), at, up)
+            for at, up in self.outages
+            for record in self.having("down")
+            if record["at"] == at and record["lossy"]
+        ]
         self.excused = [*self.outages, *[(record["since"], record["at"]) for record in self.having("late")]]
+
+    def forgets(self, intent: Intent) -> bool:
+        """Whether it was stored in moments that the store has forgotten. It dies a moment after that was noted."""
+        stored = intent.stored
+        return stored is not None and any(since <= stored <= up for since, _, up in self.forgotten)
 
     def _hardly_ended(self, run: Run) -> bool:
         """Whether it returned, and its process was killed before it can have told anybody for sure."""

@@ -97,6 +97,23 @@ FAULTS = {
     ),
     "a run that nobody asked for is a ghost": ("ghost", Story().begin(1.1, "a").then(2.0, "E", "a")),
     "two ids of one call are twins": ("twin", ran_once().begin(1.3, "b", id=999).then(1.4, "E", "b")),
+    "one id of two calls is a clash": ("twin", ran_once().task(2.0, 2).begin(2.5, "b", 2, id=101).then(2.6, "E", "b")),
+    "what was stored long before the store forgot its last moments is lost": (
+        "lost",
+        Story().task(1.0).harm(5.0, "down", lossy=True, since=4.0).harm(5.5, "up"),
+    ),
+    "what ended long before the store forgot its last moments does not run again": (
+        "rerun",
+        ran_once().harm(5.0, "down", lossy=True, since=4.0).harm(5.5, "up").begin(6.0, "b", token=2),
+    ),
+    "a run that goes on after it could know that its claim was forgotten overlaps": (
+        "overlap",
+        broke_off()
+        .harm(2.0, "down", lossy=True, since=1.0)
+        .harm(2.5, "up")
+        .begin(3.0, "b", token=1)
+        .then(9.0, "T", "a"),
+    ),
     "a rerun after a return is not explained": ("rerun", ran_once().begin(5.0, "b", token=2).then(5.1, "E", "b")),
     "a rerun beside nothing that happened is not explained": (
         "rerun",
@@ -389,6 +406,12 @@ def test_a_task_that_was_cancelled_is_not_lost_and_runs_no_more() -> None:
 
     story.enqueued.append({"what": "cancelled", "at": 1.2, "intent": 1})
     assert story.begin(1.3, "a").then(1.4, "E", "a").judge().failed == ["ghost"]
+
+
+def test_what_was_stored_in_moments_that_the_store_forgot_may_be_lost() -> None:
+    story = Story().task(4.5).harm(5.0, "down", lossy=True, since=4.0).harm(5.5, "up")
+
+    assert story.judge().passed
 
 
 def test_an_uncertain_task_may_run_or_not() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.chaos import tasks
+from tests.chaos.records import now
 from tests.chaos.scenarios.outages import BACK, SLACK, back
 from tests.chaos.scenarios.producing import Pressing, Producing
 from tests.chaos.scenarios.scene import Scene, scenario
@@ -21,7 +22,57 @@ NAP = 0.02  # seconds that a task takes
 LOAD = "x" * 100_000
 ROOM = 8 << 20  # bytes that a Redis has left
 AT_ONCE = 1.0  # seconds in which a busy machine refuses what a store has no room for
+LAG = 0.5  # seconds by which a replica is behind
 COMPLAINTS = 3  # lines in the log of a worker while a store does not serve it
+
+
+@scenario("B2", stores=("redis",), proxied=False)
+def nothing_on_disk(scene: Scene) -> None:
+    """A Redis that writes nothing to its disk is killed: what it had is gone, as workers had warned at their start."""
+    server = scene.store.server
+    assert server is not None
+    server.kill()
+    server.arguments = ("--appendonly", "no")
+    server.start()
+    with _two_workers_at_work(scene):
+        scene.measure("workers that had warned", _log(scene).count("keeps no append-only file"), least=2)
+        _come_back_with_less(scene, 0.0)
+
+
+@scenario("B5", stores=("redis",), proxied=False)
+def promotion(scene: Scene) -> None:
+    """A replica that lacks the last half second takes the place of its primary: here, that starts from a snapshot."""
+    server = scene.store.server
+    assert server is not None
+    with _two_workers_at_work(scene), _admin(scene) as admin:
+        since = now()
+        admin.save()
+        scene.put(NAP, count=scene.tasks)
+        time.sleep(LAG)
+        server.arguments = ("--appendonly", "no")  # else it starts from its log
+        _come_back_with_less(scene, since)
+
+
+@contextlib.contextmanager
+def _two_workers_at_work(scene: Scene) -> Iterator[None]:
+    scene.worker()
+    scene.worker()
+    with Producing(scene, NAP):
+        numbers = [*scene.put(scene.arena.lease, count=1), *scene.put_watched(scene.arena.lease)]
+        scene.put(NAP, count=scene.tasks)
+        scene.wait_for(lambda: all(scene.runs(number) for number in numbers))
+        yield
+
+
+def _come_back_with_less(scene: Scene, since: float) -> None:
+    server = scene.store.server
+    assert server is not None
+    scene.arena.note("down", lossy=True, since=since)
+    server.kill()
+    server.start()
+    scene.arena.note("up")
+    scene.put(NAP, count=scene.tasks)
+    scene.measure("served again after", back(scene), most=BACK + SLACK)
 
 
 @scenario("R1", stores=("redis",), proxied=False)

@@ -131,8 +131,11 @@ class Scene:
         return sum(intent.refused for intent in self.arena.history().intents.values())
 
     def all_begun(self) -> bool:
-        """Whether every task has, of which a producer knows that it is stored."""
-        return all(intent.runs for intent in self.arena.history().intents.values() if intent.stored is not None)
+        """Whether every task has that a producer knows to be stored, and that the store has not forgotten."""
+        history = self.arena.history()
+        return all(
+            intent.runs or history.forgets(intent) for intent in history.intents.values() if intent.stored is not None
+        )
 
     def hits(self) -> int:
         """How many requests the proxy has harmed."""
