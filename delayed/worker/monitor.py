@@ -113,6 +113,7 @@ class Monitor:
         self.buffer = bytearray(channel.BUFFER_SIZE)
         self.by_fd: dict[int, Seat] = {}
         self.reaps_orphans = False
+        self.strays: set[int] = set()  # pids of children that no fork server has told of, and that go by themselves
         self.stopping = False
         self.stop_by: float | None = None
         self.stopped_by_task = False  # a task has asked for it, and means all workers of a supervisor
@@ -220,6 +221,8 @@ class Monitor:
                 if at >= next_tick:
                     next_tick = at + TICK
                     self.minder.tick(at)
+                    if self.strays:
+                        self.reap_strays()
                 self.minder.mind_lost(at)
                 self.orders.mind(at)
                 asked = self.stop_asked or self.stop_gently or self.stop_now or self.stopped_by_task
@@ -366,7 +369,25 @@ class Monitor:
             if seat.index >= len(self.regular):
                 wanted = bool(self.handing.alone)
             if not seat.pid and not seat.forking and wanted and at >= seat.fork_at:
+                self.mind_stray(seat)
                 seat.forking = self.server.send(Control(channel.FORK, seat.index))
+
+    def mind_stray(self, seat: Seat) -> None:
+        """Note who was in a seat that is free: its fork server died before it could tell of it, which it has seen."""
+        pid = self.board.pid(seat.index)
+        if pid:
+            self.board.vacate(seat.index)
+            self.strays.add(pid)
+
+    def reap_strays(self) -> None:
+        """Bury those that became children of this process, being its nearest subreaper, when they were forked."""
+        for pid in list(self.strays):
+            try:
+                gone = not self.reaps_orphans or os.waitpid(pid, os.WNOHANG)[0] == pid
+            except ChildProcessError:
+                gone = True
+            if gone:
+                self.strays.discard(pid)
 
     def start_server(self) -> None:
         self.server.start(

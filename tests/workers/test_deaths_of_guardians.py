@@ -48,6 +48,19 @@ def test_a_child_that_its_fork_server_could_not_report_keeps_its_seat(bench: Ben
     assert worker.poll() is None
 
 
+@pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
+def test_a_child_that_comes_when_its_fork_server_is_dead_goes_and_is_buried(bench: Bench) -> None:
+    worker = bench.start(preload=["tests.workers.strays"])
+    sign = bench.folder / "ledger.stray"
+    stray = int(wait_for(lambda: sign.exists() and sign.read_text()))
+    bench.put(tasks.mark, "after")
+
+    wait_for(bench.settled)
+    assert bench.ledger.lines == ["after"]
+    wait_for(lambda: not Path(f"/proc/{stray}").exists())
+    assert worker.poll() is None
+
+
 def test_a_fork_server_stands_in_for_its_monitor(bench: Bench, mode: str) -> None:
     bench.put(tasks.nap, "long", 1.5)
     bench.put(tasks.nap, "next", 0.0)
