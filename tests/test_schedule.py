@@ -184,7 +184,7 @@ def look(): ...
 look.__module__ = "app"
 sys.modules["app"] = sys.modules["__main__"]
 scheduler = Scheduler(queue)
-threading.Timer(2.5, scheduler.stop).start()
+threading.Timer(4.0, scheduler.stop).start()
 scheduler.run()
 """
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]

@@ -138,9 +138,13 @@ def targets(rows: Mapping[str, Sequence[Result]]) -> str:
     again = sum(it.reruns for it in one)
     add("runs again when one guardian dies", ONE_GUARDIAN, "0", str(again), not again)
     both = _done(rows, "K4")
-    kills = sum(it.harm for it in both) or 1
-    rate = 100 * sum(it.repeated for it in both) / kills
-    add("runs again that had returned, of 100 kills of both guardians", ("K4",), "1", f"{rate:.2g}", rate <= 1)
+    rates = {}
+    for kind in dict.fromkeys(it.kind for it in both):
+        mine = [it for it in both if it.kind == kind]
+        rates[kind] = 100 * sum(it.repeated for it in mine) / (sum(it.harm for it in mine) or 1)
+    told = ", ".join(f"{kind} {rate:.2g}" for kind, rate in rates.items())
+    reached = all(rate <= 1 for rate in rates.values())
+    add("runs again that had returned, of 100 kills of both guardians", ("K4",), "1", told, reached)
     none("runs that overlap when processes are killed", KILLED, "overlap")
     none("outcomes accepted of a run whose claim had gone", ("Z1", "N4", "N5", "N7"), "unfenced")
     none("twins of enqueues whose reply was lost", ("N2",), "twin")

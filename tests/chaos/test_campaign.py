@@ -105,7 +105,7 @@ def test_what_is_aimed_at_is_told_where_it_is_not_reached() -> None:
     report = tables([slow, again])
 
     assert "| p50 0.1 s, max 1 s | 0.05/0.05/1.50 s of 101, of 190 reruns | **no** |" in report
-    assert "of 100 kills of both guardians | K4 | 1 | 0.5 | yes |" in report
+    assert "of 100 kills of both guardians | K4 | 1 | forked 0.5 | yes |" in report
     assert "| a run outlives its guardians by | K4 | 0.1 s | 0.04 s | yes |" in report
 
 
