@@ -229,7 +229,7 @@ def test_what_a_later_version_made_waits_for_a_worker_of_it(place: tuple[str, Ki
         assert 20 < entry.due <= 30
     assert worker.poll() is None
     assert kitchen.bench.ledger.lines == []
-    assert kitchen.bench.log().count("this worker reads 1: upgrade delayed on this host") == 2
+    wait_for(lambda: kitchen.bench.log().count("this worker reads 1: upgrade delayed on this host") == 2)
 
 
 def test_what_a_later_version_made_is_not_taken_by_hand() -> None:
