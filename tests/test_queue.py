@@ -30,6 +30,7 @@ from delayed import (
     Sweeper,
     Task,
 )
+from delayed.brokers import deadline
 from delayed.brokers.memory import MemoryBroker
 from delayed.message import Message
 from delayed.producer import Producer
@@ -472,6 +473,7 @@ def test_a_call_that_a_signal_ends_keeps_no_other_waiting() -> None:
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for _ in range(300):
+            assert not deadline.is_set()
             with contextlib.suppress(Interrupt):
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.0006), 1.0)  # again, if it is lost
                 while True:

@@ -33,11 +33,12 @@ class Attempts:
     def make(self, call: Callable[[], T]) -> T:
         """Ask; what is asked of a store meanwhile is given up when the time is over."""
         begun = time.monotonic()
-        token = _until.set(begun + max(self._left, LEAST))
-        try:
+        before = _until.get()
+        try:  # a signal handler may raise right after it is set
+            _until.set(begun + max(self._left, LEAST))
             return call()
         finally:
-            _until.reset(token)
+            _until.set(before)
             self._left -= time.monotonic() - begun
 
     def again(self) -> bool:
