@@ -11,6 +11,7 @@ import pytest
 from delayed import answers
 from delayed.brokers.memory import MemoryBroker
 from delayed.errors import BrokerError, BrokerFull
+from delayed.logger import logger
 from delayed.message import Answer, Message, Settlement
 from delayed.worker import verdict
 from delayed.worker.courier import Courier
@@ -51,7 +52,15 @@ def broker() -> Fussy:
 
 
 @pytest.fixture
-def courier(broker: Fussy) -> Iterator[Courier]:
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the library warns of, from before the courier is started."""
+    found: list[str] = []
+    monkeypatch.setattr(logger, "warning", lambda text, *args, **more: found.append(text % args))
+    return found
+
+
+@pytest.fixture
+def courier(broker: Fussy, said: list[str]) -> Iterator[Courier]:
     courier = Courier(
         broker,
         ["q"],
@@ -154,17 +163,11 @@ def test_what_is_refused_whatever_is_in_it_is_sent_again_as_it_was(broker: Fussy
     assert answers.unpack(broker.get_results("q", [id])[id]).body == b"z"
 
 
-def test_what_is_wrong_with_the_store_is_said_once(
-    broker: Fussy, courier: Courier, caplog: pytest.LogCaptureFixture
-) -> None:
-    def said() -> list[str]:
-        records = [*caplog.get_records("setup"), *caplog.records]  # it is started by a fixture
-        return [record.getMessage() for record in records]
-
+def test_what_is_wrong_with_the_store_is_said_once(broker: Fussy, courier: Courier, said: list[str]) -> None:
     for _ in range(2):
         put(broker)
         wait_for(lambda: courier.inbox)
         courier.inbox.clear()
 
-    wait_for(lambda: broker.warning in said())
-    assert said().count(broker.warning) == 1
+    wait_for(lambda: broker.warning in said)
+    assert said.count(broker.warning) == 1
