@@ -55,6 +55,26 @@ def ping_after(url: str, pause: float, n: int = 200) -> float:
     return statistics.median(times)
 
 
+def sleeping_threads(many: int, seconds: float) -> dict[str, float]:
+    """Seconds until the last of so many calls that sleep has ended, each in a thread of a bare ThreadPoolExecutor:
+    while those are started (`cold`), and when all are there (`warm`).
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def sleep(_: int) -> tuple[float, float]:
+        begun = time.monotonic()
+        time.sleep(seconds)
+        return begun, time.monotonic()
+
+    found = {}
+    with ThreadPoolExecutor(many) as pool:
+        for way in ("cold", "warm"):
+            begins, ends = zip(*pool.map(sleep, range(many)), strict=True)
+            found[way] = max(ends) - min(begins)
+            time.sleep(seconds)  # until all wait for more
+    return found
+
+
 def pipelined(url: str, n: int = 50_000, batch: int = 1000) -> float:
     """PINGs a second of redis-py from one process, so many in one round trip."""
     import redis

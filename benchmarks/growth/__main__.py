@@ -15,6 +15,7 @@ import time
 
 from rich.console import Console
 
+from benchmarks import limits
 from benchmarks.growth import curves, network, report, sleepers, stuck
 from benchmarks.growth.curves import CURVES, STORES
 from benchmarks.page import PAGE, put
@@ -92,6 +93,8 @@ class Run:
             with self.noting(Key(mode, "sleepers")):
                 for way, seconds in sleepers.sleepers(self.stands["redis"], mode).items():
                     self.figures.add(Key(mode, "sleepers", way), seconds)
+        for way, seconds in limits.sleeping_threads(sleepers.MANY, sleepers.SECONDS).items():
+            self.figures.add(Key(sleepers.POOL, "sleepers", way), seconds)
 
     def noting(self, key: Key) -> contextlib.AbstractContextManager[None]:
         return self.figures.noting(key, lambda line: self.console.print(f"  {line}", markup=False))

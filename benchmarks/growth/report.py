@@ -163,9 +163,12 @@ def _sleepers(figures: Figures) -> Iterator[str]:
             *sleepers.WAYS.values(),
         ],
         (
-            [f"`{worker}`", *[spread(figures.values(mode, "sleepers", way), 1e3) for way in sleepers.WAYS]]
-            for mode, worker in sleepers.MODES.items()
-            if figures.values(mode, "sleepers", "cold")
+            [words, *[spread(figures.values(who, "sleepers", way), 1e3) for way in sleepers.WAYS]]
+            for who, words in {
+                **{mode: f"`{worker}`" for mode, worker in sleepers.MODES.items()},
+                sleepers.POOL: f"a bare `{sleepers.POOL}({sleepers.MANY})`",
+            }.items()
+            if figures.values(who, "sleepers", "cold")
         ),
     )
 

@@ -13,6 +13,7 @@ from benchmarks.peers.stands import Stand
 MANY = 1000
 SECONDS = 0.1
 MODES = {"async": "AsyncWorker", "threaded": "ThreadedWorker"}
+POOL = "ThreadPoolExecutor"  # of Python's own, with nothing else in its process: what threads can do
 OPTIONS = {"async": "--concurrency", "threaded": "--threads"}
 CALLS = {"async": tasks.sleep_async, "threaded": tasks.sleep}
 

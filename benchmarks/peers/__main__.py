@@ -20,14 +20,14 @@ from rich.console import Console
 
 from benchmarks import limits
 from benchmarks.page import PAGE, put
-from benchmarks.peers import measures, report
+from benchmarks.peers import client, measures, report
 from benchmarks.peers.catalog import OURS, PEERS, Peer
 from benchmarks.peers.environments import LeftOut, interpreter
 from benchmarks.peers.figures import MACHINE, Figures, Key
 from benchmarks.peers.stands import Stand, stand
 
 SINGLE, MANY = 2000, 10_000  # tasks that are enqueued one by one, half of them timed, and in bulk
-LATENCIES = 200  # of all rounds together
+LATENCIES = 400  # of all rounds together
 IDLE = 5.0  # seconds
 
 
@@ -77,6 +77,7 @@ class Run:
             "call": limits.calls,
         }.items():
             self.attempt(Key(MACHINE, what), limit)
+        self.attempt(Key(MACHINE, "PING after a pause"), lambda: limits.ping_after(url, client.PAUSE))
         if "postgres" in self.stands:
             self.attempt(Key(MACHINE, "SELECT 1"), lambda: limits.selects(self.stands["postgres"].url))
         if "mongodb" in self.stands:

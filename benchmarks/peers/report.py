@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.page import FOLDER
 from benchmarks.peers.catalog import PEERS, WAYS
+from benchmarks.peers.client import WARM_ALONE
 from benchmarks.peers.figures import MACHINE, Figures
 from benchmarks.peers.plot import bars
 from benchmarks.peers.targets import Target, targets
@@ -149,10 +150,12 @@ def _idle(figures: Figures, about: Mapping[str, Mapping[str, Any]], servers: dic
                     ]
 
     yield from table(head, rows())
+    ping = spread(figures.values(MACHINE, "PING after a pause"), 1e3, 2)
     yield (
-        "*Latency*: from before the enqueue to the first line of the task, 20 ms after the last one; who polls was "
-        "given fewer of them. *Start-up*: from the command to the first line of a task that waits. Memory, CPU and "
-        "commands: of all its processes, in five seconds of the first round.\n"
+        "*Latency*: from before the enqueue to the first line of the task, 20 ms after the last one, when all have "
+        f"gone to sleep (a PING of redis-py takes {ping} ms then); without the first {WARM_ALONE} of a client, and who "
+        "polls was given fewer of them. *Start-up*: from the command to the first line of a task that waits. Memory, "
+        "CPU and commands: of all its processes, in five seconds of the first round.\n"
     )
 
 
