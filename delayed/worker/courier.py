@@ -147,7 +147,8 @@ class Courier(threading.Thread):
         self._outbox_since = 0.0
         self._warned = False  # whether the store has been asked for what is wrong with its settings
         self._answers: deque[tuple[str, int, Answer]] = deque()  # of tasks that have ended their claims themselves
-        self._held: dict[tuple[str, int], Held] = {}
+        # Not by their ids: who has lost a task may claim it again before the end of the old claim is sent.
+        self._held: set[Held] = set()
         self._settling = 0  # of those held, how many lie in the outbox or are under way
         self._waiting = False
         self._closing = False
@@ -189,10 +190,9 @@ class Courier(threading.Thread):
 
     def forget(self, held: Held) -> None:
         """Drop a claim that was lost: there is nothing to settle."""
-        place = held.claim.queue, held.claim.id
         with self._condition:
-            self._held.pop(place, None)
-            self._gates.left(place)
+            self._held.discard(held)
+            self._gates.left(held.claim.ref)
             if self._gates.busy:
                 self._nudge()
             self._condition.notify()
@@ -218,8 +218,10 @@ class Courier(threading.Thread):
             self._nudge()
 
     def find(self, queue: str, id: int) -> Held | None:
-        """The claim of a task, if this worker holds it."""
-        return self._held.get((queue, id))
+        """The claim of a task, if this worker holds it; the newest of several."""
+        held = tuple(self._held)  # in one step, for the courier's thread goes on
+        mine = [it for it in held if it.claim.id == id and it.claim.queue == queue]
+        return max(mine, key=lambda it: it.claim.delivery, default=None)
 
     def reply(self, order: str, text: str, *, done: bool) -> None:
         """Answer an order, at once: say what came of it, and whether that was what was asked."""
@@ -442,8 +444,7 @@ class Courier(threading.Thread):
                     extra={"action": "refused", "task_id": settlement.ref.id, **extra_of(held.claim)},
                 )
         ended = [held for held, _ in batch if held is not None]
-        for held in ended:
-            self._held.pop((held.claim.queue, held.claim.id), None)
+        self._held.difference_update(ended)
         self._settling -= len(ended)
         self.freed(ended)
         if self.keeps or self._gates.minds:
@@ -475,7 +476,7 @@ class Courier(threading.Thread):
                     gated.append(held)
                 if EXPIRES in claim.header:
                     expiring.append(held)
-            self._held[claim.queue, claim.id] = held
+            self._held.add(held)
             fresh.append(held)
         if expiring and not self._date(expiring):
             fresh = [held for held in fresh if held not in expiring]
@@ -571,7 +572,7 @@ class Courier(threading.Thread):
         sent = now()
         with self._condition:
             settling = {held for held, _ in self._outbox}
-            mine = {held.claim.ref: held for held in self._held.values()}
+            mine = {held.claim.ref: held for held in self._held}
         renewal = self.broker.renew(self.worker, self.queues, list(mine), self.lease)
         for ref in renewal.held:
             mine[ref].confirmed = sent
@@ -583,9 +584,9 @@ class Courier(threading.Thread):
                 held.lost_at = now()
                 self.lost.append(held)
         with self._condition:
-            known = {(held.claim.queue, held.claim.id) for held in self._held.values()}
+            known = {held.claim.ref for held in self._held}
             for claim in renewal.unknown if look else ():
-                if (claim.queue, claim.id) not in known and is_task(claim):
+                if claim.ref not in known and is_task(claim):
                     logger.info("task %d was claimed but the answer was lost: it goes back", claim.id)
                     self._outbox.append((None, Settlement(claim.ref, "back")))
         self.notify()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from delayed import answers, waits
 from delayed.brokers.base import Broker
 from delayed.errors import DecodeError
-from delayed.message import GATES, Claim, Settlement
+from delayed.message import GATES, Claim, Ref, Settlement
 from delayed.worker import gifts
 from delayed.worker.limiter import Limiter, Place, Shut
 from delayed.worker.process import now
@@ -46,10 +46,10 @@ class Gates:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._limiter = Limiter(broker)
-        self._inside: dict[waits.Place, Place] = {}  # (queue, id) -> the place of a claim inside a limit
+        self._inside: dict[Ref, Place] = {}  # the place of a claim inside a limit
         self._leaving: deque[Place] = deque()  # that have ended, and are inside still
         self._answered: list[waits.Place] = []  # tasks whose answers were stored just now
-        self._back: dict[waits.Place, _Awaited] = {}  # what goes back, and what it waits for
+        self._back: dict[Ref, _Awaited] = {}  # what goes back, and what it waits for
         self._again: list[tuple[waits.Place, _Awaited]] = []  # the same when it is back
 
     # -- what has ended ----------------------------------------------------------------------------------------
@@ -68,17 +68,17 @@ class Gates:
         """These settlements were sent: :meth:`work` does what follows."""
         for settlement in settlements:
             place = settlement.ref.queue, settlement.ref.id
-            awaited = self._back.get(place)
+            awaited = self._back.get(settlement.ref)
             if awaited is not None and settlement.action == "back":
                 self._again.append((place, awaited))
-            self.left(place)
+            self.left(settlement.ref)
             if settlement.answer is not None:
                 self._answered.append(place)
 
-    def left(self, place: waits.Place) -> None:
+    def left(self, ref: Ref) -> None:
         """The claim of a task is over. May be called from any thread."""
-        self._back.pop(place, None)
-        inside = self._inside.pop(place, None)
+        self._back.pop(ref, None)
+        inside = self._inside.pop(ref, None)
         if inside is not None:
             self._leaving.append(inside)
 
@@ -91,7 +91,7 @@ class Gates:
         if GATES in claim.header:
             limit = _gates_of(claim).get("limit")
             if limit is not None and limit[1] is not None:
-                self._inside[claim.queue, claim.id] = Place(claim.queue, claim.id, claim.delivery, *limit)
+                self._inside[claim.ref] = Place(claim.queue, claim.id, claim.delivery, *limit)
 
     def work(self) -> None:
         """Leave what has ended, and wake who can go on for it.
@@ -164,13 +164,13 @@ class Gates:
         return ends
 
     def _wait(self, held: Held, awaited: _Awaited, seconds: float) -> _End:
-        self._back[held.claim.queue, held.claim.id] = awaited
+        self._back[held.claim.ref] = awaited
         return held, Settlement(held.claim.ref, "back", seconds)
 
     def _change(self, queue: str, name: str, asking: Sequence[tuple[Held, Place]]) -> list[_End]:
         """Let those into a limit that may, and out of it what has ended; the ends of those that may not."""
         leaving = [place for place in list(self._leaving) if (place.queue, place.name) == (queue, name)]
-        mine = {id for at, id in list(self._inside) if at == queue}  # others may leave meanwhile
+        mine = {ref.id for ref in list(self._inside) if ref.queue == queue}  # others may leave meanwhile
         found = self._limiter.change(queue, name, leaving, [place for _, place in asking], mine)
         for place in leaving:
             self._leaving.remove(place)
@@ -179,7 +179,7 @@ class Gates:
             if shut is not None:
                 ends.append(self._shut(held, place, shut))
             elif place.at_once is not None:
-                self._inside[place.queue, place.id] = place
+                self._inside[held.claim.ref] = place
         return ends
 
     def _shut(self, held: Held, place: Place, shut: Shut) -> _End:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from delayed import answers
 from delayed.brokers.memory import MemoryBroker
 from delayed.errors import BrokerError, BrokerFull
 from delayed.logger import logger
-from delayed.message import Answer, Message, Settlement
+from delayed.message import Answer, Claim, Message, Settlement
 from delayed.worker import verdict
 from delayed.worker.courier import Courier
 from tests.workers.conftest import wait_for
@@ -26,6 +27,20 @@ class Fussy(MemoryBroker):
     full = False
     warning = "it keeps nothing on its disk"
     refuses = staticmethod(lambda settlement: False)
+    deaf = False  # whether a wait is not ended by a wake-up; then it claims when `heard` is set
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.waits, self.heard = threading.Event(), threading.Event()
+
+    def wait_and_claim(self, queues: Sequence[str], timeout: float, *rest: Any) -> list[Claim] | None:
+        if not self.deaf:
+            return super().wait_and_claim(queues, timeout, *rest)
+        self.waits.set()
+        assert self.heard.wait(10.0)
+        self.deaf = False
+        worker, seq, nonce, limit, lease = rest
+        return self.claim(queues, worker, seq, nonce, limit, lease)
 
     def settle_and_claim(self, worker: str, settlements: Sequence[Settlement], *rest: Any) -> Any:
         if any(self.refuses(settlement) for settlement in settlements):
@@ -171,3 +186,35 @@ def test_what_is_wrong_with_the_store_is_said_once(broker: Fussy, courier: Couri
 
     wait_for(lambda: broker.warning in said)
     assert said.count(broker.warning) == 1
+
+
+def test_who_claims_again_what_it_has_lost_keeps_the_new_claim_when_the_old_one_ends(
+    broker: Fussy, courier: Courier
+) -> None:
+    id, _ = put(broker, LIMITED), put(broker)
+    wait_for(lambda: len(courier.inbox) == 2)
+    old, other = courier.inbox.popleft(), courier.inbox.popleft()
+    broker.deaf = True
+    broker.wake(["q"])  # from the wait that is under way
+    assert broker.waits.wait(10.0)
+    broker.settle("w", [Settlement(old.claim.ref, "back")])  # as a sweep does
+    courier.settle((old, Settlement(old.claim.ref, "done")))
+    broker.heard.set()
+    wait_for(lambda: courier.inbox)
+    new = courier.inbox.popleft()
+    assert (new.claim.id, new.claim.delivery) == (id, old.claim.delivery + 1)
+    wait_for(lambda: courier.held == 2)
+
+    at = courier.renewed
+    courier.renew_now()
+    wait_for(lambda: courier.renewed > at)
+    courier.settle((other, Settlement(other.claim.ref, "done")))
+    wait_for(lambda: courier.held == 1)
+
+    assert not courier.inbox, "the new claim was given back, and made once more"
+    second, plain = put(broker, LIMITED), put(broker)
+    wait_for(lambda: courier.inbox)
+    assert [held.claim.id for held in courier.inbox] == [plain], "the new claim is inside its limit"
+    courier.settle((new, Settlement(new.claim.ref, "done")))
+    wait_for(lambda: len(courier.inbox) == 2)
+    assert courier.inbox[1].claim.id == second
