@@ -12,6 +12,7 @@ from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.stores import STORES
 
 BOTH = ("forked", "preforked")
+EARLIER = "2ad3d33"  # some sixty changes ago: there is no release in this format yet
 DRIVERS = {
     "sqlite": ("delayed.brokers.sqlite",),
     "postgres": ("delayed.brokers.postgres",),
@@ -53,6 +54,7 @@ class Row:
         settings: what else of the :class:`Plan` is its own.
         scenarios: by name, instead of chaos.
         tasks: how many of a scenario, about; 0: as many as it has by itself.
+        earlier: the commit that every second process runs; "": all run this one.
     """
 
     id: str
@@ -65,9 +67,10 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     scenarios: tuple[str, ...] = ()
     tasks: int = 0
+    earlier: str = ""
 
-    def plan(self, store: str, kind: str, seed: int, size: Size) -> Plan:
-        """What is to happen in a trial of it."""
+    def plan(self, store: str, kind: str, seed: int, size: Size, other: str = "") -> Plan:
+        """What is to happen in a trial of it; `other`: where the earlier version is."""
         settings = {"mix": "quick", "busy": True, "processes": 4, "backlog": 16, **self.settings}
         if settings["mix"] == "effects":
             settings["preload"] = DRIVERS[store]
@@ -81,6 +84,7 @@ class Row:
             lease=size.lease,
             faults=self.faults,
             slack=size.slack,
+            other=other,
             **settings,
         )
 
@@ -111,6 +115,13 @@ KILL_ROWS = (
         (*KILLS, *RESTARTS),
         100.0,
         settings={"mix": "effects"},
+    ),
+    Row(
+        "U",
+        "any kill, while every second process runs an earlier version",
+        faults=KILLS,
+        seconds=100.0,
+        earlier=EARLIER,
     ),
 )
 

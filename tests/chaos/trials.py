@@ -172,7 +172,11 @@ def run(trial: Trial, size: Size) -> Result:
 
 def _kill(trial: Trial, size: Size, folder: Path, result: Result) -> None:
     result.size = dict(vars(size))
-    plan = ROWS[trial.row].plan(trial.store, trial.kind, trial.seed, size)
+    earlier = ROWS[trial.row].earlier
+    other = str(_checked_out(earlier, folder)) if earlier else ""
+    if other:
+        result.versions["delayed"] += f" beside {earlier}"
+    plan = ROWS[trial.row].plan(trial.store, trial.kind, trial.seed, size, other)
     with open_store(trial.store) as store:
         chaos = Chaos(plan, folder, store)
         verdict = chaos.run(say=False)
@@ -181,6 +185,17 @@ def _kill(trial: Trial, size: Size, folder: Path, result: Result) -> None:
     if ROWS[trial.row].calm and result.reruns > result.findings["rerun"]:
         result.examples.append(f"rerun: nothing may run again in this row, and {result.reruns} did")
         result.findings["rerun"] = result.reruns
+
+
+def _checked_out(commit: str, folder: Path) -> Path:
+    """A folder with that version of the library."""
+    place = folder / "earlier"
+    place.mkdir()
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit, "delayed"], capture_output=True)
+    if archive.returncode:
+        raise Unplayable(f"there is no commit {commit} here")
+    subprocess.run(["tar", "-x", "-C", str(place)], input=archive.stdout, check=True)
+    return place
 
 
 def _play(trial: Trial, folder: Path, result: Result) -> None:
