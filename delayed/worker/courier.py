@@ -524,6 +524,7 @@ class Courier(threading.Thread):
             self.broker.bound(queue, bounds)
             del self.bounds[queue]
         if at >= self._sweep_at:
+            found = False
             if self.sweeps and not self._closing:
                 for queue in self.queues:
                     swept = self.broker.sweep(queue, self.lease)
@@ -532,8 +533,11 @@ class Courier(threading.Thread):
                         logger.warning("%d tasks of queue %s lost their worker: ready again", swept.returned, queue)
                     if swept.dead:
                         logger.error("%d tasks of queue %s were delivered too often and are dead", swept.dead, queue)
-            # Well within half a lease, from which on the broker takes a pause between sweeps for an outage.
-            self._sweep_at = at + min(SWEEP_INTERVAL, self.lease / 4) * random.uniform(0.8, 1.2)
+                    found = found or swept.returned > 0 or swept.dead > 0
+            # Well within half a lease, from which on the broker takes a pause between sweeps for an outage. At once
+            # after one that found something: a broker returns no more at a time than others can wait for.
+            interval = min(SWEEP_INTERVAL, self.lease / 4) * random.uniform(0.8, 1.2)
+            self._sweep_at = now() if found else at + interval
         if at >= self._announce_at:
             self._announce_at = at + (ANNOUNCE_INTERVAL if self._held else 2 * ANNOUNCE_INTERVAL)
             if not self._closing:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from delayed import answers
+from delayed.brokers.base import LEASE
 from delayed.brokers.memory import MemoryBroker
 from delayed.errors import BrokerError, BrokerFull
 from delayed.logger import logger
-from delayed.message import Answer, Claim, Message, Settlement
+from delayed.message import Answer, Claim, Message, Settlement, Swept
 from delayed.worker import verdict
 from delayed.worker.courier import Courier
 from tests.workers.conftest import wait_for
@@ -27,6 +28,7 @@ class Fussy(MemoryBroker):
     full = False
     warning = "it keeps nothing on its disk"
     refuses = staticmethod(lambda settlement: False)
+    lost = 0  # tasks to be found by sweeps, one by each
     deaf = False  # whether a wait is not ended by a wake-up; then it claims when `heard` is set
 
     def __init__(self, url: str) -> None:
@@ -52,6 +54,12 @@ class Fussy(MemoryBroker):
             raise BrokerError("no place for that")
         return super().settle(worker, settlements)
 
+    def sweep(self, queue: str, lease: float = LEASE) -> Swept:
+        if not self.lost:
+            return super().sweep(queue, lease)
+        self.lost -= 1
+        return Swept(1, 0, False)
+
     def check(self) -> list[str]:
         return [self.warning]
 
@@ -75,13 +83,13 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def courier(broker: Fussy, said: list[str]) -> Iterator[Courier]:
+def courier(request: pytest.FixtureRequest, broker: Fussy, said: list[str]) -> Iterator[Courier]:
     courier = Courier(
         broker,
         ["q"],
         "w",
         lease=15.0,
-        sweep=False,
+        sweep=getattr(request, "param", False),
         burst=False,
         turns=None,
         bounds={},
@@ -218,3 +226,10 @@ def test_who_claims_again_what_it_has_lost_keeps_the_new_claim_when_the_old_one_
     courier.settle((new, Settlement(new.claim.ref, "done")))
     wait_for(lambda: len(courier.inbox) == 2)
     assert courier.inbox[1].claim.id == second
+
+
+@pytest.mark.parametrize("courier", [True], indirect=True)
+def test_a_sweep_that_has_found_something_is_followed_by_the_next_at_once(broker: Fussy, courier: Courier) -> None:
+    broker.lost = 50
+
+    wait_for(lambda: not broker.lost, 10.0)
