@@ -149,6 +149,7 @@ WORDS = {
     "G1": "workers are replaced one after the other, and wait for a part of what they run",
     "C1": "the clock of a worker jumps by hours and years",
     "C2": "the clock of the store goes forward by an hour, and back",
+    "M1": "ten thousand claims end at once behind a hundred thousand tasks",
     "S1": "the disk is full, and then has no block left",
     "S2": "somebody reads for long while sixteen processes write",
 }  # what is done in a row of scenarios

@@ -118,6 +118,13 @@ class SQLiteStore(Store):
 class RedisStore(Store):
     transactional = False
 
+    def longest(self) -> float:
+        """Seconds that the longest command took of late; 0 if none took more than 10 ms."""
+        import redis
+
+        with redis.Redis.from_url(self.url) as client:
+            return max((entry["duration"] / 1e6 for entry in client.slowlog_get(1000)), default=0.0)
+
     def __init__(self, folder: Path) -> None:
         self.server: RedisServer = RedisServer(folder, aof=True)
         self.server.start()

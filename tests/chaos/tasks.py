@@ -16,6 +16,7 @@ from tests.chaos.records import LEDGER, note
 if TYPE_CHECKING:
     from delayed import Queue
 
+COUNT = "count"
 FOLDER, URL = "CHAOS_FOLDER", "CHAOS_URL"  # where the workers' children find the ledger and the store
 TICK = 0.05  # seconds between two signs of life
 LOCK_TTL = 2.0  # seconds for which a task that was killed keeps others waiting for its lock
@@ -58,6 +59,13 @@ def recorded(intent: int) -> Iterator[str]:
 def noop(intent: int) -> None:
     with recorded(intent):
         pass
+
+
+def count() -> None:
+    """Append a byte to a file. It has no number, and stands in no log: for crowds."""
+    file = os.open(Path(os.environ[FOLDER], COUNT), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, b".")
+    os.close(file)
 
 
 def bulky(intent: int, load: str) -> None:

@@ -1,6 +1,16 @@
 """Single faults, one kind at a time: :data:`SCENARIOS` has those of all modules here, by name."""
 
-from tests.chaos.scenarios import clocks, deploys, freezes, networks, outages, redis_faults, replies, sqlite_faults
+from tests.chaos.scenarios import (
+    clocks,
+    crowds,
+    deploys,
+    freezes,
+    networks,
+    outages,
+    redis_faults,
+    replies,
+    sqlite_faults,
+)
 from tests.chaos.scenarios.scene import SCENARIOS, Scenario, Scene, Unplayable, play, scenario, staged
 
 __all__ = [
@@ -9,6 +19,7 @@ __all__ = [
     "Scene",
     "Unplayable",
     "clocks",
+    "crowds",
     "deploys",
     "freezes",
     "networks",
