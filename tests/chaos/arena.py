@@ -42,14 +42,21 @@ class House(subprocess.Popen[bytes]):
 
     Attributes:
         role: which of these it is.
+        under: whether it is the child of this process, which only waits for it.
     """
 
     role: str = "worker"
+    under: bool = False
+
+    @property
+    def first(self) -> int:
+        """The pid of its first process, as seen from here; 0 while there is none."""
+        return next(iter(children_of(self.pid)), 0) if self.under else self.pid
 
     def monitors(self) -> list[int]:
         """The pids of the monitors in it."""
         if self.role == "worker":
-            return [self.pid] if self.poll() is None else []
+            return [self.first] if self.poll() is None and self.first else []
         if self.role != "supervisor":
             return []
         return [pid for pid in children_of(self.pid) if state_of(pid) not in ("", "Z")]
@@ -100,6 +107,7 @@ class Arena:
         self.queue = Queue(self.name, url)
         self._judge = Queue(self.name, self.direct)
         self.extra: dict[str, str] = {}  # environment of the processes that are started from now on
+        self.under: Sequence[str] = ()  # the command that starts them, and waits for them; none: they are started here
         self.houses: list[House] = []
         self.ready: set[int] = set()  # fork servers that have forked
         self._numbers = iter(range(1, 1 << 40))
@@ -147,14 +155,14 @@ class Arena:
         paths = [str(place), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         with open(self.folder / f"{role}-{len(self.houses)}.log", "wb") as log:
             house = House(
-                [sys.executable, "-m", module, json.dumps(order)],
+                [*self.under, sys.executable, "-m", module, json.dumps(order)],
                 cwd=place,
                 env={**self.environ(), "PYTHONPATH": os.pathsep.join(paths)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        house.role = role
+        house.role, house.under = role, bool(self.under)
         self.houses.append(house)
         return house
 
@@ -284,7 +292,7 @@ class Arena:
         for pid in dead:
             self.note("leak", words=f"process {pid} has died, and nobody looks after it")
         for house in self.houses:
-            send(house.pid, signal.SIGTERM)
+            send(house.first, signal.SIGTERM)
         deadline = time.monotonic() + LEAVE_PATIENCE
         for house in self.houses:
             with contextlib.suppress(subprocess.TimeoutExpired):

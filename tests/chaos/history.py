@@ -13,7 +13,8 @@ The enqueue log, by producers::
 The nemesis log, by whoever does the harm, and looks after it::
 
     born (role, pid, parent) · ready (pid): it forks · leave (pid)
-    kill (role, pid, sent: just before, unsaid: its last run had returned, but it could not tell anybody yet)
+    kill (role, pid, sent: just before, also: the pids of those who died with it,
+        unsaid: its last run had returned, but it could not tell anybody yet)
     stop, cont (role, pid, worker) · cut, healed (worker): from the store · down (lossy, since), up: the store
     late (since): the machine itself stood still · slots (slots): tasks that run at once
     drained (drained, words): whether the queue became empty · dead (id, reason) · leak (words)
@@ -117,7 +118,8 @@ class History:
         self._read_ledger(ledger)
         self._kills: dict[int, list[Window]] = defaultdict(list)
         for record in self.having("kill"):
-            self._kills[record["pid"]].append((record.get("sent", record["at"]), record["at"]))
+            for pid in (record["pid"], *record.get("also", ())):
+                self._kills[pid].append((record.get("sent", record["at"]), record["at"]))
         unsaid = {record["pid"] for record in self.having("kill") if record.get("unsaid")}
         last = {run.pid: run for run in sorted(self.runs.values(), key=lambda run: run.begun)}
         self.unsaid = {run.run for pid, run in last.items() if pid in unsaid or self._hardly_ended(run)}
@@ -209,9 +211,10 @@ class History:
     def disturbed(self, start: float, end: float) -> bool:
         """Whether between a death and the next run there was more harm, by which that had to wait.
 
-        The death itself does not count, nor does what harms one task alone.
+        The death itself does not count, nor does what harms one task alone, nor the loss of another worker: who is
+        to run the task was not in it.
         """
-        alone = ("child", "producer", "sweeper")
+        alone = ("child", "producer", "sweeper", "host")
         return any(
             start < record.get("sent", record["at"]) < end
             for record in self.nemesis

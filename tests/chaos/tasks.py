@@ -18,9 +18,16 @@ if TYPE_CHECKING:
 
 COUNT = "count"
 FOLDER, URL = "CHAOS_FOLDER", "CHAOS_URL"  # where the workers' children find the ledger and the store
+OUTSIDE = "CHAOS_OUTSIDE"  # ... and, if they have a PID namespace of their own, the /proc of the judge
 TICK = 0.05  # seconds between two signs of life
 LOCK_TTL = 2.0  # seconds for which a task that was killed keeps others waiting for its lock
 EFFECTS = "chaos_effect"  # the table that transactions write to
+
+
+def _pid() -> int:
+    """Of this process, as the judge sees it: a procfs says who reads it by the pid in its own namespace."""
+    outside = os.environ.get(OUTSIDE)
+    return int(os.readlink(f"{outside}/self")) if outside else os.getpid()
 
 
 _forked_by = 0  # the pid of the fork server; getppid() does not tell it any more when a run begins just after its death
@@ -28,7 +35,7 @@ _forked_by = 0  # the pid of the fork server; getppid() does not tell it any mor
 
 def _before_fork() -> None:
     global _forked_by
-    _forked_by = os.getpid()
+    _forked_by = _pid()
 
 
 os.register_at_fork(before=_before_fork)
@@ -47,7 +54,7 @@ def recorded(intent: int) -> Iterator[str]:
     """Note when the block begins and how it ends. Gives the run's own random name, which no broker knows."""
     run = os.urandom(6).hex()
     token = {"id": current.id, "attempt": current.attempt, "token": current.fencing_token}
-    _note("S", run, intent=intent, pid=os.getpid(), ppid=_forked_by or os.getppid(), **token)
+    _note("S", run, intent=intent, pid=_pid(), ppid=_forked_by or os.getppid(), **token)
     try:
         yield run
     except BaseException as error:
@@ -76,6 +83,15 @@ def bulky(intent: int, load: str) -> None:
 
 def nap(intent: int, seconds: float) -> None:
     with recorded(intent) as run:
+        _sleep(run, seconds)
+
+
+def leave_daemon(intent: int, seconds: float) -> None:
+    """As :func:`nap`, and leave a process whose parent is gone at once, and that ends when half of the nap is over."""
+    with recorded(intent) as run:
+        import subprocess  # not at the top, see below
+
+        subprocess.run(["sh", "-c", f"setsid sleep {seconds / 2} &"], start_new_session=True, check=True)
         _sleep(run, seconds)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,12 +42,16 @@ class Scene:
     Attributes:
         arena: whose producers and workers reach the store through the proxy, if there is one.
         tasks: how many, about.
+        dice: decides what is left to chance.
         later: what is to be put right when all is over.
     """
 
-    def __init__(self, arena: Arena, proxy: Proxy | None = None, tasks: int = 60, store: Store | None = None) -> None:
+    def __init__(
+        self, arena: Arena, proxy: Proxy | None = None, tasks: int = 60, store: Store | None = None, seed: int = 0
+    ) -> None:
         self.arena = arena
         self.tasks = tasks
+        self.dice = random.Random(seed)
         self.later = ExitStack()
         self._proxy = proxy
         self._store = store
@@ -201,7 +206,7 @@ def staged(scenario: Scenario, store: str, folder: Path, mode: str, lease: float
         proxy = stack.enter_context(Proxy(opened.url, folder, seed)) if scenario.proxied else None
         url = proxy.url if proxy else opened.url
         arena = stack.enter_context(Arena(folder, url, mode, direct=opened.url, lease=lease))
-        yield Scene(arena, proxy, store=opened)
+        yield Scene(arena, proxy, store=opened, seed=seed)
 
 
 def play(scene: Scene, scenario: Scenario) -> int:
