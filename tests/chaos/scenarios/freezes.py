@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from delayed.patience import Patience
 from tests.chaos import tasks
@@ -19,22 +21,39 @@ NOTICED = 5.0  # seconds after which a fork server that is silent is replaced
 @scenario("Z1", stores=ALL, proxied=False, lease=6.0)
 def worker_stops(scene: Scene) -> None:
     """A whole worker, for two and a half leases: what it had runs elsewhere, which it learns at once."""
+    stand_still(scene, lambda worker: _stopped(scene, worker), LONG)
+
+
+def stand_still(scene: Scene, still: Callable[[Guardians], AbstractContextManager[None]], leases: float) -> None:
+    """One of two workers does, for so long: what it had runs elsewhere, which it learns at once.
+
+    Args:
+        still: keeps the worker so, and notes it.
+    """
     lease = scene.arena.lease
     first = scene.worker()
     numbers = scene.put(4 * lease, count=scene.arena.processes - 1)
-    numbers += scene.put_watched((LONG + 1.0) / 2 * lease)
+    numbers += scene.put_watched((leases + 1.0) / 2 * lease)
     scene.wait_for(lambda: scene.begun() == len(numbers))
     scene.worker()
-    frozen = now()
-    pids = scene.arena.freeze(first.monitor)
-    scene.wait_for(lambda: all(len(scene.runs(number)) == 2 for number in numbers))
-    _until(frozen + LONG * lease)
-    scene.arena.thaw(first.monitor, pids)
+    with still(first):
+        frozen = now()
+        scene.wait_for(lambda: all(len(scene.runs(number)) == 2 for number in numbers))
+        _until(frozen + leases * lease)
     thawed = now()
     scene.measure("served again after", scene.probe(first) - thawed, most=2.0 + SLACK)
     scene.wait_for(lambda: all(scene.runs(number)[1].ended for number in numbers))
     last = max(scene.runs(number)[0].sign for number in numbers)
     scene.measure("ran on after it was woken for", max(last - thawed, 0.0), most=SLACK)
+
+
+@contextmanager
+def _stopped(scene: Scene, worker: Guardians) -> Iterator[None]:
+    pids = scene.arena.freeze(worker.monitor)
+    try:
+        yield
+    finally:
+        scene.arena.thaw(worker.monitor, pids)
 
 
 @scenario("Z2", stores=ALL, proxied=False, lease=15.0)  # a stand-in has to load a driver on a busy machine
