@@ -126,6 +126,8 @@ KILL_ROWS = (
 )
 
 WORDS = {
+    "K7": "a host is lost: the first process of a PID namespace is killed, and all in it die with it",
+    "K8": "all processes of a worker are killed in the same instant, and it has no supervisor",
     "N1": "connections are reset",
     "N2": "replies to enqueues are lost",
     "N3": "requests, and replies to claims, settlements, renewals and sweeps are lost",
@@ -147,6 +149,7 @@ WORDS = {
     "B2": "a Redis that keeps nothing on its disk is killed",
     "B5": "a replica that lacks the last half second is promoted",
     "G1": "workers are replaced one after the other, and wait for a part of what they run",
+    "C3": "a cgroup is frozen in which a whole worker is",
     "C1": "the clock of a worker jumps by hours and years",
     "C2": "the clock of the store goes forward by an hour, and back",
     "M1": "ten thousand claims end at once behind a hundred thousand tasks",
