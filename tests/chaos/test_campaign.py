@@ -86,7 +86,7 @@ def test_what_failed_and_what_was_skipped_is_in_the_tables() -> None:
     assert "forked: ok, 200 in 10,000; **preforked: FAILED** (lost), 200 in 10,000" in report
     assert "forked: skipped, no disk of its own" in report
     assert "* K1 redis preforked (?): lost: intent 7" in report
-    assert "| tasks lost | K1, K2, K3, K4, K5, K6, X, T19 | 0 | 1 | **no** |" in report
+    assert "| tasks lost | K1, K2, K3, K4, K5, K6, K7, K8, X, T19 | 0 | 1 | **no** |" in report
     assert "2 trials, 1 of them passed: 20,000 tasks, 400 faults." in report
     assert "None lost" not in report
 
@@ -107,6 +107,17 @@ def test_what_is_aimed_at_is_told_where_it_is_not_reached() -> None:
     assert "| p50 0.1 s, max 1 s | 0.05/0.05/1.50 s of 101, of 190 reruns | **no** |" in report
     assert "of 100 kills of both guardians | K4 | 1 | forked 0.5 | yes |" in report
     assert "| a run outlives its guardians by | K4 | 0.1 s | 0.04 s | yes |" in report
+
+
+def test_the_loss_of_a_host_has_one_aim_on_servers_and_another_on_sqlite() -> None:
+    known = {"faults": {"host_is_lost": 5}, "explained": {"its worker was killed": 3}}
+    times = {"redis": [11.0, 13.0, 17.0], "sqlite": [0.2, 1.0, 2.0]}
+    lost = [result("K7", store, recovery={"worker": took}, **known) for store, took in times.items()]
+
+    report = tables(lost)
+
+    assert "| K7 | p50 14 s, max 18 s | 13.00/17.00/17.00 s of 3, of 3 reruns | yes |" in report
+    assert "| K7, K8 | max 1.5 s | 1.00/2.00/2.00 s of 3, of 3 reruns | **no** |" in report
 
 
 def test_what_failed_and_was_tried_again_stays_in_the_tables(tmp_path: Path) -> None:
