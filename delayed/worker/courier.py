@@ -514,8 +514,8 @@ class Courier(threading.Thread):
         return {held for held, _ in ends}
 
     def _chores(self, at: float) -> None:
-        at += self._slack  # what is due soon too: each end of a wait costs commands
-        if at >= self._renew_at:
+        soon = at + self._slack  # what is due soon too: each end of a wait costs commands
+        if soon >= self._renew_at:
             if self._held or not self.healthy:
                 self._renew()
             self._renew_at = at + min(RENEW_INTERVAL, self.lease / 3)
@@ -523,7 +523,7 @@ class Courier(threading.Thread):
             queue, bounds = next(iter(self.bounds.items()))
             self.broker.bound(queue, bounds)
             del self.bounds[queue]
-        if at >= self._sweep_at:
+        if soon >= self._sweep_at:
             found = False
             if self.sweeps and not self._closing:
                 for queue in self.queues:
@@ -538,7 +538,7 @@ class Courier(threading.Thread):
             # after one that found something: a broker returns no more at a time than others can wait for.
             interval = min(SWEEP_INTERVAL, self.lease / 4) * random.uniform(0.8, 1.2)
             self._sweep_at = now() if found else at + interval
-        if at >= self._announce_at:
+        if soon >= self._announce_at:
             self._announce_at = at + (ANNOUNCE_INTERVAL if self._held else 2 * ANNOUNCE_INTERVAL)
             if not self._closing:
                 self._announce()
