@@ -388,12 +388,7 @@ class Supervisor:
 
     def _reap_others(self) -> None:
         """As the first process of a container: orphans are its to reap."""
-        ours = {member.process.pid for member in self._everybody() if member.process is not None}
-        with contextlib.suppress(ChildProcessError):
-            while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                if found.si_pid in ours:
-                    return
-                os.waitpid(found.si_pid, 0)
+        process.reap_others({member.process.pid for member in self._everybody() if member.process is not None})
 
     def _install_signals(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():

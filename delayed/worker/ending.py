@@ -313,7 +313,7 @@ class Ending:
     def orphan_ended(self, seat: Seat) -> None:
         """A child whose fork server is dead has ended; being the subreaper, the monitor may know how."""
         status = None
-        if self.monitor.reaps_orphans:
+        if self.monitor.orphans.come_here:
             with contextlib.suppress(ChildProcessError):
                 _, status = os.waitpid(seat.pid, os.WNOHANG)
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -43,6 +43,7 @@ from delayed.worker.ladder import Ladder
 from delayed.worker.memory import Gauge
 from delayed.worker.minding import TICK, Minder
 from delayed.worker.orders import Orders
+from delayed.worker.orphans import Orphans
 from delayed.worker.process import now
 from delayed.worker.seat import Seat
 from delayed.worker.server import Server
@@ -112,8 +113,7 @@ class Monitor:
         self.orders = Orders(self)
         self.buffer = bytearray(channel.BUFFER_SIZE)
         self.by_fd: dict[int, Seat] = {}
-        self.reaps_orphans = False
-        self.strays: set[int] = set()  # pids of children that no fork server has told of, and that go by themselves
+        self.orphans = Orphans(config.worker, first=config.sole and os.getpid() == 1)
         self.stopping = False
         self.stop_by: float | None = None
         self.stopped_by_task = False  # a task has asked for it, and means all workers of a supervisor
@@ -186,7 +186,7 @@ class Monitor:
 
     def run(self) -> None:
         """Work until stopped (or, in burst mode, until nothing is left)."""
-        self.reaps_orphans = process.set_subreaper(True)
+        self.orphans.come_here = process.set_subreaper(True)
         try:
             self.work()
         except BaseException:
@@ -221,8 +221,7 @@ class Monitor:
                 if at >= next_tick:
                     next_tick = at + TICK
                     self.minder.tick(at)
-                    if self.strays:
-                        self.reap_strays()
+                    self.mind_orphans()
                 self.minder.mind_lost(at)
                 self.orders.mind(at)
                 asked = self.stop_asked or self.stop_gently or self.stop_now or self.stopped_by_task
@@ -270,6 +269,8 @@ class Monitor:
         if self.stopping or self.handing.jobs or not self.server.ready or any(seat.busy for seat in self.seats):
             return TICK
         if any(not seat.pid and not seat.forking for seat in self.regular) or self.handing.alone:
+            return TICK
+        if self.orphans.minded or self.orphans.strays:
             return TICK
         return IDLE_TICK
 
@@ -320,6 +321,7 @@ class Monitor:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(seat.pid, 0)
         self.server.wait()
+        self.orphans.mind((), used=False)
         for seat in self.seats:
             seat.close()
         for fd in (
@@ -332,7 +334,7 @@ class Monitor:
         ):
             os.close(fd)
         self.board.close()
-        if self.reaps_orphans:
+        if self.orphans.come_here:
             process.set_subreaper(False)
 
     # -- children and fork server ------------------------------------------------------------------------------
@@ -377,17 +379,12 @@ class Monitor:
         pid = self.board.pid(seat.index)
         if pid:
             self.board.vacate(seat.index)
-            self.strays.add(pid)
+            self.orphans.strays.add(pid)
 
-    def reap_strays(self) -> None:
-        """Bury those that became children of this process, being its nearest subreaper, when they were forked."""
-        for pid in list(self.strays):
-            try:
-                gone = not self.reaps_orphans or os.waitpid(pid, os.WNOHANG)[0] == pid
-            except ChildProcessError:
-                gone = True
-            if gone:
-                self.strays.discard(pid)
+    def mind_orphans(self) -> None:
+        """Kill the daemons that a dead fork server has left, and bury who became a child of this process."""
+        known = {self.server.pid, *(seat.pid for seat in self.seats)}
+        self.orphans.mind(known, used=any(seat.orphan for seat in self.seats))
 
     def start_server(self) -> None:
         self.server.start(
@@ -418,6 +415,7 @@ class Monitor:
     def server_gone(self) -> None:
         """The fork server is dead: its children are served on, and a new one is started."""
         code = self.server.bury()
+        self.orphans.minded = True
         logger.error(
             "the fork server of worker %s ended with %d; its children are served on, and a new one is started",
             self.config.worker,

@@ -16,6 +16,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Collection
 
 PR_SET_CHILD_SUBREAPER = 36
 _LINUX = sys.platform.startswith("linux")
@@ -120,6 +121,18 @@ def children_of_self() -> list[int]:
     finally:
         os.close(fd)
     return [int(pid) for pid in text.split()]
+
+
+def reap_others(ours: Collection[int]) -> None:
+    """Bury children that are none of `ours` and have ended: the orphans that come to the first process of a container.
+
+    One of `ours` that has ended, and that nobody has buried yet, may keep them waiting.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if found.si_pid in ours:
+                return
+            os.waitpid(found.si_pid, 0)
 
 
 def oom_kills() -> int:

@@ -14,6 +14,7 @@ from delayed.logger import logger
 from delayed.worker import channel, process
 from delayed.worker.channel import Control
 from delayed.worker.config import Config
+from delayed.worker.orphans import MARK
 from delayed.worker.process import now
 from delayed.worker.silence import Silence
 
@@ -63,13 +64,19 @@ class Server:
         # A new interpreter, not a fork of this one: it has none of its threads, locks, sockets and memory.
         program = f"import sys; sys.path[:] = {config.path!r}; from delayed.worker.forkserver import main; main({file})"
         arguments = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", program]  # type: ignore[attr-defined]
-        self._process = subprocess.Popen(arguments, pass_fds=inherited, stdin=subprocess.DEVNULL)
+        environ = {**os.environ, MARK: config.worker}
+        self._process = subprocess.Popen(arguments, pass_fds=inherited, stdin=subprocess.DEVNULL, env=environ)
         os.close(file)
         theirs.close()
         mine.setblocking(False)
         self._control = mine
         self.fd = mine.fileno()
         self._poller.register(mine, select.POLLIN)
+
+    @property
+    def pid(self) -> int:
+        """Of the last one; 0 before there is any."""
+        return self._process.pid if self._process is not None else 0
 
     def may_start(self, at: float) -> bool:
         """Whether it is time to start the next one."""

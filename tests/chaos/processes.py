@@ -42,6 +42,14 @@ def fork_servers_of(monitor: int) -> list[int]:
     return found
 
 
+def command_of(pid: int) -> str:
+    """The name of its program; "" if there is no such process any more."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    except OSError:
+        return ""
+
+
 def below(pid: int) -> Iterator[int]:
     """The process and all its descendants, parents first."""
     yield pid

@@ -195,6 +195,16 @@ def fork_session_daemon(ledger: str) -> None:
     note(ledger, "daemon", process.pid)
 
 
+def fork_daemons_and_wait(ledger: str) -> None:
+    """As :func:`fork_session_daemon`, and leave one whose parent is gone at once; end when there is a file."""
+    fork_session_daemon(ledger)
+    script = ["sh", "-c", "setsid sleep 60 > /dev/null 2>&1 & echo $!"]
+    note(ledger, "daemon", int(subprocess.run(script, check=True, capture_output=True).stdout))
+    note(ledger, "begin")
+    while not os.path.exists(f"{ledger}.go"):
+        time.sleep(0.01)
+
+
 def fork_and_return(ledger: str) -> None:
     os.fork()
 

@@ -61,6 +61,26 @@ def test_a_child_that_comes_when_its_fork_server_is_dead_goes_and_is_buried(benc
     assert worker.poll() is None
 
 
+@pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", ["forked", "preforked"])
+def test_daemons_whose_fork_server_was_killed_end_with_the_child_of_their_task(bench: Bench, kind: str) -> None:
+    worker = bench.start(kind)
+    bench.put(tasks.fork_daemons_and_wait)
+    wait_for(lambda: bench.ledger.find("begin"))
+    daemons = [int(pid) for pid in bench.ledger.find("daemon")]
+    server = fork_server_of(worker)
+
+    os.kill(server, signal.SIGKILL)
+
+    wait_for(lambda: [pid for pid in fork_servers_of(worker.pid) if pid != server])
+    assert all(alive(pid) for pid in daemons), "their task may need them"
+    open(f"{bench.ledger.path}.go", "w").close()
+    wait_for(bench.settled)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in daemons), 5.0)
+    assert len(daemons) == 2
+    assert worker.poll() is None
+
+
 def test_a_fork_server_stands_in_for_its_monitor(bench: Bench, mode: str) -> None:
     bench.put(tasks.nap, "long", 1.5)
     bench.put(tasks.nap, "next", 0.0)

@@ -16,7 +16,7 @@ from statistics import median
 from typing import NamedTuple
 
 from tests.chaos import tasks
-from tests.chaos.processes import below, send, state_of
+from tests.chaos.processes import below, children_of, command_of, send, state_of
 from tests.chaos.records import now
 from tests.chaos.scenarios.freezes import stand_still
 from tests.chaos.scenarios.scene import ALL, Guardians, Scene, Unplayable, scenario
@@ -24,7 +24,7 @@ from tests.chaos.scenarios.scene import ALL, Guardians, Scene, Unplayable, scena
 LOST = 5  # workers, one after the other
 RENEWED = 6.0  # seconds from one renewal to the next, at most: in so many they are killed, that leases have all ages
 NAP = 16.0  # seconds that a task takes: two renewals, and a worker's start
-SWEPT = 2.0  # seconds between two sweeps, as it is promised
+SWEPT = 3.0  # seconds between two sweeps at most, as it is promised
 SLACK = 1.0  # seconds that a busy machine takes for what should be done at once
 FROZEN = 3.0  # leases
 # Tasks have to know their pids as the judge sees them, so what /proc was before stays at another place.
@@ -58,7 +58,7 @@ def orphans_of_a_task(scene: Scene) -> None:
         worker = scene.worker()
     number = scene.arena.put(tasks.leave_daemon, 2.0)
     scene.wait_for(lambda: scene.runs(number))
-    time.sleep(0.5)  # so that the daemon is there
+    scene.wait_for(lambda: any(command_of(pid) == "sleep" for pid in children_of(worker.server)))
     scene.arena.kill(worker.server, "forkserver")
     scene.wait_for(lambda: scene.runs(number)[0].ended)
     scene.probe(worker)
