@@ -80,11 +80,13 @@ def slow(scene: Scene) -> int:
     On MongoDB, where an operation is up to a dozen requests, a tenth of that.
     """
     first, second = scene.worker(), scene.worker()
+    scene.put(count=1)  # connects: in a slow network that takes longer than an enqueue may
+    scene.wait_for(scene.all_begun)
     scene.proxy.slow(LATE if scene.store.server.name != "mongod" else LATE_EACH)
     at, used = time.monotonic(), _cpu(first, second)
     scene.put(2.5 * scene.arena.lease, count=2)
     scene.put(0.05, count=scene.tasks // 6)
-    scene.wait_for(lambda: scene.begun() == len(scene.arena.history().intents))
+    scene.wait_for(scene.all_begun)
     scene.wait_for(lambda: not scene.arena.counts().running)
     busy = (_cpu(first, second) - used) / (time.monotonic() - at)
     scene.measure("cores that the monitors used", busy, most=BUSY)
