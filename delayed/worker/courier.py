@@ -36,6 +36,7 @@ TRIPS = 3  # announcements by whose quickest it is known how far away the store 
 FLUSH_DELAY = 0.003  # seconds that a settlement waits for others while more tasks are under way
 BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
 BURST_PATIENCE = 1.0  # seconds: in burst mode, a task that is due sooner is waited for
+SWEEP_SHARE = 0.25  # of the pause between sweeps, that these may take before it grows
 CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another
 ANNOUNCE_INTERVAL = 2.0  # seconds between announcements while tasks are held; twice as long while none are
 PROGRESS_INTERVAL = 0.5  # seconds between announcements while tasks say how far they are
@@ -524,7 +525,7 @@ class Courier(threading.Thread):
             self.broker.bound(queue, bounds)
             del self.bounds[queue]
         if soon >= self._sweep_at:
-            found = False
+            found, begun = False, now()
             if self.sweeps and not self._closing:
                 for queue in self.queues:
                     swept = self.broker.sweep(queue, self.lease)
@@ -537,7 +538,10 @@ class Courier(threading.Thread):
             # Well within half a lease, from which on the broker takes a pause between sweeps for an outage. At once
             # after one that found something: a broker returns no more at a time than others can wait for.
             interval = min(SWEEP_INTERVAL, self.lease / 4) * random.uniform(0.8, 1.2)
-            self._sweep_at = now() if found else at + interval
+            ended = now()
+            if ended - begun > interval * SWEEP_SHARE:  # there are many queues, and the store is slow
+                interval = min((ended - begun) / SWEEP_SHARE, self.lease / 3)
+            self._sweep_at = ended if found else ended + interval
         if soon >= self._announce_at:
             self._announce_at = at + (ANNOUNCE_INTERVAL if self._held else 2 * ANNOUNCE_INTERVAL)
             if not self._closing:

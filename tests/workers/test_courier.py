@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,11 +30,13 @@ class Fussy(MemoryBroker):
     warning = "it keeps nothing on its disk"
     refuses = staticmethod(lambda settlement: False)
     lost = 0  # tasks to be found by sweeps, one by each
+    slow = 0.0  # seconds that a sweep takes
     deaf = False  # whether a wait is not ended by a wake-up; then it claims when `heard` is set
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.waits, self.heard = threading.Event(), threading.Event()
+        self.sweeps: list[float] = []  # when each began
 
     def wait_and_claim(self, queues: Sequence[str], timeout: float, *rest: Any) -> list[Claim] | None:
         if not self.deaf:
@@ -55,6 +58,8 @@ class Fussy(MemoryBroker):
         return super().settle(worker, settlements)
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
+        self.sweeps.append(time.monotonic())
+        time.sleep(self.slow)
         if not self.lost:
             return super().sweep(queue, lease)
         self.lost -= 1
@@ -88,8 +93,8 @@ def courier(request: pytest.FixtureRequest, broker: Fussy, said: list[str]) -> I
         broker,
         ["q"],
         "w",
-        lease=15.0,
-        sweep=getattr(request, "param", False),
+        lease=getattr(request, "param", None) or 15.0,
+        sweep=hasattr(request, "param"),
         burst=False,
         turns=None,
         bounds={},
@@ -228,8 +233,19 @@ def test_who_claims_again_what_it_has_lost_keeps_the_new_claim_when_the_old_one_
     assert courier.inbox[1].claim.id == second
 
 
-@pytest.mark.parametrize("courier", [True], indirect=True)
+@pytest.mark.parametrize("courier", [None], indirect=True)
 def test_a_sweep_that_has_found_something_is_followed_by_the_next_at_once(broker: Fussy, courier: Courier) -> None:
     broker.lost = 50
 
     wait_for(lambda: not broker.lost, 10.0)
+
+
+@pytest.mark.parametrize("courier", [6.0], indirect=True)  # a lease, of which a quarter is the usual pause
+def test_sweeps_that_take_long_leave_time_for_the_rest(broker: Fussy, courier: Courier) -> None:
+    broker.slow = 0.5
+    known = len(broker.sweeps)
+
+    wait_for(lambda: len(broker.sweeps) >= known + 2)
+
+    before, after = broker.sweeps[known : known + 2]
+    assert after - before > 2.3, "half a second of sweeping, and two of rest"
