@@ -12,7 +12,7 @@ from delayed.message import EXCLUSIVE
 from delayed.worker import board as boards
 from delayed.worker import channel, verdict
 from delayed.worker.channel import TaskFrame
-from delayed.worker.courier import TRUST, Held
+from delayed.worker.courier import PACED, TRUST, Held
 from delayed.worker.process import now
 from delayed.worker.seat import Seat
 from delayed.worker.verdict import Verdict
@@ -24,7 +24,8 @@ BATCH_TIME = 0.002  # seconds of work to hand over in one packet
 AHEAD = 0.02  # seconds of work to hand to a child ahead of need
 DEPTH_MAX = 192  # tasks to hand to a child ahead of need at most
 QUICKEST = 1e-5  # seconds that a task takes at least, with what it costs to hand it over
-STOCK_TIME = 0.05  # seconds that a store may take for what is held ahead of need
+STOCK_TIME = 0.05  # seconds that a store may take for what is held ahead of need, ...
+STOCK_MIN = 2 * PACED  # ... and tasks of which that is more anyway: from fewer its pace could not be told any more
 AWAY_MAX = 256  # tasks for each child that are held beside those, at most, for a store that is far away
 SUSPECTS_MAX = 10_000  # tasks that are remembered because they may have ended their child
 
@@ -67,7 +68,7 @@ class Handing:
             away = min(int(self.courier.trip * lanes / max(self.average, QUICKEST)), AWAY_MAX)
             ahead = self.processes * (depth + away) * 2
             if self.courier.pace > 0:  # what the store can't take back soon is too much for whoever has to stand in
-                ahead = max(room, min(ahead, int(STOCK_TIME / self.courier.pace)))
+                ahead = max(room, min(ahead, max(int(STOCK_TIME / self.courier.pace), STOCK_MIN)))
         self.courier.aim(ahead, max(room, ahead // 2))
         inbox = self.courier.inbox
         while inbox:

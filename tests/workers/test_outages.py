@@ -200,6 +200,30 @@ def test_a_worker_that_is_refused_says_so_once(tmp_path: Path) -> None:
 
 
 @only_redis
+def test_after_a_stall_tasks_are_taken_by_the_dozen_again(bench: Bench, server: RedisServer) -> None:
+    def put(count: int) -> None:
+        bench.queue.enqueue_many([Task.create(tasks.mark, (bench.ledger.path, "x")) for _ in range(count)])
+
+    put(4000)
+    bench.start("preforked", processes=1, lease=15.0)
+    with redis.Redis.from_url(server.url) as client:
+
+        def calls() -> int:
+            stats: Any = client.info("commandstats")
+            return int(stats["cmdstat_evalsha"]["calls"])
+
+        wait_for(lambda: len(bench.ledger.lines) > 500)
+        client.client_pause(4000, all=True)
+        assert len(bench.ledger.lines) < 4000
+        wait_for(lambda: len(bench.ledger.lines) == 4000)
+        put(2000)
+        before = calls()
+        wait_for(lambda: len(bench.ledger.lines) == 6000)
+
+        assert calls() - before < 100, "dozens of tasks in each, and a few for chores"
+
+
+@only_redis
 @pytest.mark.parametrize("paused", [False, True])
 def test_an_idle_worker_costs_next_to_nothing(bench: Bench, server: RedisServer, paused: bool) -> None:
     bench.put(tasks.mark, "x")
