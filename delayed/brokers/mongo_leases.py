@@ -142,9 +142,11 @@ def _note_sweep(queues: Collection[Document], queue: str, lease: int) -> tuple[d
             }
         },
     ]
+    # Not durable, which would take until the journal is written. If it is lost, that looks like an outage.
+    quick = queues.with_options(write_concern=sessions.QUICK)
     for _ in range(3):
         try:
-            row = queues.find_one_and_update({"_id": queue}, steps, upsert=True, return_document=True)
+            row = quick.find_one_and_update({"_id": queue}, steps, upsert=True, return_document=True)
             assert row is not None  # it is upserted
             return row["before"], row["untidy"], row["crowded"], Bounds(*row.get("dead", DEAD_LETTERS))
         except DuplicateKeyError:  # two were the first

@@ -23,13 +23,13 @@ from delayed.message import Ref
 Document = dict[str, Any]
 
 SECOND_LOOK = 1000  # milliseconds
-_QUICK = WriteConcern(w=1)  # a note that is lost costs a minute
+QUICK = WriteConcern(w=1)  # for notes: one that is lost costs little
 
 
 def note(leases: Collection[Document], ref: Ref, session: ClientSession) -> None:
     """Note that the claim has a transaction in this session."""
     id = session.session_id["id"]
-    quick = leases.with_options(write_concern=_QUICK)
+    quick = leases.with_options(write_concern=QUICK)
     step: list[Document] = [{"$set": {"session": id, "end": {"$ifNull": ["$end", "$$NOW"]}}}]
     for _ in range(3):
         with contextlib.suppress(DuplicateKeyError):  # a renewal made the document in that very moment
@@ -39,7 +39,7 @@ def note(leases: Collection[Document], ref: Ref, session: ClientSession) -> None
 
 def forget(leases: Collection[Document], ref: Ref, *, ended: bool) -> None:
     """Note that the transaction is over, and maybe its claim."""
-    quick = leases.with_options(write_concern=_QUICK)
+    quick = leases.with_options(write_concern=QUICK)
     if ended:
         quick.delete_one({"_id": name_of(ref)})
     else:

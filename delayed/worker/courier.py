@@ -36,6 +36,7 @@ TRIPS = 3  # announcements by whose quickest it is known how far away the store 
 FLUSH_DELAY = 0.003  # seconds that a settlement waits for others while more tasks are under way
 BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
 BURST_PATIENCE = 1.0  # seconds: in burst mode, a task that is due sooner is waited for
+SWEEP_SLICE = 0.05  # seconds of sweeping after which others have their turn
 SWEEP_SHARE = 0.25  # of the pause between sweeps, that these may take before it grows
 CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another
 ANNOUNCE_INTERVAL = 2.0  # seconds between announcements while tasks are held; twice as long while none are
@@ -160,6 +161,8 @@ class Courier(threading.Thread):
         self._renew_at = 0.0
         self.renewed = 0.0  # when a request was sent since which all that is held has been confirmed
         self._sweep_at = 0.0
+        self._unswept: deque[str] = deque()  # the queues that are still to be swept of those whose time it was
+        self._swept_for = 0.0  # seconds that the others took
         self._announce_at = 0.0
         self._announced = 0.0
         self._trips: deque[float] = deque(maxlen=TRIPS)
@@ -525,27 +528,38 @@ class Courier(threading.Thread):
             self.broker.bound(queue, bounds)
             del self.bounds[queue]
         if soon >= self._sweep_at:
-            found, begun = False, now()
-            if self.sweeps and not self._closing:
-                for queue in self.queues:
-                    swept = self.broker.sweep(queue, self.lease)
-                    if swept.returned:
-                        self.dry = False
-                        logger.warning("%d tasks of queue %s lost their worker: ready again", swept.returned, queue)
-                    if swept.dead:
-                        logger.error("%d tasks of queue %s were delivered too often and are dead", swept.dead, queue)
-                    found = found or swept.returned > 0 or swept.dead > 0
-            # Well within half a lease, from which on the broker takes a pause between sweeps for an outage. At once
-            # after one that found something: a broker returns no more at a time than others can wait for.
-            interval = min(SWEEP_INTERVAL, self.lease / 4) * random.uniform(0.8, 1.2)
-            ended = now()
-            if ended - begun > interval * SWEEP_SHARE:  # there are many queues, and the store is slow
-                interval = min((ended - begun) / SWEEP_SHARE, self.lease / 3)
-            self._sweep_at = ended if found else ended + interval
+            self._sweep()
         if soon >= self._announce_at:
             self._announce_at = at + (ANNOUNCE_INTERVAL if self._held else 2 * ANNOUNCE_INTERVAL)
             if not self._closing:
                 self._announce()
+
+    def _sweep(self) -> None:
+        """Sweep the queues for a moment; those that are left then, soon."""
+        if not self._unswept and self.sweeps and not self._closing:
+            self._unswept.extend(self.queues)
+            self._swept_for = 0.0
+        begun = at = now()
+        while self._unswept and at < begun + SWEEP_SLICE:
+            queue = self._unswept[0]
+            swept = self.broker.sweep(queue, self.lease)
+            if swept.returned:
+                self.dry = False
+                logger.warning("%d tasks of queue %s lost their worker: ready again", swept.returned, queue)
+            if swept.dead:
+                logger.error("%d tasks of queue %s were delivered too often and are dead", swept.dead, queue)
+            if not swept.returned and not swept.dead:  # else again: a broker returns no more than others can wait for
+                self._unswept.popleft()
+            at = now()
+        self._swept_for += at - begun
+        if self._unswept:
+            self._sweep_at = at + (at - begun)
+            return
+        # Well within half a lease, from which on the broker takes a pause between sweeps for an outage.
+        pause = min(SWEEP_INTERVAL, self.lease / 4) * random.uniform(0.8, 1.2)
+        if self._swept_for > pause * SWEEP_SHARE:  # there are many queues, and the store is slow
+            pause = min(self._swept_for / SWEEP_SHARE, self.lease / 3)
+        self._sweep_at = at + pause
 
     def _announce(self) -> None:
         self._announced = now()
