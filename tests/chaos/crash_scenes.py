@@ -120,7 +120,7 @@ PLOTS: list[Plot] = []
 
 def plot(operation: str, role: str, *stores: str) -> Callable[[Scene], Scene]:
     def add(scene: Scene) -> Scene:
-        PLOTS.append(Plot(operation, role, scene, stores or ("redis", "postgres")))
+        PLOTS.append(Plot(operation, role, scene, stores or ("redis", "postgres", "mongodb")))
         return scene
 
     return add
@@ -373,7 +373,7 @@ def sweep_beside(stage: Stage) -> None:
     stage.arena.start("sweeper")
 
 
-@plot("commit of a task", "child", "postgres")
+@plot("commit of a task", "child", "postgres", "mongodb")
 def commit(stage: Stage) -> Check:
     """The guardian asks the store what became of the commit: with it the task has ended, and without it not."""
     _, _, server = stage.worker(processes=1)

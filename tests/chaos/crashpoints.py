@@ -32,7 +32,7 @@ from tests.chaos.stores import RedisStore, Store, open_store
 EVERY = 25  # system calls of which the short form takes one
 QUIET = 0.3  # seconds for which the queue has to be empty at the end of a point
 SLACK = 10.0  # seconds that the machine may be slow; see Arena.judge()
-STORES = ("sqlite", "redis", "postgres")
+STORES = ("sqlite", "redis", "postgres", "mongodb")
 LEASE = 4.0  # seconds: longer than a busy machine takes to start a stand-in, which loads the store's driver first
 
 POINTS = [

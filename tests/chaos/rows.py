@@ -156,7 +156,7 @@ WORDS = {
     "S1": "the disk is full, and then has no block left",
     "S2": "somebody reads for long while sixteen processes write",
 }  # what is done in a row of scenarios
-SHARED = ("Z1",)  # rows of scenarios that are for threads and coroutines too
+KINDS_OF = {"Z1": ALL, "M1": ("preforked",)}  # rows of scenarios that are for others too, or for fewer
 TASKS = {"N2": 10_000}  # of those that are to show more than their short form does
 
 
@@ -167,8 +167,7 @@ def scenario_rows() -> list[Row]:
         here = {name: scenario for name, scenario in SCENARIOS.items() if scenario.id == id}
         stores = tuple(store for store in STORES if any(store in scenario.stores for scenario in here.values()))
         words = WORDS.get(id) or ", ".join(name.replace("_", " ") for name in here)
-        kinds = ALL if id in SHARED else BOTH
-        rows.append(Row(id, words, kinds, stores, scenarios=tuple(here), tasks=TASKS.get(id, 0)))
+        rows.append(Row(id, words, KINDS_OF.get(id, BOTH), stores, scenarios=tuple(here), tasks=TASKS.get(id, 0)))
     return rows
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from delayed.brokers import Broker, broker_for
 from delayed.errors import BrokerUnavailable
-from delayed.message import Answer, Message, Settlement
+from delayed.message import Action, Answer, Message, Settlement
 from tests.chaos import tasks
 from tests.chaos.arena import Arena
 from tests.chaos.processes import send, state_of
@@ -226,6 +226,28 @@ def test_the_operations_on_mongodb_are_known(mongo_database: str, tmp_path: Path
         (last,) = near.claim([queue], WORKER, next(seqs), 7, 1, 10.0)
         near.settle(WORKER, [Settlement(last.ref, "retry")])
         assert len(proxy.hits()) == before + 1
+
+
+def test_the_ends_of_tasks_on_mongodb_are_known(mongo_database: str, tmp_path: Path, queue: str) -> None:
+    answer = Answer(b"x", 60.0)
+    ends: list[tuple[str, Action, dict[str, Any]]] = [
+        ("done", "done", {}),
+        ("answer", "done", {"answer": answer}),
+        ("retry", "retry", {}),
+        ("retry", "retry", {"delay": 1.0}),
+        ("back", "back", {}),
+        ("back", "back", {"delay": 1.0}),
+        ("dead", "dead", {"reason": "why"}),
+    ]
+    with Proxy(mongo_database, tmp_path) as proxy, closing(broker_for(proxy.url)) as near:
+        for seq, (end, action, more) in enumerate(ends, 1):
+            near.enqueue(queue, [Message(seq, "m:f", b"")], secrets.token_hex(16), 1)
+            (claim,) = near.claim([queue], WORKER, seq, 7, 1, 10.0)
+            proxy.set(*[Rule(name, "delay") for name in dict.fromkeys(name for name, *_ in ends)])
+            near.settle(WORKER, [Settlement(claim.ref, action, **more)])
+            proxy.set(Rule("remove", "delay"))
+            near.remove(queue, seq)
+            assert [hit["op"] for hit in proxy.hits()][-2:] == [end, "remove"]
 
 
 def test_a_command_is_whole_wherever_it_is_cut() -> None:

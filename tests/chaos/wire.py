@@ -258,11 +258,19 @@ _SESSION = re.compile(rb"\x02_id\0....s/", re.DOTALL)
 _CLAIMER = re.compile(rb"\x02_id\0....c/", re.DOTALL)
 _HELD = re.compile(rb"\x02s\0....h/", re.DOTALL)  # in a condition: what is set is a $literal
 _LOSS = b"\x10l\0\x01\0\0\0"
+_HELD_BY = re.compile(rb"\x02w\0.*\x02\d\0....h/", re.DOTALL)
+_WAITS = re.compile(rb"\x02(?:s|\d|\$literal)\0....[rl]/", re.DOTALL)
+_ANSWERS = re.compile(rb"\x02\$literal\0....a/", re.DOTALL)
+_UNCHARGED = (b"\x10a\0\xff\xff\xff\xff", b"$subtract")  # one attempt less
 
 
 def _mongo_ops(name: str, command: bytes) -> frozenset[str]:
     if name == "findAndModify" and b"delayed_queues" in command:
         return frozenset({"sweep" if b"untidy" in command else "reserve"})
+    if name == "commitTransaction":
+        return frozenset({"commit"})
+    if name == "find" and b"delayed_tasks" in command and _HELD_BY.search(command):
+        return frozenset({"held"})
     if name not in ("update", "delete"):
         return frozenset()
     if b"delayed_leases" in command:
@@ -274,8 +282,19 @@ def _mongo_ops(name: str, command: bytes) -> frozenset[str]:
     if _CLAIMER.search(command):
         return frozenset({"claim"})
     if _HELD.search(command):
-        return frozenset({"sweep" if _LOSS in command else "settle"})
-    return frozenset()
+        return frozenset({"sweep"} if _LOSS in command else {"settle", _mongo_end(name, command)})
+    return frozenset({"remove"} if name == "delete" and _WAITS.search(command) else ())
+
+
+def _mongo_end(name: str, command: bytes) -> str:
+    """Which kind of settlement it is; of several, one of them."""
+    if name == "delete":
+        return "done"
+    if _ANSWERS.search(command):
+        return "answer"
+    if any(sign in command for sign in _UNCHARGED):
+        return "back"
+    return "retry" if _WAITS.search(command) else "dead"
 
 
 WIRES: dict[str, type[Wire]] = {"redis": RedisWire, "postgresql": PostgresWire, "mongodb": MongoWire}
