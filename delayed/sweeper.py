@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Sequence
 
 from delayed.brokers.base import SWEEP_INTERVAL
@@ -54,19 +55,19 @@ class Sweeper:
 
     def _sweep(self) -> bool:
         healthy = True
-        for queue in self.queues:
-            more = True  # a broker returns no more at a time than others can wait for
-            while more and not self._stopped:
-                try:
-                    swept = queue.broker.sweep(queue.name)
-                except BrokerError as error:
-                    logger.warning("sweeping %s failed: %s", queue.name, error)
-                    healthy = False
-                    break
-                more = swept.returned > 0 or swept.dead > 0
-                if more:
-                    logger.info(
-                        "swept %s: %d lost tasks are back, %d are dead", queue.name, swept.returned, swept.dead,
-                        extra={"action": "swept", "queue": queue.name, "returned": swept.returned, "dead": swept.dead},
-                    )  # fmt: skip
+        unswept = deque(self.queues)
+        while unswept and not self._stopped:
+            queue = unswept.popleft()
+            try:
+                swept = queue.broker.sweep(queue.name)
+            except BrokerError as error:
+                logger.warning("sweeping %s failed: %s", queue.name, error)
+                healthy = False
+                continue
+            if swept.returned or swept.dead:
+                unswept.append(queue)  # again: a broker returns no more at a time than others can wait for
+                logger.info(
+                    "swept %s: %d lost tasks are back, %d are dead", queue.name, swept.returned, swept.dead,
+                    extra={"action": "swept", "queue": queue.name, "returned": swept.returned, "dead": swept.dead},
+                )  # fmt: skip
         return healthy

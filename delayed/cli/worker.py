@@ -20,7 +20,7 @@ from delayed.logger import logger
 from delayed.queue import Queue
 from delayed.supervisor import Supervisor
 from delayed.version import __version__
-from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, Worker
+from delayed.worker import AsyncWorker, ForkedWorker, PreforkedWorker, ThreadedWorker, Worker, process
 
 WORKERS: dict[str, type[Worker]] = {
     "forked": ForkedWorker,
@@ -272,6 +272,7 @@ def worker(
     )
     if workers:
         return Supervisor(worker, workers).run()
+    process.alone = True
     return worker.run()
 
 

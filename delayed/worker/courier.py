@@ -22,7 +22,7 @@ from typing import Any
 from delayed.brokers.base import RENEW_INTERVAL, SWEEP_INTERVAL, WAIT_TIMEOUT, Broker
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
-from delayed.message import ASKING, EXPIRES, GATES, Action, Answer, Bounds, Claim, Settlement, is_task
+from delayed.message import ASKING, EXPIRES, GATES, Action, Answer, Bounds, Claim, Settlement, Swept, is_task
 from delayed.tracing import extra_of
 from delayed.worker import fate, refusal
 from delayed.worker.gates import Gates
@@ -38,6 +38,7 @@ BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
 BURST_PATIENCE = 1.0  # seconds: in burst mode, a task that is due sooner is waited for
 SWEEP_SLICE = 0.05  # seconds of sweeping after which others have their turn
 SWEEP_SHARE = 0.25  # of the pause between sweeps, that these may take before it grows
+SWEEP_LATEST = 0.4  # of a lease, from one sweep of a queue to the next
 CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another
 ANNOUNCE_INTERVAL = 2.0  # seconds between announcements while tasks are held; twice as long while none are
 PROGRESS_INTERVAL = 0.5  # seconds between announcements while tasks say how far they are
@@ -162,7 +163,8 @@ class Courier(threading.Thread):
         self.renewed = 0.0  # when a request was sent since which all that is held has been confirmed
         self._sweep_at = 0.0
         self._unswept: deque[str] = deque()  # the queues that are still to be swept of those whose time it was
-        self._swept_for = 0.0  # seconds that the others took
+        self._round_since = 0.0  # when the first of them was swept
+        self._swept_for = 0.0  # seconds that those took which have been
         self._announce_at = 0.0
         self._announced = 0.0
         self._trips: deque[float] = deque(maxlen=TRIPS)
@@ -535,30 +537,38 @@ class Courier(threading.Thread):
                 self._announce()
 
     def _sweep(self) -> None:
-        """Sweep the queues for a moment; those that are left then, soon."""
-        if not self._unswept and self.sweeps and not self._closing:
-            self._unswept.extend(self.queues)
-            self._swept_for = 0.0
+        """Sweep the queues for a moment; what is left of them then follows when others have had their turn."""
         begun = at = now()
-        while self._unswept and at < begun + SWEEP_SLICE:
+        if not self._unswept:
+            self._unswept.extend(self.queues if self.sweeps else ())
+            self._round_since, self._swept_for = begun, 0.0
+        while self._unswept and at < begun + SWEEP_SLICE and not self._closing:
             queue = self._unswept[0]
-            swept = self.broker.sweep(queue, self.lease)
+            try:
+                swept = self.broker.sweep(queue, self.lease)
+            except BrokerUnavailable:
+                raise
+            except BrokerError as error:
+                logger.error("queue %s can't be swept: %s", queue, error)
+                swept = Swept(0, 0, False)
+            self._unswept.popleft()
             if swept.returned:
                 self.dry = False
                 logger.warning("%d tasks of queue %s lost their worker: ready again", swept.returned, queue)
             if swept.dead:
                 logger.error("%d tasks of queue %s were delivered too often and are dead", swept.dead, queue)
-            if not swept.returned and not swept.dead:  # else again: a broker returns no more than others can wait for
-                self._unswept.popleft()
+            if swept.returned or swept.dead:
+                self._unswept.append(queue)  # for a broker returns no more at a time than others can wait for
             at = now()
         self._swept_for += at - begun
-        if self._unswept:
-            self._sweep_at = at + (at - begun)
+        if self._unswept and not self._closing:
+            self._sweep_at = at
+            self.dry = False  # something may have come meanwhile
             return
-        # Well within half a lease, from which on the broker takes a pause between sweeps for an outage.
         pause = min(SWEEP_INTERVAL, self.lease / 4) * random.uniform(0.8, 1.2)
         if self._swept_for > pause * SWEEP_SHARE:  # there are many queues, and the store is slow
-            pause = min(self._swept_for / SWEEP_SHARE, self.lease / 3)
+            # From half a lease on, the broker takes a pause between two sweeps of a queue for an outage.
+            pause = max(min(self._swept_for / SWEEP_SHARE, self.lease * SWEEP_LATEST - (at - self._round_since)), 0.0)
         self._sweep_at = at + pause
 
     def _announce(self) -> None:

@@ -313,6 +313,7 @@ class Ending:
     def orphan_ended(self, seat: Seat) -> None:
         """A child whose fork server is dead has ended; being the subreaper, the monitor may know how."""
         status = None
+        self.monitor.mind_orphans()  # while what it has left can be told from other children
         if self.monitor.orphans.come_here:
             with contextlib.suppress(ChildProcessError):
                 _, status = os.waitpid(seat.pid, os.WNOHANG)

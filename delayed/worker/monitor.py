@@ -22,6 +22,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -51,6 +52,7 @@ from delayed.worker.silence import Silence
 from delayed.worker.spool import Spool
 from delayed.worker.watch import Watch
 
+FAREWELL = 0.5  # seconds that the daemons of tasks get to be gone, once they are killed
 IDLE_TICK = 1.0  # seconds between looks at the deadlines while nothing runs
 RUNNING_MAX = 100  # running tasks that a worker names when it says what it does
 
@@ -113,7 +115,7 @@ class Monitor:
         self.orders = Orders(self)
         self.buffer = bytearray(channel.BUFFER_SIZE)
         self.by_fd: dict[int, Seat] = {}
-        self.orphans = Orphans(config.worker, first=config.sole and os.getpid() == 1)
+        self.orphans = Orphans(config.worker, first=process.alone and os.getpid() == 1)
         self.stopping = False
         self.stop_by: float | None = None
         self.stopped_by_task = False  # a task has asked for it, and means all workers of a supervisor
@@ -320,8 +322,11 @@ class Monitor:
                 self.signal(seat.index, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(seat.pid, 0)
-        self.server.wait()
-        self.orphans.mind((), used=False)
+        self.orphans.minded = not self.server.wait() or self.orphans.minded
+        deadline = now() + FAREWELL
+        while (self.orphans.minded or self.orphans.strays) and now() < deadline:
+            self.orphans.mind((), ())
+            time.sleep(TICK / 5)
         for seat in self.seats:
             seat.close()
         for fd in (
@@ -384,7 +389,7 @@ class Monitor:
     def mind_orphans(self) -> None:
         """Kill the daemons that a dead fork server has left, and bury who became a child of this process."""
         known = {self.server.pid, *(seat.pid for seat in self.seats)}
-        self.orphans.mind(known, used=any(seat.orphan for seat in self.seats))
+        self.orphans.mind(known, [seat.pid for seat in self.seats if seat.orphan])
 
     def start_server(self) -> None:
         self.server.start(

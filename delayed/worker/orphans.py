@@ -33,39 +33,50 @@ class Orphans:
     def __init__(self, worker: str, *, first: bool) -> None:
         self._mark = f"{MARK}={worker}".encode()
         self._first = first
+        self._daemons: set[int] = set()
         self.come_here = False
         self.minded = False
         self.strays: set[int] = set()
 
-    def mind(self, known: Collection[int], *, used: bool) -> None:
+    def mind(self, known: Collection[int], makers: Collection[int]) -> None:
         """Kill the daemons of tasks whose children are gone, and bury who has ended.
 
         Args:
             known: the pids of children that are no orphans, or that somebody else buries.
-            used: whether a child of a dead fork server is there, which may be using its daemons.
+            makers: those of the children of a dead fork server, which may be using its daemons.
         """
         if not self.come_here:
+            self.minded = False
+            self.strays.clear()
             return
-        if self.minded and not used:
-            unknown = set(process.children_of_self()) - set(known) - self.strays
-            daemons = [pid for pid in unknown if self._is_ours(pid)]
-            for pid in daemons:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self.strays.update(daemons)
-            self.minded = bool(daemons)  # what they have started comes next
-        for pid in list(self.strays):
-            with contextlib.suppress(ChildProcessError):
-                if os.waitpid(pid, os.WNOHANG)[0] != pid:
-                    continue
-            self.strays.discard(pid)
+        if self.minded:
+            unknown = set(process.children_of_self()) - set(known) - self.strays - self._daemons
+            self._daemons.update(pid for pid in unknown if self._is_ours(pid, makers))
+            if not makers:
+                for pid in self._daemons:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+                self.minded = bool(self._daemons)  # what they have started comes next
+                self.strays |= self._daemons
+                self._daemons.clear()
+        for orphans in (self.strays, self._daemons):
+            orphans -= {pid for pid in orphans if _is_buried(pid)}
         if self._first:
             process.reap_others(known)
 
-    def _is_ours(self, pid: int) -> bool:
-        """Whether a task of this worker has started it. A process that has ended is nobody's."""
+    def _is_ours(self, pid: int, makers: Collection[int]) -> bool:
+        """Whether a task of this worker has started it. Who has ended has no environment any more, but a session."""
         try:
+            if os.getsid(pid) in makers:
+                return True
             with open(f"/proc/{pid}/environ", "rb") as file:
                 return self._mark in file.read().split(b"\0")
         except OSError:
             return False
+
+
+def _is_buried(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True

@@ -123,6 +123,9 @@ def children_of_self() -> list[int]:
     return [int(pid) for pid in text.split()]
 
 
+alone = False  # whether this process is there for a worker, and has no children of its own: set by `delayed worker`
+
+
 def reap_others(ours: Collection[int]) -> None:
     """Bury children that are none of `ours` and have ended: the orphans that come to the first process of a container.
 

@@ -156,11 +156,13 @@ class Server:
                 channel.send_control(self._control, Control(channel.BYE))
             self._control.close()
 
-    def wait(self) -> None:
-        """Wait until it is gone."""
-        if self._process is not None:
-            try:
-                self._process.wait(FAREWELL)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+    def wait(self) -> bool:
+        """Wait until it is gone; whether it went by itself, and left nobody."""
+        if self._process is None:
+            return True
+        try:
+            return self._process.wait(FAREWELL) == 0
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return False

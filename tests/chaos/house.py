@@ -10,6 +10,7 @@ from typing import Any
 from delayed import AsyncWorker, ForkedWorker, PreforkedWorker, Queue, Supervisor, Sweeper, ThreadedWorker, supervisor
 from delayed.functions import resolve
 from delayed.logger import setup_logger
+from delayed.worker import process
 from tests.chaos.halt import halt, halt_in_thread
 
 KINDS = {"forked": ForkedWorker, "preforked": PreforkedWorker, "threaded": ThreadedWorker, "async": AsyncWorker}
@@ -33,6 +34,7 @@ def main(role: str, url: str, queue: str, mode: str, broker: str, options: dict[
     if role == "worker":
         halt_in_thread("courier", "delayed-courier")
         halt("monitor")
+        process.alone = True  # as `delayed worker` does
         return worker.run()
     supervisor.BACKOFF = (0.05, 0.2)  # it is killed more often than anything is in earnest
     supervisor.STABLE = 0.0

@@ -196,10 +196,14 @@ def fork_session_daemon(ledger: str) -> None:
 
 
 def fork_daemons_and_wait(ledger: str) -> None:
-    """As :func:`fork_session_daemon`, and leave one whose parent is gone at once; end when there is a file."""
+    """Leave a process in the child's group, one in a session of its own, two whose parent is gone at once, of which one
+    ends by itself when there is a file, and end when there is another.
+    """
+    fork_daemon(ledger)
     fork_session_daemon(ledger)
-    script = ["sh", "-c", "setsid sleep 60 > /dev/null 2>&1 & echo $!"]
-    note(ledger, "daemon", int(subprocess.run(script, check=True, capture_output=True).stdout))
+    for what in ("sleep 60", f"sh -c 'until [ -e {ledger}.end ]; do sleep 0.02; done'"):
+        script = ["sh", "-c", f"setsid {what} > /dev/null 2>&1 & echo $!"]
+        note(ledger, "daemon", int(subprocess.run(script, check=True, capture_output=True).stdout))
     note(ledger, "begin")
     while not os.path.exists(f"{ledger}.go"):
         time.sleep(0.01)

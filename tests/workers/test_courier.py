@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -29,14 +31,16 @@ class Fussy(MemoryBroker):
     full = False
     warning = "it keeps nothing on its disk"
     refuses = staticmethod(lambda settlement: False)
+    count = 1  # queues of the courier
     lost = 0  # tasks to be found by sweeps, one by each
     slow = 0.0  # seconds that a sweep takes
+    bad = ""  # the name of a queue that can't be swept
     deaf = False  # whether a wait is not ended by a wake-up; then it claims when `heard` is set
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.waits, self.heard = threading.Event(), threading.Event()
-        self.sweeps: list[float] = []  # when each began
+        self.sweeps: list[tuple[float, str]] = []  # when each began, and of which queue
 
     def wait_and_claim(self, queues: Sequence[str], timeout: float, *rest: Any) -> list[Claim] | None:
         if not self.deaf:
@@ -58,8 +62,10 @@ class Fussy(MemoryBroker):
         return super().settle(worker, settlements)
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
-        self.sweeps.append(time.monotonic())
+        self.sweeps.append((time.monotonic(), queue))
         time.sleep(self.slow)
+        if queue == self.bad:
+            raise BrokerError("no")
         if not self.lost:
             return super().sweep(queue, lease)
         self.lost -= 1
@@ -75,8 +81,10 @@ class Fussy(MemoryBroker):
 
 
 @pytest.fixture
-def broker() -> Fussy:
-    return Fussy(f"memory://{secrets.token_hex(8)}")
+def broker(request: pytest.FixtureRequest) -> Fussy:
+    broker = Fussy(f"memory://{secrets.token_hex(8)}")
+    broker.count, broker.slow, broker.bad = getattr(request, "param", (1, 0.0, ""))
+    return broker
 
 
 @pytest.fixture
@@ -91,7 +99,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def courier(request: pytest.FixtureRequest, broker: Fussy, said: list[str]) -> Iterator[Courier]:
     courier = Courier(
         broker,
-        ["q"],
+        ["q", *(f"q{number}" for number in range(1, broker.count))],
         "w",
         lease=getattr(request, "param", None) or 15.0,
         sweep=hasattr(request, "param"),
@@ -240,12 +248,44 @@ def test_a_sweep_that_has_found_something_is_followed_by_the_next_at_once(broker
     wait_for(lambda: not broker.lost, 10.0)
 
 
-@pytest.mark.parametrize("courier", [6.0], indirect=True)  # a lease, of which a quarter is the usual pause
+@pytest.mark.parametrize("courier", [12.0], indirect=True)
 def test_sweeps_that_take_long_leave_time_for_the_rest(broker: Fussy, courier: Courier) -> None:
-    broker.slow = 0.5
+    broker.slow = 1.0
     known = len(broker.sweeps)
 
     wait_for(lambda: len(broker.sweeps) >= known + 2)
 
-    before, after = broker.sweeps[known : known + 2]
-    assert after - before > 2.3, "half a second of sweeping, and two of rest"
+    (before, _), (after, _) = broker.sweeps[known : known + 2]
+    assert after - before > 4.1, "a second of sweeping, and more than the usual pause"
+
+
+@pytest.mark.parametrize("broker", [(40, 0.02, "")], indirect=True)
+@pytest.mark.parametrize("courier", [6.0], indirect=True)
+def test_many_queues_are_each_swept_within_half_a_lease(broker: Fussy, courier: Courier) -> None:
+    wait_for(lambda: len(broker.sweeps) > 3 * 40)
+
+    times: dict[str, list[float]] = {}
+    for at, queue in broker.sweeps:
+        times.setdefault(queue, []).append(at)
+    gaps = [after - before for each in times.values() for before, after in pairwise(each)]
+    assert len(times) == 40
+    assert max(gaps) < 3.0, "else the broker takes it for an outage"
+
+
+@pytest.mark.parametrize("broker", [(40, 0.02, "")], indirect=True)
+@pytest.mark.parametrize("courier", [6.0], indirect=True)
+def test_tasks_come_through_while_many_queues_are_swept(broker: Fussy, courier: Courier) -> None:
+    wait_for(lambda: broker.sweeps)
+    swept = len(broker.sweeps)
+    put(broker)
+
+    wait_for(lambda: courier.inbox)
+    assert len(broker.sweeps) - swept < 20, "half of a round"
+
+
+@pytest.mark.parametrize("broker", [(3, 0.0, "q1")], indirect=True)
+@pytest.mark.parametrize("courier", [3.0], indirect=True)
+def test_a_queue_that_cannot_be_swept_keeps_no_other_from_it(broker: Fussy, courier: Courier) -> None:
+    wait_for(lambda: len(broker.sweeps) >= 9)
+
+    assert Counter(queue for _, queue in broker.sweeps[:9]) == {"q": 3, "q1": 3, "q2": 3}

@@ -74,10 +74,13 @@ def test_daemons_whose_fork_server_was_killed_end_with_the_child_of_their_task(b
 
     wait_for(lambda: [pid for pid in fork_servers_of(worker.pid) if pid != server])
     assert all(alive(pid) for pid in daemons), "their task may need them"
+    open(f"{bench.ledger.path}.end", "w").close()
+    wait_for(lambda: not Path(f"/proc/{daemons[-1]}").exists(), 5.0)
+    assert all(alive(pid) for pid in daemons[:-1])
     open(f"{bench.ledger.path}.go", "w").close()
     wait_for(bench.settled)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in daemons), 5.0)
-    assert len(daemons) == 2
+    assert len(daemons) == 4
     assert worker.poll() is None
 
 

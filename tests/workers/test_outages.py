@@ -204,7 +204,7 @@ def test_after_a_stall_tasks_are_taken_by_the_dozen_again(bench: Bench, server: 
     def put(count: int) -> None:
         bench.queue.enqueue_many([Task.create(tasks.mark, (bench.ledger.path, "x")) for _ in range(count)])
 
-    put(4000)
+    put(20_000)
     bench.start("preforked", processes=1, lease=15.0)
     with redis.Redis.from_url(server.url) as client:
 
@@ -214,13 +214,13 @@ def test_after_a_stall_tasks_are_taken_by_the_dozen_again(bench: Bench, server: 
 
         wait_for(lambda: len(bench.ledger.lines) > 500)
         client.client_pause(4000, all=True)
-        assert len(bench.ledger.lines) < 4000
-        wait_for(lambda: len(bench.ledger.lines) == 4000)
-        put(2000)
+        assert len(bench.ledger.lines) < 20_000
+        wait_for(lambda: len(bench.ledger.lines) == 20_000)
+        put(4000)
         before = calls()
-        wait_for(lambda: len(bench.ledger.lines) == 6000)
+        wait_for(lambda: len(bench.ledger.lines) == 24_000)
 
-        assert calls() - before < 100, "dozens of tasks in each, and a few for chores"
+        assert calls() - before < 300, "dozens of tasks in each, and a few for chores"
 
 
 @only_redis
