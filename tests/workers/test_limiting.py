@@ -94,5 +94,5 @@ def test_they_begin_as_often_as_that_and_no_more_often(bench: Bench) -> None:
     times = sorted(float(line) for line in bench.ledger.find("at"))
     assert len(times) == 30
     windows = [sum(start <= at < start + 0.5 for at in times) for start in times]
-    assert max(windows) <= 10 + 3, "a task may be some hundredths of a second late"
+    assert max(windows) <= 10 + 6, "a task may be late on a busy machine; 20 would be twice as often"
     assert 1.2 < times[-1] - times[0] < 4.0, "1.45 s is ideal"

@@ -99,8 +99,8 @@ def test_what_is_cancelled_runs_not_at_all_or_not_to_its_end(
         return [{"id": order, "do": "cancel", "queue": "q", "task": id} for order, id in fresh.items()]
 
     monkeypatch.setattr(queue.broker, "announce", eager)
-    # Chores of a lease of 3 s are done a tenth of a second early: this makes it an announcement each 20 to 60 ms.
-    monkeypatch.setattr(courier, "ANNOUNCE_INTERVAL", -0.04)
+    monkeypatch.setattr(courier, "CHORES_TOGETHER", 0.0)
+    monkeypatch.setattr(courier, "ANNOUNCE_INTERVAL", 0.03)
     words = {
         delay(queue)(tasks.nap)(str(ledger.path), number, 0.3 if number % 20 == 1 else 0.005).id: str(number)
         for number in range(200)
