@@ -444,6 +444,7 @@ class Monitor:
             if seat.pidfd >= 0:
                 self.poller.register(seat.pidfd, select.POLLIN)
                 self.by_fd[seat.pidfd] = seat
+        self.mind_orphans()  # at once: one that has ended can't be told from other children any more
         if self.server.failed:
             self.start_error = f"the fork server does not start: {sys.executable} ended with {code} each time"
         if self.server.ready:  # at once: until there is another, nobody would stand in for the monitor
