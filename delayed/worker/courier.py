@@ -35,7 +35,7 @@ PACED = 32  # tasks in one exchange by which the pace of the store can be told
 TRIPS = 3  # announcements by whose quickest it is known how far away the store is
 FLUSH_DELAY = 0.003  # seconds that a settlement waits for others while more tasks are under way
 BACKOFF = (0.05, 2.0)  # seconds: first and longest pause after a failure
-BURST_PATIENCE = 1.1  # seconds: in burst mode, a task that is due sooner is waited for; a retry is, within a second
+BURST_PATIENCE = 1.1  # seconds: burst mode waits for a task due sooner; more than the first pause of a retry
 SWEEP_SLICE = 0.05  # seconds of sweeping after which others have their turn
 SWEEP_SHARE = 0.25  # of the pause between sweeps, that these may take before it grows
 SWEEP_LATEST = 0.4  # of a lease, from one sweep of a queue to the next
@@ -163,6 +163,7 @@ class Courier(threading.Thread):
         self.renewed = 0.0  # when a request was sent since which all that is held has been confirmed
         self._sweep_at = 0.0
         self._unswept: deque[str] = deque()  # the queues that are still to be swept of those whose time it was
+        self._unswept_for: dict[str, str] = {}  # those that can't be, and why, as far as it was logged
         self._round_since = 0.0  # when the first of them was swept
         self._swept_for = 0.0  # seconds that those took which have been
         self._announce_at = 0.0
@@ -546,10 +547,13 @@ class Courier(threading.Thread):
             queue = self._unswept[0]
             try:
                 swept = self.broker.sweep(queue, self.lease)
+                self._unswept_for.pop(queue, None)
             except BrokerUnavailable:
                 raise
             except BrokerError as error:
-                logger.error("queue %s can't be swept: %s", queue, error)
+                if self._unswept_for.get(queue) != str(error):
+                    logger.error("queue %s can't be swept: %s", queue, error)
+                self._unswept_for[queue] = str(error)
                 swept = Swept(0, 0, False)
             self._unswept.popleft()
             if swept.returned:

@@ -96,6 +96,14 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
+def complaints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """As :func:`said`, of errors."""
+    found: list[str] = []
+    monkeypatch.setattr(logger, "error", lambda text, *args, **more: found.append(text % args))
+    return found
+
+
+@pytest.fixture
 def courier(request: pytest.FixtureRequest, broker: Fussy, said: list[str]) -> Iterator[Courier]:
     courier = Courier(
         broker,
@@ -285,7 +293,10 @@ def test_tasks_come_through_while_many_queues_are_swept(broker: Fussy, courier: 
 
 @pytest.mark.parametrize("broker", [(3, 0.0, "q1")], indirect=True)
 @pytest.mark.parametrize("courier", [3.0], indirect=True)
-def test_a_queue_that_cannot_be_swept_keeps_no_other_from_it(broker: Fussy, courier: Courier) -> None:
+def test_a_queue_that_cannot_be_swept_keeps_no_other_from_it(
+    broker: Fussy, complaints: list[str], courier: Courier
+) -> None:
     wait_for(lambda: len(broker.sweeps) >= 9)
 
     assert Counter(queue for _, queue in broker.sweeps[:9]) == {"q": 3, "q1": 3, "q2": 3}
+    assert complaints == ["queue q1 can't be swept: no"]

@@ -10,7 +10,7 @@ import pytest
 
 from delayed import PreforkedWorker, Queue, Retry, Task, TaskTimeout
 from delayed.retry import constant, fixed
-from tests.workers import hooks, retries
+from tests.workers import hooks, retries, tasks
 from tests.workers.conftest import Bench, Ledger, wait_for
 from tests.workers.test_hooks import path
 
@@ -229,3 +229,12 @@ def test_no_functions_are_asked_but_those_that_the_queue_allows(
     assert len(ledger.find("asked")) == asked
     assert len(ledger.find("run")) == max(asked, 2), "what is not asked is not heard"
     queue.broker.close()
+
+
+def test_burst_mode_waits_for_the_first_pause_of_a_retry(bench: Bench) -> None:
+    """A second, and what it takes to ask the store how long that is still."""
+    bench.put(tasks.fail_until, "x", 1, retry=Retry(1, delay=1.09, jitter=False))
+
+    bench.burst()
+
+    assert bench.ledger.lines == ["try x", "try x", "done x"]
