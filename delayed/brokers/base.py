@@ -104,6 +104,7 @@ class Broker(ABC):
     # from a task's transaction can run the next task.
     threads: ClassVar[tuple[str, ...]] = ()
     answer_max: ClassVar[int] = 256 << 20  # bytes that an answer may have
+    sweep_interval: ClassVar[float] = SWEEP_INTERVAL  # seconds between the sweeps of a worker
 
     # -- producing ---------------------------------------------------------------------------------------------
 

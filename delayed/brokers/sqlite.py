@@ -68,6 +68,7 @@ class SQLiteBroker(Broker):
     """
 
     scheme: ClassVar[str] = "sqlite"
+    sweep_interval: ClassVar[float] = 0.8  # for a sweep looks at locks here, which tell at once who has died
 
     def __init__(self, conn: str | sqlite3.Connection) -> None:
         path, self._options = _place_of(conn)

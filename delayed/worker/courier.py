@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Any
 
-from delayed.brokers.base import RENEW_INTERVAL, SWEEP_INTERVAL, WAIT_TIMEOUT, Broker
+from delayed.brokers.base import RENEW_INTERVAL, WAIT_TIMEOUT, Broker
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
 from delayed.message import ASKING, EXPIRES, GATES, Action, Answer, Bounds, Claim, Settlement, Swept, is_task
@@ -39,7 +39,8 @@ BURST_PATIENCE = 1.1  # seconds: burst mode waits for a task due sooner; more th
 SWEEP_SLICE = 0.05  # seconds of sweeping after which others have their turn
 SWEEP_SHARE = 0.25  # of the pause between sweeps, that these may take before it grows
 SWEEP_LATEST = 0.4  # of a lease, from one sweep of a queue to the next
-CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another
+CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another; not a sweep
+LATE = 0.05  # seconds that a wait may end before it should: who asks too early has to wait again
 ANNOUNCE_INTERVAL = 2.0  # seconds between announcements while tasks are held; twice as long while none are
 PROGRESS_INTERVAL = 0.5  # seconds between announcements while tasks say how far they are
 ANNOUNCEMENT_AGE = 15.0  # seconds that an announcement holds
@@ -158,7 +159,7 @@ class Courier(threading.Thread):
         self._close_by = 0.0
         self._seq = 0
         self._unanswered: tuple[int, int] | None = None
-        self._slack = min(CHORES_TOGETHER, lease / 30)
+        self._slack = min(CHORES_TOGETHER, lease / 30, broker.sweep_interval / 4)
         self._renew_at = 0.0
         self.renewed = 0.0  # when a request was sent since which all that is held has been confirmed
         self._sweep_at = 0.0
@@ -307,14 +308,17 @@ class Courier(threading.Thread):
                 or at >= self._outbox_since + FLUSH_DELAY
                 or self._closing
             )
-            chore = min(self._renew_at, self._sweep_at, self._announce_at)
+            # Each end of a wait costs commands.
+            chore = min(self._announce_at + self._slack, self._sweep_at)
+            if self._held or not self.healthy:
+                chore = min(chore, self._renew_at + self._slack)
             if self._gates.busy:
                 chore = min(chore, self._gates_at)
             if self._closing and not self._outbox and (not self._held or at > self._close_by):
                 return False
             idle = False
             if not hungry and not flush and at < chore:
-                timeout = min(chore - at + self._slack, WAIT_TIMEOUT)
+                timeout = min(chore - at + LATE, WAIT_TIMEOUT)
                 if self._outbox:
                     timeout = min(timeout, self._outbox_since + FLUSH_DELAY - at)
                 idle = self.dry and self.target > stock and not self._closing and not self._outbox
@@ -473,6 +477,8 @@ class Courier(threading.Thread):
         gated: list[Held] = []
         if not self._held:
             self._vouch(sent)
+            if self.healthy:  # else it is still to be found out what was lost
+                self._renew_at = sent + min(RENEW_INTERVAL, self.lease / 3)
         for claim in claims:
             if not is_task(claim):  # the last defence: the monitor trusts what it is given
                 logger.error("%r handed out what is no task, and it is not run: %.200r", self.broker, claim.ref)
@@ -521,16 +527,15 @@ class Courier(threading.Thread):
         return {held for held, _ in ends}
 
     def _chores(self, at: float) -> None:
-        soon = at + self._slack  # what is due soon too: each end of a wait costs commands
-        if soon >= self._renew_at:
-            if self._held or not self.healthy:
-                self._renew()
+        soon = at + self._slack
+        if soon >= self._renew_at and (self._held or not self.healthy):
+            self._renew()
             self._renew_at = at + min(RENEW_INTERVAL, self.lease / 3)
         while self.bounds:
             queue, bounds = next(iter(self.bounds.items()))
             self.broker.bound(queue, bounds)
             del self.bounds[queue]
-        if soon >= self._sweep_at:
+        if at >= self._sweep_at:
             self._sweep()
         if soon >= self._announce_at:
             self._announce_at = at + (ANNOUNCE_INTERVAL if self._held else 2 * ANNOUNCE_INTERVAL)
@@ -569,7 +574,7 @@ class Courier(threading.Thread):
             self._sweep_at = at
             self.dry = False  # something may have come meanwhile
             return
-        pause = min(SWEEP_INTERVAL, self.lease / 4) * random.uniform(0.8, 1.2)
+        pause = min(self.broker.sweep_interval, self.lease / 4) * random.uniform(0.8, 1.2)
         if self._swept_for > pause * SWEEP_SHARE:  # there are many queues, and the store is slow
             # From half a lease on, the broker takes a pause between two sweeps of a queue for an outage.
             pause = max(min(self._swept_for / SWEEP_SHARE, self.lease * SWEEP_LATEST - (at - self._round_since)), 0.0)

@@ -267,6 +267,18 @@ def test_sweeps_that_take_long_leave_time_for_the_rest(broker: Fussy, courier: C
     assert after - before > 4.1, "a second of sweeping, and more than the usual pause"
 
 
+@pytest.mark.parametrize("courier", [15.0], indirect=True)
+def test_sweeps_are_as_far_apart_as_the_store_asks(
+    broker: Fussy, monkeypatch: pytest.MonkeyPatch, courier: Courier
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: (low + high) / 2)
+    broker.sweep_interval = 0.5  # type: ignore[misc]  # a store has one for good
+    wait_for(lambda: len(broker.sweeps) > 10)
+
+    times = [at for at, _ in broker.sweeps]
+    assert 3.0 < times[9] - times[2] < 4.2, "seven pauses"
+
+
 @pytest.mark.parametrize("broker", [(40, 0.02, "")], indirect=True)
 @pytest.mark.parametrize("courier", [6.0], indirect=True)
 def test_many_queues_are_each_swept_within_half_a_lease(broker: Fussy, courier: Courier) -> None:
