@@ -154,7 +154,7 @@ WORDS = {
     "C2": "the clock of the store goes forward by an hour, and back",
     "M1": "ten thousand claims end at once behind a hundred thousand tasks",
     "S1": "the disk is full, and then has no block left",
-    "S2": "somebody reads for long while sixteen processes write",
+    "S2": "somebody reads for long while sixteen processes write; writes and syncs of a worker fail",
 }  # what is done in a row of scenarios
 KINDS_OF = {"Z1": ALL, "M1": ("preforked",)}  # rows of scenarios that are for others too, or for fewer
 TASKS = {"N2": 10_000}  # of those that are to show more than their short form does

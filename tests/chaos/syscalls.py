@@ -45,14 +45,23 @@ def missing() -> str:
 
 
 @contextlib.contextmanager
-def traced(tid: int, path: Path, call: str = "", count: int = 0) -> Iterator[None]:
-    """Write the calls of one thread to a file; kill its process at the `count`-th of one name.
+def traced(
+    tid: int,
+    path: Path,
+    call: str = "",
+    count: int | str = 0,
+    *,
+    effect: str = "signal=SIGKILL",
+    threads: bool = False,
+) -> Iterator[None]:
+    """Write the calls of one thread, or of all `threads` of its process, to a file; at the `count`-th of one name it
+    is killed, or whatever else strace is to do then.
 
     Raises:
         NotReached: When the thread can't be traced.
     """
-    trap = ["-e", f"inject={call}:signal=SIGKILL:when={count}"] if call else []
-    command = ["strace", "-p", str(tid), "-ttt", "-s", "64", "-o", str(path), *trap]
+    trap = ["-e", f"inject={call}:{effect}:when={count}"] if call else []
+    command = ["strace", *(["-f"] if threads else []), "-p", str(tid), "-ttt", "-s", "64", "-o", str(path), *trap]
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as strace:
         assert strace.stderr is not None
         try:

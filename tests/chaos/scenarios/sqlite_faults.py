@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import subprocess
 import time
 from pathlib import Path
 
-from tests.chaos import tasks
+from tests.chaos import syscalls, tasks
 from tests.chaos.scenarios.outages import BACK, SLACK, back
 from tests.chaos.scenarios.producing import Pressing, Producing
 from tests.chaos.scenarios.scene import Scene, Unplayable, scenario
@@ -19,6 +20,16 @@ LOAD = "x" * 200_000
 NAP = 0.05  # seconds that a task takes
 AT_ONCE = 1.0  # seconds in which a busy machine refuses what a store has no room for
 LOG = 12 << 20  # bytes of write-ahead log: it is copied when it has 4 MB, and again at 8
+CALLS = ("pwrite64", "fdatasync")  # with which the log is written
+FAILING = (
+    "1",
+    "2",
+    "3",
+    "5",
+    "8",
+    "13",
+    "5+40",
+)  # which of each thread's fail; the last: the 5th, the 45th ...
 READ = 10.0  # seconds
 PRODUCERS = 11  # with four workers and a sweeper these are sixteen processes that write
 
@@ -103,6 +114,27 @@ def long_reader(scene: Scene) -> int:
     scene.measure("bytes of log", Path(f"{path}-wal").stat().st_size, most=LOG)
     _check(scene, path)
     return 1
+
+
+@scenario("S2", stores=("sqlite",), proxied=False)
+def bad_disk(scene: Scene) -> int:
+    """A write of a worker's fails, or a sync: what it was to store is stored soon after, and nothing runs twice."""
+    assert isinstance(scene.store, SQLiteStore)
+    if why := syscalls.missing():
+        raise Unplayable(why)
+    workers = [scene.worker(url=f"{scene.arena.direct}?durability=disk") for _ in range(2)]
+    trace = scene.arena.folder / "failing"
+    failed = 0
+    for call, error, when in itertools.product(CALLS, ("EIO", "ENOSPC"), FAILING):
+        scene.put(NAP, count=20)
+        effect = f"error={error}"
+        with syscalls.traced(workers[failed % 2].monitor, trace, call, when, effect=effect, threads=True):
+            scene.wait_for(scene.all_begun)
+        failed += trace.read_text().count("(INJECTED)")
+    scene.wait_for(lambda: not sum(scene.arena.counts()[:3]))
+    scene.measure("calls that failed", float(failed), least=20.0)
+    _check(scene, scene.store.path)
+    return failed
 
 
 def _producer(scene: Scene, number: int) -> subprocess.Popen[bytes]:
