@@ -9,8 +9,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from delayed import Queue, Task, Unique
 from delayed.retry import Retry
@@ -25,7 +27,7 @@ def main(folder: Path, url: str, queue: str, does: str, numbers: Sequence[int]) 
     """Do it for each of these intents.
 
     Args:
-        does: ``enqueue``; ``unique``: the same, with a key; ``join``: all in one transaction of PostgreSQL;
+        does: ``enqueue``; ``unique``: the same, with a key; ``join``: all in one transaction;
             ``cancel``: those that have been enqueued.
     """
     target = Queue(queue, url)
@@ -48,18 +50,29 @@ def main(folder: Path, url: str, queue: str, does: str, numbers: Sequence[int]) 
 
 def _join(folder: Path, url: str, target: Queue, numbers: Sequence[int]) -> None:
     """What is enqueued becomes true with the commit, and so does that it is known."""
-    import psycopg
+    made = []
+    with _transaction(url) as conn, target.transaction(conn):
+        for number in numbers:
+            note(folder / ENQUEUED, "intent", intent=number, kind="noop", retry=RETRY.max)
+            task = Task.create(tasks.noop, (number,), retry=RETRY)
+            target.enqueue(task)
+            made.append((number, task.id))
+    for number, id in made:
+        note(folder / ENQUEUED, "ok", intent=number, id=id)
 
-    with psycopg.connect(url, autocommit=True) as conn:
-        made = []
-        with conn.transaction(), target.transaction(conn):
-            for number in numbers:
-                note(folder / ENQUEUED, "intent", intent=number, kind="noop", retry=RETRY.max)
-                task = Task.create(tasks.noop, (number,), retry=RETRY)
-                target.enqueue(task)
-                made.append((number, task.id))
-        for number, id in made:
-            note(folder / ENQUEUED, "ok", intent=number, id=id)
+
+@contextmanager
+def _transaction(url: str) -> Iterator[Any]:
+    if url.startswith("mongodb"):
+        import pymongo
+
+        with pymongo.MongoClient(url) as client, client.start_session() as session, session.start_transaction():
+            yield session
+    else:
+        import psycopg
+
+        with psycopg.connect(url, autocommit=True) as conn, conn.transaction():
+            yield conn
 
 
 if __name__ == "__main__":

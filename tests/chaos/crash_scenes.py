@@ -144,7 +144,7 @@ def enqueue_unique(stage: Stage) -> Check:
     return _produce(stage, "enqueue", "unique", at=3)
 
 
-@plot("commit of an enqueue", "producer", "postgres")
+@plot("commit of an enqueue", "producer", "postgres", "mongodb")
 def join(stage: Stage) -> Check:
     numbers = range(1, 6)
     client = stage.client("join", numbers)
