@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tests.chaos.points import row_of
-from tests.chaos.rows import ROWS
+from tests.chaos.rows import ALL, BOTH, ROWS
 from tests.chaos.scenarios.scene import REMOTE
 from tests.chaos.stores import STORES
 from tests.chaos.trials import RAISED, Result, quantiles
@@ -100,6 +100,8 @@ STATEMENTS = (
     ),
 )
 
+MANY = tuple(kind for kind in ALL if kind not in BOTH)  # kinds of workers whose children run several tasks at once
+
 
 def statements(rows: Mapping[str, Sequence[Result]]) -> str:
     """What was found against each of the five statements."""
@@ -127,9 +129,15 @@ def targets(rows: Mapping[str, Sequence[Result]]) -> str:
         add(what, ids, "0", str(found), not found)
 
     def times(
-        what: str, ids: Sequence[str], role: str, middle: float, most: float, stores: Sequence[str] = tuple(STORES)
+        what: str,
+        ids: Sequence[str],
+        role: str,
+        middle: float,
+        most: float,
+        stores: Sequence[str] = tuple(STORES),
+        kinds: Sequence[str] = ALL,
     ) -> None:
-        done = [it for it in _done(rows, *ids) if it.store in stores]
+        done = [it for it in _done(rows, *ids) if it.store in stores and it.kind in kinds]
         found = sorted(took for it in done for took in it.recovery.get(role, ()))
         deaths = sum(times for it in done for why, times in it.explained.items() if why != RAISED)
         if found:
@@ -154,8 +162,13 @@ def targets(rows: Mapping[str, Sequence[Result]]) -> str:
     none("outcomes accepted of a run whose claim had gone", OVERTAKEN, "unfenced")
     none("twins of enqueues whose reply was lost", ("N2",), "twin")
     none("effects of transactions lost or doubled", ("T19",), "effects_lost", "effects_dup")
-    times("from the death of a child to the next run", ("K1",), "child", 0.1, 1.0)
-    times("from the death of a supervised worker to the next run", ("K4",), "worker", 1.0, 3.0)
+    for what, row, role, middle, most in (
+        ("a child", "K1", "child", 0.1, 1.0),
+        ("a supervised worker", "K4", "worker", 1.0, 3.0),
+    ):
+        for kinds in (BOTH, MANY):
+            title = f"from the death of {what} to the next run, {', '.join(kinds)}"
+            times(title, (row,), role, middle, most, kinds=kinds)
     times("from the loss of a host to the next run, where a server is the store", ("K7",), "worker", 14.0, 18.0, REMOTE)
     times("from the death of all of a worker to the next run, on SQLite", ("K7", "K8"), "worker", 1.5, 1.5, ("sqlite",))
     alone = [it.outlived for it in both if it.outlived]
