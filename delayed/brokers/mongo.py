@@ -119,10 +119,13 @@ class MongoBroker(Broker):
         with self._access.use() as opened:
             claiming = tasks.Claiming(opened.tasks, worker, seq, nonce, limit, lease)
             paused = pauses.among(opened.tasks, names)
-            for queue in names:
+            some = set(names[:1])  # of the first it is found out as quickly by asking it
+            for number, queue in enumerate(names):
                 if not claiming.wants_more:
                     break
-                if queue in paused:
+                if number == 1:
+                    some |= tasks.occupied(opened.tasks, names[1:])
+                if queue in paused or queue not in some:
                     continue
                 looked = self._look_for_due(opened, queue, DUE_LOOK)
                 fresh = claiming.take(queue)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from bson.binary import Binary
@@ -63,6 +64,15 @@ def promote(tasks: Tasks, queue: str) -> int:
             steps[number] = UpdateOne({"_id": due[number]["_id"], "s": "l/" + queue}, fairly)
         tasks.bulk_write(steps)
     return len(due)
+
+
+def occupied(tasks: Tasks, queues: Iterable[str]) -> set[str]:
+    """Those of the queues that have ready or scheduled tasks."""
+    names = list(queues)
+    found = tasks.distinct("s", {"s": {"$in": ["r/" + queue for queue in names]}})
+    # With a date the server goes by its index alone, from queue to queue.
+    found += tasks.distinct("s", {"s": {"$in": ["l/" + queue for queue in names]}, "at": {"$gte": datetime.min}})
+    return {state[2:] for state in found}
 
 
 def _past(field: str) -> Document:

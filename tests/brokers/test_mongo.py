@@ -377,6 +377,21 @@ def test_a_claim_looks_at_no_more_than_it_takes(broker: MongoBroker, store: Any)
     assert max(keys for keys, _ in looked) <= 20, max(looked, key=lambda row: row[0])
 
 
+def test_a_claim_of_many_queues_asks_the_empty_ones_together(broker: MongoBroker, store: Any) -> None:
+    put = Producer(broker)
+    (now,), (later,) = put(), put(delay=0.01)
+    put(3000, delay=1000.0)
+    names = [*(f"empty{number}" for number in range(50)), QUEUE]
+    store.command("profile", 2)
+
+    assert ids(broker.claim(names, "worker", 1, 1, 10, 15.0)) == [now, later]
+
+    store.command("profile", 0)
+    asked = [row.get("keysExamined", 0) for row in store.system.profile.find({"ns": {"$regex": "delayed_tasks"}})]
+    assert 1 < len(asked) < 12, "a few commands for one queue, and not for 51"
+    assert max(asked) <= 120, "two of each queue"
+
+
 def test_a_renewal_does_not_touch_the_task(broker: MongoBroker, store: Any) -> None:
     Producer(broker)(2)
     claims = Worker(broker).claim()
