@@ -46,6 +46,7 @@ from delayed.message import (
     WorkerInfo,
 )
 
+FEW = 4  # queues that are each asked whether they have tasks, as quickly as it is found out which of more have
 DUE_LOOK = 0.02  # seconds between two looks for due tasks by one who finds others ready
 
 
@@ -119,12 +120,12 @@ class MongoBroker(Broker):
         with self._access.use() as opened:
             claiming = tasks.Claiming(opened.tasks, worker, seq, nonce, limit, lease)
             paused = pauses.among(opened.tasks, names)
-            some = set(names[:1])  # of the first it is found out as quickly by asking it
+            some = set(names)
             for number, queue in enumerate(names):
                 if not claiming.wants_more:
                     break
-                if number == 1:
-                    some |= tasks.occupied(opened.tasks, names[1:])
+                if number == 1 and len(names) > FEW:
+                    some = tasks.occupied(opened.tasks, names[1:])
                 if queue in paused or queue not in some:
                     continue
                 looked = self._look_for_due(opened, queue, DUE_LOOK)

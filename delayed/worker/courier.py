@@ -40,7 +40,7 @@ SWEEP_SLICE = 0.05  # seconds of sweeping after which others have their turn
 SWEEP_SHARE = 0.25  # of the pause between sweeps, that these may take before it grows
 SWEEP_LATEST = 0.4  # of a lease, from one sweep of a queue to the next
 CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another; not a sweep
-LATE = 0.05  # seconds that a wait may end before it should: who asks too early has to wait again
+LATE = 0.05  # seconds by which a wait at the store is longer: it may end too early, and would have to be begun again
 ANNOUNCE_INTERVAL = 2.0  # seconds between announcements while tasks are held; twice as long while none are
 PROGRESS_INTERVAL = 0.5  # seconds between announcements while tasks say how far they are
 ANNOUNCEMENT_AGE = 15.0  # seconds that an announcement holds
@@ -122,7 +122,6 @@ class Courier(threading.Thread):
         self._queue_index = {name: index for index, name in enumerate(self.queues)}
         self.worker = worker
         self.lease = lease
-        self.sweeps = sweep
         self.burst = burst
         self.turns = turns
         self.bounds = dict(bounds)  # that the store was not told of yet
@@ -162,7 +161,7 @@ class Courier(threading.Thread):
         self._slack = min(CHORES_TOGETHER, lease / 30, broker.sweep_interval / 4)
         self._renew_at = 0.0
         self.renewed = 0.0  # when a request was sent since which all that is held has been confirmed
-        self._sweep_at = 0.0
+        self._sweep_at = 0.0 if sweep else inf
         self._unswept: deque[str] = deque()  # the queues that are still to be swept of those whose time it was
         self._unswept_for: dict[str, str] = {}  # those that can't be, and why, as far as it was logged
         self._round_since = 0.0  # when the first of them was swept
@@ -318,13 +317,14 @@ class Courier(threading.Thread):
                 return False
             idle = False
             if not hungry and not flush and at < chore:
-                timeout = min(chore - at + LATE, WAIT_TIMEOUT)
+                timeout = min(chore - at, WAIT_TIMEOUT)
                 if self._outbox:
                     timeout = min(timeout, self._outbox_since + FLUSH_DELAY - at)
                 idle = self.dry and self.target > stock and not self._closing and not self._outbox
                 if not idle:
                     self._condition.wait(max(timeout, 0.0))
                     return True
+                timeout += min(LATE, self.lease / 30)
                 self._waiting = True
         if idle:
             try:
@@ -546,7 +546,7 @@ class Courier(threading.Thread):
         """Sweep the queues for a moment; what is left of them then follows when others have had their turn."""
         begun = at = now()
         if not self._unswept:
-            self._unswept.extend(self.queues if self.sweeps else ())
+            self._unswept.extend(self.queues)
             self._round_since, self._swept_for = begun, 0.0
         while self._unswept and at < begun + SWEEP_SLICE and not self._closing:
             queue = self._unswept[0]

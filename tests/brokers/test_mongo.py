@@ -19,6 +19,7 @@ import pymongo
 import pytest
 from bson import Timestamp
 from pymongo.errors import PyMongoError
+from pymongo.server_api import ServerApi
 
 from delayed.brokers import broker_for
 from delayed.brokers.mongo import MongoBroker
@@ -390,6 +391,30 @@ def test_a_claim_of_many_queues_asks_the_empty_ones_together(broker: MongoBroker
     asked = [row.get("keysExamined", 0) for row in store.system.profile.find({"ns": {"$regex": "delayed_tasks"}})]
     assert 1 < len(asked) < 12, "a few commands for one queue, and not for 51"
     assert max(asked) <= 120, "two of each queue"
+
+
+@pytest.mark.parametrize("at", ["then", 5, datetime.datetime(1, 1, 1)])
+def test_a_task_that_is_due_when_no_clock_tells_is_found_in_any_of_many_queues(
+    broker: MongoBroker, store: Any, at: object
+) -> None:
+    (id,) = Producer(broker)(delay=1000.0)
+    store.delayed_tasks.update_one({"s": f"l/{QUEUE}"}, {"$set": {"at": at}})
+    store.delayed_tasks.insert_one({"s": ["r/empty1", 5]})
+
+    claims = broker.claim([*(f"empty{number}" for number in range(9)), QUEUE], "worker", 1, 1, 10, 15.0)
+
+    assert ids(claims) == [id]
+
+
+def test_a_client_that_is_held_to_the_stable_api_serves_many_queues(mongo_database: str, broker: MongoBroker) -> None:
+    (id,) = Producer(broker)()
+    with pymongo.MongoClient(mongo_database, server_api=ServerApi("1", strict=True)) as client:
+        held = MongoBroker(client.get_default_database())
+
+        claims = held.claim([*(f"empty{number}" for number in range(9)), QUEUE], "worker", 1, 1, 10, 15.0)
+
+        assert ids(claims) == [id]
+        held.close()
 
 
 def test_a_renewal_does_not_touch_the_task(broker: MongoBroker, store: Any) -> None:
