@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from delayed import EnqueueRefused, EnqueueUncertain, Queue, Task
 from delayed.errors import BrokerError
 from delayed.message import Counts
 from delayed.retry import Retry
+from delayed.worker.orphans import MARK
 from tests.chaos import tasks
 from tests.chaos.checker import Bounds, Verdict, judge
 from tests.chaos.history import History
@@ -180,6 +182,14 @@ class Arena:
                 self._born[server] = monitor
                 self.note("born", role="forkserver", pid=server, parent=monitor)
         return pairs
+
+    def note_heirs(self, monitor: int) -> None:
+        """Note the fork servers that a monitor had just started when it died: they look after its children."""
+        for pid in with_marker(f"{MARK}={socket.gethostname()}:{monitor}:"):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(pid) != pid and self._born.get(pid) != monitor:
+                    self._born[pid] = monitor
+                    self.note("born", role="forkserver", pid=pid, parent=monitor, heir=True)
 
     def note(self, what: str, **facts: Any) -> None:
         note(self.folder / NEMESIS, what, **facts)

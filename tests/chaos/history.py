@@ -179,7 +179,7 @@ class History:
 
     def workers_killed(self) -> int:
         """How many lost both guardians."""
-        last = {record["parent"]: record["pid"] for record in self.having("born")}
+        last = {record["parent"]: record["pid"] for record in self.having("born") if not record.get("heir")}
         return sum(monitor in self._kills and server in self._kills for monitor, server in last.items())
 
     def server_killed(self, run: Run, by: float) -> float | None:

@@ -109,7 +109,9 @@ class Nemesis:
         if pair is None:
             return False
         first, second = self.dice.sample([(pair[0], "monitor"), (pair[1], "forkserver")], 2)
-        return self.arena.kill(*first) | self.arena.kill(*second)
+        done = self.arena.kill(*first) | self.arena.kill(*second)
+        self.arena.note_heirs(pair[0])
+        return done
 
     def kill_house(self, role: str) -> bool:
         pid = self._one([house.pid for house in self.arena.houses if house.role == role and house.poll() is None])

@@ -377,11 +377,20 @@ def test_runs_that_had_returned_run_again_by_chance_only(kills: int, failed: lis
     assert verdict.repeated == 4
 
 
-def test_a_fork_server_that_is_being_started_is_a_guardian_too() -> None:
-    story = broke_off().kill(1.6, SERVER).harm(1.65, "born", role="forkserver", pid=OTHER, parent=MONITOR)
-    story.kill(1.7, MONITOR).then(3.0, "T", "a").begin(4.0, "b", token=2, pid=99).then(4.1, "E", "b")
+@pytest.mark.parametrize("heir", [False, True])
+def test_a_fork_server_that_is_being_started_is_a_guardian_too(heir: bool) -> None:
+    born = {"role": "forkserver", "pid": OTHER, "parent": MONITOR}
+    story = broke_off().kill(1.6, SERVER)
+    if heir:  # it is seen when its monitor has died
+        story.kill(1.7, MONITOR).harm(1.75, "born", **born, heir=True)
+    else:
+        story.harm(1.65, "born", **born).kill(1.7, MONITOR)
+    story.then(3.0, "T", "a").begin(4.0, "b", token=2, pid=99).then(4.1, "E", "b")
 
-    assert story.judge().passed
+    verdict = story.judge()
+
+    assert verdict.passed
+    assert not verdict.outlived
 
 
 def test_how_long_runs_outlive_their_guardians_is_measured() -> None:
