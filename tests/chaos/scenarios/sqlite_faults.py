@@ -21,15 +21,7 @@ NAP = 0.05  # seconds that a task takes
 AT_ONCE = 1.0  # seconds in which a busy machine refuses what a store has no room for
 LOG = 12 << 20  # bytes of write-ahead log: it is copied when it has 4 MB, and again at 8
 CALLS = ("pwrite64", "fdatasync")  # with which the log is written
-FAILING = (
-    "1",
-    "2",
-    "3",
-    "5",
-    "8",
-    "13",
-    "5+40",
-)  # which of each thread's fail; the last: the 5th, the 45th ...
+FAILING = ("1", "2", "3", "5", "8", "13", "5+40")  # which calls of each thread; the last: the 5th, the 45th ...
 READ = 10.0  # seconds
 PRODUCERS = 11  # with four workers and a sweeper these are sixteen processes that write
 
@@ -122,13 +114,13 @@ def bad_disk(scene: Scene) -> int:
     assert isinstance(scene.store, SQLiteStore)
     if why := syscalls.missing():
         raise Unplayable(why)
-    workers = [scene.worker(url=f"{scene.arena.direct}?durability=disk") for _ in range(2)]
+    workers = itertools.cycle([scene.worker(url=f"{scene.arena.direct}?durability=disk") for _ in range(2)])
     trace = scene.arena.folder / "failing"
     failed = 0
     for call, error, when in itertools.product(CALLS, ("EIO", "ENOSPC"), FAILING):
         scene.put(NAP, count=20)
         effect = f"error={error}"
-        with syscalls.traced(workers[failed % 2].monitor, trace, call, when, effect=effect, threads=True):
+        with syscalls.traced(next(workers).monitor, trace, call, when, effect=effect, threads=True):
             scene.wait_for(scene.all_begun)
         failed += trace.read_text().count("(INJECTED)")
     scene.wait_for(lambda: not sum(scene.arena.counts()[:3]))
