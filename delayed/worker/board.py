@@ -16,6 +16,7 @@ import os
 from struct import Struct
 from typing import NamedTuple
 
+SPARES = 4  # seats beside the others, in which tasks that may have ended a child run apart, if children have lanes
 SLOTS_SPARE = 1022  # slots per seat beside two for each lane; what is handed over and not settled yet
 SLOT_SIZE = 512
 LANE_SIZE = 64

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterable
+from math import ceil
 from typing import TYPE_CHECKING
 
 from delayed import context
@@ -294,7 +295,7 @@ class Ending:
             del seat.tasks[held.slot]
             if slot.serial not in guilty:
                 if not by_us:
-                    self.handing.suspect(held, len(begun) // 4)
+                    self.handing.suspect(held, ceil(len(begun) / boards.SPARES))
                 self.judge(held, Verdict(verdict.STOPPED, text="its process ended for another task"), slot.transaction)
                 continue
             reason, killed, stack = self.ladder.outcome(seat.index, slot.lane, held.serial)

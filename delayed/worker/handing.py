@@ -172,17 +172,14 @@ class Handing:
         return True
 
     def hand_suspects(self, at: float) -> None:
-        """Hand suspects to the child in the spare seat, no more at once than may be; send it away after the last."""
-        seat = self.seats[-1]
-        if not seat.pid or seat.orphan:
-            return
+        """Hand suspects to the children in spare seats, no more to one than may be; send away who has none."""
         while self.alone:
             held = self.alone[0]
             if held.lost:
                 self.courier.forget(self.alone.popleft())
                 continue
-            together = min(self.together(each) for each in (held, *seat.tasks.values()))
-            if len(seat.tasks) >= together or not seat.slots:
+            seat = self.spare_seat(held)
+            if seat is None:
                 return
             if held.begin_by < at:
                 self.expire(self.alone.popleft())
@@ -193,10 +190,21 @@ class Handing:
             self.alone.popleft()
             if not self.hand(seat, [held]):
                 return
-        if not seat.busy and not seat.retiring:
-            seat.retiring = True
-            with contextlib.suppress(BlockingIOError, BrokenPipeError):
-                channel.send_task(seat.mine, channel.LEAVE_NOW)
+        for seat in self.monitor.spare:
+            if seat.pid and not (seat.busy or seat.orphan or seat.retiring):
+                seat.retiring = True
+                with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                    channel.send_task(seat.mine, channel.LEAVE_NOW)
+
+    def spare_seat(self, held: Held) -> Seat | None:
+        """The spare seat for a suspect: of those that it may share with who is there, the one with the fewest."""
+        seats = [
+            seat
+            for seat in self.monitor.spare
+            if seat.open(self.lanes)
+            and len(seat.tasks) < min(self.together(each) for each in (held, *seat.tasks.values()))
+        ]
+        return min(seats, key=lambda seat: len(seat.tasks), default=None)
 
     def together(self, held: Held) -> int:
         """How many suspects may be in one child with this one, itself included."""

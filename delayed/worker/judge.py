@@ -96,8 +96,8 @@ def guilty(seat: int, begun: Sequence[Slot], status: int | None, ladder: Ladder)
     if found or ladder.has_killed(seat):
         return found
     # Whoever closed the channel may have ended long before. A task that exits with that code by itself is told when it
-    # runs again, in the last seat, where suspects run alone.
-    is_shared = ladder.board.lanes > 1 and seat < len(ladder.stacks) - 1
+    # runs again, in a spare seat, where suspects run apart.
+    is_shared = ladder.board.lanes > 1 and seat < ladder.board.seats - boards.SPARES
     if is_shared and status is not None and os.waitstatus_to_exitcode(status) == channel.CHANNEL_LOST:
         return set()
     if len(begun) == 1:

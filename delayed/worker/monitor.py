@@ -88,8 +88,8 @@ class Monitor:
         self.shutdown_timeout = shutdown_timeout
         self.about = about
         # A spare one keeps the next one-shot child warm, which needs a moment to be forked and to go; where children
-        # have lanes, it is for tasks that have to run alone.
-        seats = processes + (1 if config.one_shot or config.lanes > 1 else 0)
+        # have lanes, spare ones are for tasks that have to run apart.
+        seats = processes + (boards.SPARES if config.lanes > 1 else int(config.one_shot))
         self.board_file = config.board if config.board >= 0 else process.anonymous_file("delayed-board")
         self.board = Board(self.board_file, seats, config.lanes)
         self.poller = select.poll()
@@ -99,6 +99,7 @@ class Monitor:
         self.keeper = Keeper(self.board, self.spool)
         self.seats = [Seat(index, self.board.slots) for index in range(seats)]
         self.regular = self.seats if config.lanes == 1 else self.seats[:processes]
+        self.spare = self.seats[len(self.regular) :]
         self.life_read, self.life_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         stacks = [seat.stack for seat in self.seats]
@@ -371,13 +372,18 @@ class Monitor:
             return
         if not self.server.ready:
             return
-        for seat in self.seats:
-            wanted = not self.stopping or bool(self.handing.jobs)
-            if seat.index >= len(self.regular):
-                wanted = bool(self.handing.alone)
-            if not seat.pid and not seat.forking and wanted and at >= seat.fork_at:
-                self.mind_stray(seat)
-                seat.forking = self.server.send(Control(channel.FORK, seat.index))
+        if not self.stopping or self.handing.jobs:
+            for seat in self.regular:
+                self.keep_taken(seat, at)
+        if self.handing.alone:
+            for seat in [seat for seat in self.spare if not seat.pid][: len(self.handing.alone)]:
+                self.keep_taken(seat, at)
+
+    def keep_taken(self, seat: Seat, at: float) -> None:
+        """Have a child forked for a seat, if there is none."""
+        if not seat.pid and not seat.forking and at >= seat.fork_at:
+            self.mind_stray(seat)
+            seat.forking = self.server.send(Control(channel.FORK, seat.index))
 
     def mind_stray(self, seat: Seat) -> None:
         """Note who was in a seat that is free: its fork server died before it could tell of it, which it has seen."""

@@ -321,13 +321,22 @@ async def on_error_together_async(task: Any, kill_signal: int | None, exc_info: 
     note(os.environ["LEDGER"], "handled", name)
 
 
-def nap_shorter(ledger: str, name: str) -> None:
-    """Long, and when it runs again, short."""
-    nap_in_steps(ledger, name, 0.3 if _count(ledger, f"begin {name}") else 3600.0)
+def meet_again(ledger: str, name: str, parties: int) -> None:
+    """Long, and when it runs again, until all others do, too."""
+    if not _count(ledger, f"begin {name}"):
+        nap_in_steps(ledger, name, 3600.0)
+    note(ledger, "again", name, os.getpid())
+    _wait_for_lines(ledger, "again", parties)
+    note(ledger, "end", name)
 
 
-async def sleep_shorter(ledger: str, name: str) -> None:
-    await sleep(ledger, name, 0.3 if _count(ledger, f"begin {name}") else 3600.0)
+async def meet_again_async(ledger: str, name: str, parties: int) -> None:
+    if not _count(ledger, f"begin {name}"):
+        await sleep(ledger, name, 3600.0)
+    note(ledger, "again", name, os.getpid())
+    while _count(ledger, "again") < parties:
+        await asyncio.sleep(0.01)
+    note(ledger, "end", name)
 
 
 kept: list[object] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.workers.test_lanes import HANDLER, LANES, burst, nap
 from tests.workers.test_lanes import start as start_lanes
 
 ALL = ["forked", "preforked", "threaded", "async"]
-shorter: dict[str, Callable[..., Any]] = {"threaded": lanes.nap_shorter, "async": lanes.sleep_shorter}
+meet_again: dict[str, Callable[..., Any]] = {"threaded": lanes.meet_again, "async": lanes.meet_again_async}
 imported: dict[str, Callable[..., Any]] = {"threaded": gated.run, "async": gated.run_async}
 
 
@@ -143,22 +144,21 @@ def test_who_holds_up_the_loop_beyond_the_time_of_another_is_charged(bench: Benc
     assert error.startswith("block | 9 |")
 
 
-def test_suspects_run_apart_but_not_all_one_by_one(bench: Bench, mode: str) -> None:
-    for number in range(8):
-        bench.put(shorter[mode], number)
+@pytest.mark.parametrize(("count", "together"), [(8, 2), (3, 1)])
+def test_suspects_run_apart_and_none_waits_for_another(bench: Bench, mode: str, count: int, together: int) -> None:
+    for number in range(count):
+        bench.put(meet_again[mode], number, count)
     worker = start(bench, mode)
-    wait_for(lambda: len(bench.ledger.find("begin")) == 8)
+    wait_for(lambda: len(bench.ledger.find("begin")) == count)
     (child,) = children_of(fork_server_of(worker))
 
     os.kill(child, signal.SIGKILL)
 
+    wait_for(lambda: len(bench.ledger.find("end")) == count)
+    children = Counter(line.split()[1] for line in bench.ledger.find("again"))
+    assert max(children.values()) == together, "all ran at once, in different children"
     wait_for(bench.settled)
-    assert sorted(bench.ledger.find("end")) == list("01234567")
-    most = running = 0
-    for line in bench.ledger.lines[8:]:
-        running += line.startswith("begin") - line.startswith("end")
-        most = max(most, running)
-    assert 1 < most < 8
+    wait_for(lambda: len(children_of(fork_server_of(worker))) == 1)
 
 
 # -- the lanes go on ---------------------------------------------------------------------------------------------
