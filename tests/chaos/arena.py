@@ -184,12 +184,17 @@ class Arena:
         return pairs
 
     def note_heirs(self, monitor: int) -> None:
-        """Note the fork servers that a monitor had just started when it died: they look after its children."""
-        for pid in with_marker(f"{MARK}={socket.gethostname()}:{monitor}:"):
-            with contextlib.suppress(ProcessLookupError):
-                if os.getsid(pid) != pid and self._born.get(pid) != monitor:
-                    self._born[pid] = monitor
-                    self.note("born", role="forkserver", pid=pid, parent=monitor, heir=True)
+        """Note the fork servers that a monitor had just started when it died: they look after its children.
+
+        Look several times: until one has executed its program it can't be told from its monitor.
+        """
+        for pause in (0.0, 0.03, 0.1, 0.3):
+            time.sleep(pause)
+            for pid in with_marker(f"{MARK}={socket.gethostname()}:{monitor}:"):
+                with contextlib.suppress(ProcessLookupError):
+                    if os.getsid(pid) != pid and self._born.get(pid) != monitor:
+                        self._born[pid] = monitor
+                        self.note("born", role="forkserver", pid=pid, parent=monitor, heir=True)
 
     def note(self, what: str, **facts: Any) -> None:
         note(self.folder / NEMESIS, what, **facts)

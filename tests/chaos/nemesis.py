@@ -110,7 +110,9 @@ class Nemesis:
             return False
         first, second = self.dice.sample([(pair[0], "monitor"), (pair[1], "forkserver")], 2)
         done = self.arena.kill(*first) | self.arena.kill(*second)
-        self.arena.note_heirs(pair[0])
+        thread = threading.Thread(target=self.arena.note_heirs, args=(pair[0],), daemon=True)
+        thread.start()
+        self._later.append(thread)
         return done
 
     def kill_house(self, role: str) -> bool:
