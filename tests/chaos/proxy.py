@@ -261,9 +261,9 @@ class Line:
                 writer.transport.abort()
 
 
-async def main(scheme: str, port: int, log: str, seed: int) -> None:
+async def main(scheme: str, port: int, log: str, seed: int, at: int) -> None:
     server = Server(scheme, port, log, seed)
-    listening = await asyncio.start_server(server.accept, "127.0.0.1", 0, backlog=512)
+    listening = await asyncio.start_server(server.accept, "127.0.0.1", at, backlog=512)
     print(listening.sockets[0].getsockname()[1], flush=True)
     orders = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
@@ -285,13 +285,14 @@ class Proxy:
         url: of the store, which is a server on this host.
         folder: where its log is.
         seed: decides what goes wrong where chance does.
+        at: the port where it listens; 0 for any.
     """
 
-    def __init__(self, url: str, folder: Path, seed: int = 0) -> None:
+    def __init__(self, url: str, folder: Path, seed: int = 0, at: int = 0) -> None:
         parts = urlsplit(url)
         assert parts.port
         self.log = folder / LOG
-        order = {"scheme": parts.scheme, "port": parts.port, "log": str(self.log), "seed": seed}
+        order = {"scheme": parts.scheme, "port": parts.port, "log": str(self.log), "seed": seed, "at": at}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.proxy", json.dumps(order)],

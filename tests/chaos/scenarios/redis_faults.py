@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.chaos import tasks
+from tests.chaos.proxy import Proxy
 from tests.chaos.records import now
 from tests.chaos.scenarios.outages import BACK, SLACK, back
 from tests.chaos.scenarios.producing import Pressing, Producing
 from tests.chaos.scenarios.scene import Scene, scenario
+from tests.servers.redis import RedisServer, redis_server
 
 if TYPE_CHECKING:
     import redis
@@ -29,28 +31,46 @@ COMPLAINTS = 3  # lines in the log of a worker while a store does not serve it
 @scenario("B2", stores=("redis",), proxied=False)
 def nothing_on_disk(scene: Scene) -> None:
     """A Redis that writes nothing to its disk is killed: what it had is gone, as workers had warned at their start."""
-    server = scene.store.server
-    assert server is not None
+    server = _server(scene)
     server.kill()
     server.arguments = ("--appendonly", "no")
     server.start()
     with _two_workers_at_work(scene):
         scene.measure("workers that had warned", _log(scene).count("keeps no append-only file"), least=2)
-        _come_back_with_less(scene, 0.0)
+        _come_back_with_less(scene, 0.0, server.start)
 
 
 @scenario("B5", stores=("redis",), proxied=False)
-def promotion(scene: Scene) -> None:
-    """A replica that lacks the last half second takes the place of its primary: here, that starts from a snapshot."""
-    server = scene.store.server
-    assert server is not None
+def snapshot(scene: Scene) -> None:
+    """A server starts again from what it had half a second before."""
+    server = _server(scene)
     with _two_workers_at_work(scene), _admin(scene) as admin:
         since = now()
         admin.save()
         scene.put(NAP, count=scene.tasks)
         time.sleep(LAG)
         server.arguments = ("--appendonly", "no")  # else it starts from its log
-        _come_back_with_less(scene, since)
+        _come_back_with_less(scene, since, server.start)
+
+
+@scenario("B5", stores=("redis",), proxied=False)
+def promotion(scene: Scene) -> None:
+    """A replica that has heard nothing for half a second is promoted, and gets the address of its primary."""
+    primary = _server(scene)
+    replica = scene.later.enter_context(redis_server("--replicaof", "127.0.0.1", str(primary.port)))
+    with _client(replica.url) as admin:
+        scene.wait_for(lambda: admin.info("replication")["master_link_status"] == "up")
+        with _two_workers_at_work(scene):
+            since = now()
+            admin.replicaof("127.0.0.1", 1)  # nobody is there
+            scene.put(NAP, count=scene.tasks)
+            time.sleep(LAG)
+
+            def promote() -> None:
+                admin.replicaof("NO", "ONE")
+                scene.later.enter_context(Proxy(replica.url, Path(replica.folder), at=primary.port))
+
+            _come_back_with_less(scene, since, promote)
 
 
 @contextlib.contextmanager
@@ -64,12 +84,11 @@ def _two_workers_at_work(scene: Scene) -> Iterator[None]:
         yield
 
 
-def _come_back_with_less(scene: Scene, since: float) -> None:
-    server = scene.store.server
-    assert server is not None
+def _come_back_with_less(scene: Scene, since: float, replace: Callable[[], None]) -> None:
+    """The server is killed; `replace` brings it back, or another one, that knows what there was at a time."""
     scene.arena.note("down", lossy=True, since=since)
-    server.kill()
-    server.start()
+    _server(scene).kill()
+    replace()
     scene.arena.note("up")
     scene.put(NAP, count=scene.tasks)
     scene.measure("served again after", back(scene), most=BACK + SLACK)
@@ -213,12 +232,22 @@ def _not_served(
     scene.measure("lines in the log of a worker", (_log(scene).count("can't reach") - before) / 2, most=COMPLAINTS)
 
 
+def _server(scene: Scene) -> RedisServer:
+    server = scene.store.server
+    assert isinstance(server, RedisServer)
+    return server
+
+
+def _admin(scene: Scene) -> contextlib.AbstractContextManager[redis.Redis]:
+    return _client(scene.store.url)
+
+
 @contextlib.contextmanager
-def _admin(scene: Scene) -> Iterator[redis.Redis]:
+def _client(url: str) -> Iterator[redis.Redis]:
     import redis
 
-    with redis.Redis.from_url(scene.store.url, decode_responses=True) as admin:
-        yield admin
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        yield client
 
 
 def _log(scene: Scene) -> str:
