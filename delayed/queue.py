@@ -10,7 +10,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from delayed import events, transactions, waits
+from delayed import batches, events, transactions, waits
 from delayed.brokers import DEFAULT_URL, Broker, broker_for
 from delayed.brokers.masked import masked
 from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from delayed.message import Bounds
     from delayed.results import Postbox
 
-CHUNK = 1000  # tasks that are stored in one step
 ID_END = 2**53  # what stores count in doubles has to be below
 
 R = TypeVar("R")
@@ -227,23 +226,13 @@ class Queue:
         tasks = list(tasks)
         if any(task.unique is not None for task in tasks):
             return [self.enqueue(task) for task in tasks]
-        producer = self._producing()
         stored: list[int] = []
-        for start in range(0, len(tasks), CHUNK):
-            chunk = tasks[start : start + CHUNK]
-            attempts = producer.attempts()
-            ids = producer.reserve_ids(len(chunk), attempts)
-            clock = producer.clock(attempts) if any(task.expires is not None for task in chunk) else 0.0
-            messages = [
-                task.to_message(self.codec, id, self.default_timeout, clock)
-                for task, id in zip(chunk, ids, strict=True)
-            ]
-            producer.enqueue(messages, attempts)
-            for task, id in zip(chunk, ids, strict=True):
+        for batch in batches.store(self, self._producing(), tasks):
+            for task, id in zip(batch.tasks, batch.ids, strict=True):
                 task.id = id
-            stored += ids
+            stored += batch.ids
             if events.listeners:
-                events.tell_enqueued(self.name, chunk)
+                events.tell_enqueued(self.name, batch.tasks)
         return stored
 
     def _enqueue_once(self, task: Task) -> int:

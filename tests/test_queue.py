@@ -26,6 +26,7 @@ from delayed import (
     EnqueueRefused,
     EnqueueUncertain,
     MissingDependency,
+    NotEnqueueable,
     Queue,
     Sweeper,
     Task,
@@ -35,6 +36,7 @@ from delayed.brokers.memory import MemoryBroker
 from delayed.message import Message
 from delayed.producer import Producer
 from tests import functions
+from tests.servers.redis import redis_server
 
 
 class Flaky(MemoryBroker):
@@ -158,6 +160,23 @@ def test_many_at_once(queue: Queue) -> None:
 
     assert ids == [each.id for each in tasks] == stored(queue)
     assert queue.enqueue_many([]) == []
+
+
+@pytest.mark.parametrize("scheme", ["memory", "redis"])
+def test_of_many_at_once_the_thousands_before_a_bad_one_are_stored(scheme: str) -> None:
+    with redis_server() if scheme == "redis" else contextlib.nullcontext() as server:
+        queue = Queue("many", server.url if server else "memory://")
+        tasks = [queue.task(functions.add, number, 2) for number in range(2500)]
+        tasks[2100] = queue.task(functions.add, threading.Lock(), 2)
+
+        with pytest.raises(NotEnqueueable, match="lock"):
+            queue.enqueue_many(tasks)
+
+        assert stored(queue) == [each.id for each in tasks[:2000]]
+        assert not any(each.id for each in tasks[2000:])
+        ids = queue.enqueue_many(tasks[:2100])
+        assert stored(queue)[2000:] == ids == [each.id for each in tasks[:2100]]
+        queue.broker.close()
 
 
 def test_threads_share_a_queue(queue: Queue) -> None:

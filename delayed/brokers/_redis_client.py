@@ -206,9 +206,11 @@ class RedisClient:
             if limit == connection._sock.gettimeout() and limit and deadline.left(limit) > limit - deadline.SLACK:
                 # As nearly always, and a tenth quicker.
                 connection.send_packed_command([command])
+                deadline.idle()
                 return connection.read_response(disable_decoding=True)
             with self._limits(connection):
                 connection.send_packed_command([command])
+                deadline.idle()
                 return connection.read_response(disable_decoding=True)
         except redis.exceptions.ResponseError as error:
             if _is_later(error) and not isinstance(error, redis.exceptions.NoScriptError):

@@ -1,11 +1,13 @@
-"""Until when a caller waits for the store. Brokers ask for it before each step that may take long."""
+"""Until when a caller waits for the store, which brokers ask before each step that may take long; and what the caller
+has to do meanwhile."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -14,6 +16,7 @@ LEAST = 0.5  # seconds that an attempt gets, however little is left
 SLACK = 0.25  # seconds by which a driver's own limit may be too long, where to change it costs something
 
 _until: ContextVar[float | None] = ContextVar("delayed_until", default=None)
+_work: ContextVar[Callable[[], object] | None] = ContextVar("delayed_work", default=None)
 waited: ContextVar[float] = ContextVar("delayed_waited", default=0.0)  # seconds that a call has waited for its turn
 
 T = TypeVar("T")
@@ -23,7 +26,8 @@ class Attempts:
     """Questions to a store, which share one time; what is done between them does not count.
 
     Args:
-        timeout: seconds that they take together, and :data:`LEAST` more at most. What was :data:`waited` before counts.
+        timeout: seconds that they take together, and :data:`LEAST` more at most. What was :data:`waited` before counts,
+            what is done :func:`meanwhile` does not.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -33,13 +37,16 @@ class Attempts:
     def make(self, call: Callable[[], T]) -> T:
         """Ask; what is asked of a store meanwhile is given up when the time is over."""
         begun = time.monotonic()
+        until = begun + max(self._left, LEAST)
         before = _until.get()
         try:  # a signal handler may raise right after it is set
-            _until.set(begun + max(self._left, LEAST))
+            _until.set(until)
             return call()
         finally:
-            _until.set(before)
-            self._left -= time.monotonic() - begun
+            try:  # it may raise here, too
+                self._left -= time.monotonic() - begun - ((_until.get() or until) - until)
+            finally:
+                _until.set(before)
 
     def again(self) -> bool:
         """Sleep before the next attempt; False if there is no time for one."""
@@ -56,6 +63,33 @@ def left(most: float) -> float:
     """Seconds that a step may take: `most`, or what is left if that is less; always some."""
     until = _until.get()
     return most if until is None else min(most, max(until - time.monotonic(), 0.001))
+
+
+@contextmanager
+def meanwhile(work: Callable[[], object]) -> Iterator[None]:
+    """Let whoever asks the store do something else while it waits for the answer; once, or not at all.
+
+    What that raises is not heard: it is to be tried again at its own time.
+    """
+    try:
+        _work.set(work)
+        yield
+    finally:
+        _work.set(None)
+
+
+def idle() -> None:
+    """Brokers call this when they have asked, and before they wait for the answer: do what is to be done meanwhile."""
+    work = _work.get()
+    if work is None:
+        return
+    _work.set(None)
+    begun = time.monotonic()
+    with suppress(Exception):
+        work()
+    until = _until.get()
+    if until is not None:
+        _until.set(until + time.monotonic() - begun)
 
 
 def is_set() -> bool:

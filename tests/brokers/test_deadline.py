@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from delayed import EnqueueRefused, EnqueueUncertain, Queue
-from delayed.brokers.deadline import LEAST
+from delayed.brokers.deadline import LEAST, Attempts, idle, meanwhile
 from delayed.delay import Call
 from delayed.options import Options
 from tests.brokers.patience import insist
@@ -131,6 +131,15 @@ def test_an_enqueue_of_an_event_loop_waits_for_a_thread_as_long_as_the_store_is_
         return (await mine).id
 
     assert asyncio.run(late())
+
+
+def test_what_a_producer_does_while_the_store_works_does_not_count() -> None:
+    attempts = Attempts(0.2)
+
+    with meanwhile(lambda: time.sleep(0.5)):
+        attempts.make(idle)
+
+    assert attempts.again()
 
 
 def check(url: str, harm: Callable[[], AbstractContextManager[None]]) -> None:

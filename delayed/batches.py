@@ -1,0 +1,61 @@
+"""Many tasks that are enqueued together: in batches, of which each is made while the store takes the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from delayed.brokers.deadline import meanwhile
+
+if TYPE_CHECKING:
+    from delayed.message import Message
+    from delayed.producer import JoinedProducer, Producer
+    from delayed.queue import Queue
+    from delayed.task import Task
+
+SIZE = 1000  # tasks that are stored in one step
+
+
+class Batch:
+    """Some tasks that are stored in one step, all or none. They get their ids in the store first.
+
+    Attributes:
+        tasks: those that it was made of.
+        ids: theirs, in that order.
+    """
+
+    def __init__(self, queue: Queue, producer: Producer | JoinedProducer, tasks: Sequence[Task]) -> None:
+        self.tasks = tasks
+        self._queue = queue
+        self._producer = producer
+        self._attempts = producer.attempts()
+        self.ids = producer.reserve_ids(len(tasks), self._attempts)
+        expires = any(task.expires is not None for task in tasks)
+        self._clock = producer.clock(self._attempts) if expires else 0.0
+        self._messages: list[Message] = []
+
+    def prepare(self) -> None:
+        """Make the messages, if that was not done before."""
+        if not self._messages:
+            codec, timeout, clock = self._queue.codec, self._queue.default_timeout, self._clock
+            self._messages = [
+                task.to_message(codec, id, timeout, clock) for task, id in zip(self.tasks, self.ids, strict=True)
+            ]
+
+    def store(self, following: Batch | None) -> None:
+        """Store them, and prepare the ones that follow meanwhile."""
+        self.prepare()
+        with nullcontext() if following is None else meanwhile(following.prepare):
+            self._producer.enqueue(self._messages, self._attempts)
+
+
+def store(queue: Queue, producer: Producer | JoinedProducer, tasks: Sequence[Task]) -> Iterator[Batch]:
+    """Store tasks; gives one batch after the other once that is stored."""
+    batches = (Batch(queue, producer, tasks[start : start + SIZE]) for start in range(0, len(tasks), SIZE))
+    batch = next(batches, None)
+    while batch is not None:
+        following = next(batches, None)
+        batch.store(following)
+        yield batch
+        batch = following
