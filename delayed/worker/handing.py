@@ -173,23 +173,22 @@ class Handing:
 
     def hand_suspects(self, at: float) -> None:
         """Hand suspects to the children in spare seats, no more to one than may be; send away who has none."""
-        while self.alone:
-            held = self.alone[0]
+        for _ in range(len(self.alone)):
+            held = self.alone.popleft()
             if held.lost:
-                self.courier.forget(self.alone.popleft())
+                self.courier.forget(held)
                 continue
             seat = self.spare_seat(held)
-            if seat is None:
-                return
-            if held.begin_by < at:
-                self.expire(self.alone.popleft())
-                continue
-            if held.confirmed < at - self.config.lease * TRUST:
-                self.courier.renew_now()
-                return
-            self.alone.popleft()
-            if not self.hand(seat, [held]):
-                return
+            if seat is not None and held.begin_by < at:
+                self.expire(held)
+            elif seat is None or held.confirmed < at - self.config.lease * TRUST:
+                if seat is not None:
+                    self.courier.renew_now()
+                self.alone.append(held)
+            elif not self.hand(seat, [held]):
+                break  # it is in the inbox again
+        if self.alone:
+            return
         for seat in self.monitor.spare:
             if seat.pid and not (seat.busy or seat.orphan or seat.retiring):
                 seat.retiring = True
@@ -201,10 +200,14 @@ class Handing:
         seats = [
             seat
             for seat in self.monitor.spare
-            if seat.open(self.lanes)
+            if (seat.open(self.lanes) or self.is_starting(seat))
             and len(seat.tasks) < min(self.together(each) for each in (held, *seat.tasks.values()))
         ]
         return min(seats, key=lambda seat: len(seat.tasks), default=None)
+
+    def is_starting(self, seat: Seat) -> bool:
+        """Whether its child has only just come: it does not begin anything yet, and need not be held up by anybody."""
+        return bool(seat.pid and seat.slots) and not (seat.orphan or seat.retiring or self.board.began(seat.index))
 
     def together(self, held: Held) -> int:
         """How many suspects may be in one child with this one, itself included."""

@@ -376,7 +376,8 @@ class Monitor:
             for seat in self.regular:
                 self.keep_taken(seat, at)
         if self.handing.alone:
-            for seat in [seat for seat in self.spare if not seat.pid][: len(self.handing.alone)]:
+            free = [seat for seat in self.spare if not seat.pid and (seat.forking or at >= seat.fork_at)]
+            for seat in free[: len(self.handing.alone)]:
                 self.keep_taken(seat, at)
 
     def keep_taken(self, seat: Seat, at: float) -> None:
