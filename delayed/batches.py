@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from delayed.brokers.deadline import meanwhile
@@ -34,28 +35,36 @@ class Batch:
         expires = any(task.expires is not None for task in tasks)
         self._clock = producer.clock(self._attempts) if expires else 0.0
         self._messages: list[Message] = []
+        self._error: Exception | None = None
 
     def prepare(self) -> None:
-        """Make the messages, if that was not done before."""
-        if not self._messages:
-            codec, timeout, clock = self._queue.codec, self._queue.default_timeout, self._clock
+        """Make the messages; what goes wrong is raised when they are to be stored."""
+        codec, timeout, clock = self._queue.codec, self._queue.default_timeout, self._clock
+        try:
             self._messages = [
                 task.to_message(codec, id, timeout, clock) for task, id in zip(self.tasks, self.ids, strict=True)
             ]
+        except Exception as error:
+            self._error = error
 
     def store(self, following: Batch | None) -> None:
         """Store them, and prepare the ones that follow meanwhile."""
-        self.prepare()
+        if not (self._messages or self._error):
+            self.prepare()
+        if self._error is not None:
+            raise self._error
         with nullcontext() if following is None else meanwhile(following.prepare):
             self._producer.enqueue(self._messages, self._attempts)
 
 
 def store(queue: Queue, producer: Producer | JoinedProducer, tasks: Sequence[Task]) -> Iterator[Batch]:
     """Store tasks; gives one batch after the other once that is stored."""
-    batches = (Batch(queue, producer, tasks[start : start + SIZE]) for start in range(0, len(tasks), SIZE))
-    batch = next(batches, None)
-    while batch is not None:
-        following = next(batches, None)
+    parts = [tasks[start : start + SIZE] for start in range(0, len(tasks), SIZE)]
+    following: Batch | None = None
+    for part, then in zip_longest(parts, parts[1:]):
+        batch = following or Batch(queue, producer, part)
+        # Those that expire are dated when it is their turn.
+        ahead = then is not None and all(task.expires is None for task in then)
+        following = Batch(queue, producer, then) if ahead else None
         batch.store(following)
         yield batch
-        batch = following

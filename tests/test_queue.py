@@ -30,6 +30,7 @@ from delayed import (
     Queue,
     Sweeper,
     Task,
+    events,
 )
 from delayed.brokers import deadline
 from delayed.brokers.memory import MemoryBroker
@@ -176,6 +177,24 @@ def test_of_many_at_once_the_thousands_before_a_bad_one_are_stored(scheme: str) 
         assert not any(each.id for each in tasks[2000:])
         ids = queue.enqueue_many(tasks[:2100])
         assert stored(queue)[2000:] == ids == [each.id for each in tasks[:2100]]
+        queue.broker.close()
+
+
+def test_the_next_thousand_is_serialized_while_redis_takes_the_last_one() -> None:
+    with redis_server() as server:
+        queue = Queue("many", server.url)
+        queue.enqueue(task())
+        seen: list[object] = []
+        tasks = [task(number) for number in range(2500)]
+        tasks[1700] = queue.task(functions.add, functions.Telling(lambda: seen.append("serialized")), 2)
+
+        events.on_enqueued(told := lambda name, part: seen.append(len(part)))
+        try:
+            queue.enqueue_many(tasks)
+        finally:
+            events.listeners.remove(told)
+
+        assert seen == ["serialized", 1000, 1000, 500]
         queue.broker.close()
 
 

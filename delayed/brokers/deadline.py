@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -69,7 +69,8 @@ def left(most: float) -> float:
 def meanwhile(work: Callable[[], object]) -> Iterator[None]:
     """Let whoever asks the store do something else while it waits for the answer; once, or not at all.
 
-    What that raises is not heard: it is to be tried again at its own time.
+    Args:
+        work: keeps for later what goes wrong in it: the answer is still to come.
     """
     try:
         _work.set(work)
@@ -85,8 +86,7 @@ def idle() -> None:
         return
     _work.set(None)
     begun = time.monotonic()
-    with suppress(Exception):
-        work()
+    work()
     until = _until.get()
     if until is not None:
         _until.set(until + time.monotonic() - begun)
