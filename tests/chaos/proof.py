@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tests.chaos.points import row_of
-from tests.chaos.rows import ALL, BOTH, ROWS
+from tests.chaos.rows import ALL, BOTH, MANY, ROWS
 from tests.chaos.scenarios.scene import REMOTE
 from tests.chaos.stores import STORES
 from tests.chaos.trials import RAISED, Result, quantiles
@@ -99,8 +99,6 @@ STATEMENTS = (
         "tests/brokers/test_conformance.py",
     ),
 )
-
-MANY = tuple(kind for kind in ALL if kind not in BOTH)  # kinds of workers whose children run several tasks at once
 
 
 def statements(rows: Mapping[str, Sequence[Result]]) -> str:

@@ -90,6 +90,7 @@ class Row:
 
 
 ALL = tuple(KINDS)
+MANY = tuple(kind for kind in ALL if kind not in BOTH)  # whose children run several tasks at once
 SUPERVISED = ("supervisor", "supervisor", "sweeper")
 
 KILL_ROWS = (
@@ -128,6 +129,7 @@ KILL_ROWS = (
 WORDS = {
     "K7": "a host is lost: the first process of a PID namespace is killed, and all in it die with it",
     "K8": "all processes of a worker are killed in the same instant, and it has no supervisor",
+    "K9": "both guardians are killed while their child is in C code and holds the GIL",
     "N1": "connections are reset",
     "N2": "replies to enqueues are lost",
     "N3": "requests, and replies to claims, settlements, renewals and sweeps are lost",
@@ -152,12 +154,20 @@ WORDS = {
     "C3": "a cgroup is frozen in which a whole worker is",
     "C1": "the clock of a worker jumps by hours and years",
     "C2": "the clock of the store goes forward by an hour, and back",
+    "T2": "tasks hang in every way, in Python and in C, among others that do not",
+    "T10": "tasks hang that nothing stops but the end of a process that they share",
     "M1": "ten thousand claims end at once behind a hundred thousand tasks",
     "S1": "the disk is full, and then has no block left",
     "S2": "somebody reads for long while sixteen processes write; writes and syncs of a worker fail",
 }  # what is done in a row of scenarios
-KINDS_OF = {"Z1": ALL, "M1": ("preforked",)}  # rows of scenarios that are for others too, or for fewer
-TASKS = {"N2": 10_000}  # of those that are to show more than their short form does
+KINDS_OF = {
+    "Z1": ALL,
+    "M1": ("preforked",),
+    "T2": ALL,
+    "T10": MANY,
+    "K9": ALL,
+}  # rows of scenarios that are for others too, or for fewer
+TASKS = {"N2": 10_000, "T2": 1000}  # of those that are to show more than their short form does
 
 
 def scenario_rows() -> list[Row]:

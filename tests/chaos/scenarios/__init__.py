@@ -1,6 +1,7 @@
 """Single faults, one kind at a time: :data:`SCENARIOS` has those of all modules here, by name."""
 
 from tests.chaos.scenarios import (
+    bodies,
     clocks,
     crowds,
     deploys,
@@ -19,6 +20,7 @@ __all__ = [
     "Scenario",
     "Scene",
     "Unplayable",
+    "bodies",
     "clocks",
     "crowds",
     "deploys",

@@ -58,10 +58,12 @@ def promotion(scene: Scene) -> None:
     """A replica that has heard nothing for half a second is promoted, and gets the address of its primary."""
     primary = _server(scene)
     replica = scene.later.enter_context(redis_server("--replicaof", "127.0.0.1", str(primary.port)))
-    with _client(replica.url) as admin:
+    with _client(replica.url) as admin, _admin(scene) as primary_admin:
         scene.wait_for(lambda: admin.info("replication")["master_link_status"] == "up")
         with _two_workers_at_work(scene):
             since = now()
+            offset = primary_admin.info("replication")["master_repl_offset"]
+            scene.wait_for(lambda: admin.info("replication")["slave_repl_offset"] >= offset)
             admin.replicaof("127.0.0.1", 1)  # nobody is there
             scene.put(NAP, count=scene.tasks)
             time.sleep(LAG)
