@@ -169,6 +169,18 @@ def targets(rows: Mapping[str, Sequence[Result]]) -> str:
             times(title, (row,), role, middle, most, kinds=kinds)
     times("from the loss of a host to the next run, where a server is the store", ("K7",), "worker", 14.0, 18.0, REMOTE)
     times("from the death of all of a worker to the next run, on SQLite", ("K7", "K8"), "worker", 1.5, 1.5, ("sqlite",))
+    for what, ids, name, most in (
+        (
+            "a task that hangs ends later than timeout and kill_timeout by",
+            ("T2", "T10"),
+            "ended later than it had to by",
+            0.2,
+        ),
+        ("a child in C code outlives its guardians by", ("K9",), "a child outlived both guardians by", 0.1),
+    ):
+        found = [value for it in _done(rows, *ids) for value in it.measured(name)]
+        if found:
+            add(what, ids, f"{most:g} s", f"{max(found):.2f} s", max(found) <= most)
     alone = [it.outlived for it in both if it.outlived]
     if alone:
         add("a run outlives its guardians by", ("K4",), "0.1 s", f"{max(alone):.2f} s", max(alone) <= 0.1)

@@ -109,6 +109,22 @@ def test_what_is_aimed_at_is_told_where_it_is_not_reached() -> None:
     assert "| a run outlives its guardians by | K4 | 0.1 s | 0.04 s | yes |" in report
 
 
+def test_what_scenarios_measured_is_compared_with_its_aim() -> None:
+    figures = [
+        "hanging: ended later than it had to by: 0.05 (<= 0.2)",
+        "hanging: stopped before its time by: -1 (<= 0)",
+    ]
+    hanging = [
+        result("T2", figures=figures),
+        result("T2", kind="threaded", figures=[figures[0].replace("0.05", "0.25")]),
+    ]
+
+    report = tables([*hanging, result("K9", figures=["a child outlived both guardians by: 0.007 (<= 0.1)"])])
+
+    assert "| T2, T10 | 0.2 s | 0.25 s | **no** |" in report
+    assert "| K9 | 0.1 s | 0.01 s | yes |" in report
+
+
 def test_the_loss_of_a_host_has_one_aim_on_servers_and_another_on_sqlite() -> None:
     known = {"faults": {"host_is_lost": 5}, "explained": {"its worker was killed": 3}}
     times = {"redis": [11.0, 13.0, 17.0], "sqlite": [0.2, 1.0, 2.0]}

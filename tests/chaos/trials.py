@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -107,6 +108,11 @@ class Result:
     def reruns(self) -> int:
         """Runs that followed another one of the same task, although that had not raised."""
         return sum(times for why, times in self.explained.items() if why != RAISED) + self.findings.get("rerun", 0)
+
+    def measured(self, name: str) -> list[float]:
+        """The figures of this name."""
+        found = (re.search(rf"(?:^|: ){re.escape(name)}: (\S+)", words) for words in self.figures)
+        return [float(match[1]) for match in found if match]
 
     def __str__(self) -> str:
         name = f"{self.row} {self.store} {self.kind}"
