@@ -14,11 +14,12 @@ import inspect
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from delayed import context
 from delayed.errors import TaskStopped
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 BLOCKED = 0.5  # seconds without a turn after which the loop is in somebody's hands
 BEAT = 0.1  # seconds between two signs that the loop turns, while anything runs
+LAST_MOMENT = 0.1  # seconds in which a task may end before its process goes
 FAREWELL = 1.0  # seconds that what tasks left behind on the loop gets to end
 
 
@@ -447,11 +449,18 @@ class AsyncChild(SharedChild):
         try:
             self.loop.run_until_complete(self.home)
         except OSError:  # a task has closed what the loop waits on; those that are left here are innocent
-            os._exit(channel.CHANNEL_LOST)
+            self.leave_cut_off()
         self.report_returned()
         if self.hooks is not None:
             self.hooks.stop()  # before what it began on the loop is cancelled
         self.loop.run_until_complete(self.farewell())
+
+    def leave_cut_off(self) -> NoReturn:
+        """A task has closed the channel, or what the loop waits on. In its thread it may be about to end."""
+        until = process.now() + LAST_MOMENT
+        while self.board.busy(self.seat) and process.now() < until:
+            time.sleep(0.001)
+        os._exit(channel.CHANNEL_LOST)
 
     def read_on(self) -> None:
         if not self.reading and not self.leaving:
@@ -474,7 +483,7 @@ class AsyncChild(SharedChild):
                 except BlockingIOError:
                     return
                 except OSError:  # a task closed it
-                    os._exit(channel.CHANNEL_LOST)
+                    self.leave_cut_off()
             frame = self.frames.popleft() if self.frames else channel.LEAVE_NOW
             if frame.kind == channel.LEAVE:
                 self.leaving = True
