@@ -152,7 +152,6 @@ class CoroutineLane(ThreadLane):
             limit: how long it may take from here on, seconds; 0: that counts already, or there is no limit.
         """
         if limit:
-            run.begun = time.monotonic()
             self.board.begin_anew(self.seat, self.number, frame.slot, frame.serial, limit, process.now())
         hooks = self.child.hooks
         try:

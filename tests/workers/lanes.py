@@ -339,10 +339,6 @@ async def meet_again_async(ledger: str, name: str, parties: int) -> None:
     note(ledger, "end", name)
 
 
-async def note_time_left(ledger: str, name: str) -> None:
-    note(ledger, name, current.time_left)
-
-
 class SlowToCome(Hooks):
     """Hooks that take a while to be made."""
 
