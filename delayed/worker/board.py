@@ -71,7 +71,6 @@ PROGRESS_MAX = TEXT_MAX - _PROGRESS.size
 _TRANSACTION = Struct("<H")
 _TRANSACTION_AT = 6
 CHECKING = 61.03125  # seconds, and the mark of a task whose seal is being looked at: its own timeout does not count yet
-WAITING = 61.0625  # ... and of one that is loaded, and to which the event loop has not come yet
 _BEGUN = Struct("<dd")  # timeout, begun
 _TIMEOUT = Struct("@d")  # written and read in one piece
 _BEGUN_AT = 32
@@ -180,12 +179,6 @@ class Board:
     def note_timeout(self, seat: int, slot: int, timeout: float) -> None:
         """What is found later of a task that has begun: how long it may take, from its beginning; 0 means no limit."""
         _TIMEOUT.pack_into(self.map, self._slot_at(seat, slot) + _BEGUN_AT, timeout)
-
-    def begin_anew(self, seat: int, lane: int, slot: int, serial: int, timeout: float, at: float) -> None:
-        """The time of a task that has begun counts from here: it had to wait until now."""
-        base = seat * self.seat_size
-        _LANE.pack_into(self.map, base + SEAT_HEAD + lane * LANE_SIZE, TASK, slot, 0, at, serial)
-        _BEGUN.pack_into(self.map, base + self.slots_at + slot * SLOT_SIZE + _BEGUN_AT, timeout, at)
 
     def note_transaction(self, seat: int, slot: int, state: int) -> None:
         """How far the task's own transaction is, see :mod:`delayed.context`."""

@@ -87,9 +87,8 @@ def guilty(seat: int, begun: Sequence[Slot], status: int | None, ladder: Ladder)
     """The serials of those of the tasks `begun` that their child's death is to be charged to.
 
     That is who held up the event loop; else who was being stopped; else who was alone; else whose thread crashed, if
-    faulthandler could say so. None of them if nobody can tell. Who waited for the loop has done nothing.
+    faulthandler could say so. None of them if nobody can tell.
     """
-    begun = [slot for slot in begun if slot.timeout != boards.WAITING] or begun
     blamed = ladder.blamed.get(seat)
     if blamed in {slot.serial for slot in begun}:
         return {blamed}

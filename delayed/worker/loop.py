@@ -121,12 +121,7 @@ class CoroutineLane(ThreadLane):
         if inspect.iscoroutinefunction(task.function()) or (hooks is not None and hooks.awaits_before):
             self.in_thread = False
             # Not by the loop's method: a task may have given that a factory of its own.
-            # It may be a while, if somebody holds the loop up, and that is not charged to it.
-            limit = (start.message.timeout or 0.0) if start.message is not None else 0.0
-            waits = 0.0 < limit < boards.WAITING
-            if waits:
-                self.board.note_timeout(self.seat, frame.slot, boards.WAITING)
-            attempt = self.attempt(frame, start, task, run, limit if waits else 0.0)
+            attempt = self.attempt(frame, start, task, run)
             self.task = asyncio.Task(attempt, loop=self.child.loop, context=within)
             self.task.add_done_callback(
                 lambda done: self.go_on(frame, lambda: self.finish(frame, start, task, run, self.error_of(done)))
@@ -143,16 +138,8 @@ class CoroutineLane(ThreadLane):
                 lambda done: self.go_on(frame, lambda: self.finish(frame, start, task, run, done.result()))
             )
 
-    async def attempt(
-        self, frame: TaskFrame, start: Start, task: Task, run: context.Run, limit: float
-    ) -> BaseException | None:
-        """Await the task; whatever it raises is returned, for SystemExit would end the loop.
-
-        Args:
-            limit: how long it may take from here on, seconds; 0: that counts already, or there is no limit.
-        """
-        if limit:
-            self.board.begin_anew(self.seat, self.number, frame.slot, frame.serial, limit, process.now())
+    async def attempt(self, frame: TaskFrame, start: Start, task: Task, run: context.Run) -> BaseException | None:
+        """Await the task; whatever it raises is returned, for SystemExit would end the loop."""
         hooks = self.child.hooks
         try:
             if hooks is not None and "before" in hooks.methods:

@@ -144,34 +144,6 @@ def test_who_holds_up_the_loop_beyond_the_time_of_another_is_charged(bench: Benc
     assert error.startswith("block | 9 |")
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.5])
-def test_who_waits_for_a_loop_that_another_holds_up_has_all_its_time_and_is_not_charged(
-    bench: Bench, seconds: float
-) -> None:
-    stuck = (lanes.block, "blocks", 1.0) if seconds else (lanes.block_in_c,)
-    bench.put(*stuck, timeout=seconds * 10 or 0.5)
-    bench.put(lanes.sleep, "waits", 0.1, timeout=0.5)
-
-    start(bench, "async", 4, kill_timeout=0.3, error_handler=HANDLER)
-
-    wait_for(bench.settled)
-    assert bench.ledger.find("end waits") == [""]
-    wait_for(lambda: len(bench.ledger.find("error")) == (not seconds))
-
-
-def test_suspects_wait_for_a_child_that_takes_its_time_to_come(bench: Bench, mode: str) -> None:
-    for number in range(2):
-        bench.put(meet_again[mode], number, 2)
-    worker = start(bench, mode, hooks="tests.workers.lanes:SlowToCome")
-    wait_for(lambda: len(bench.ledger.find("begin")) == 2)
-    (child,) = children_of(fork_server_of(worker))
-
-    os.kill(child, signal.SIGKILL)
-
-    wait_for(lambda: len(bench.ledger.find("end")) == 2)
-    assert len(bench.ledger.find("came")) == 4, "one that replaced it, and two of their own"
-
-
 @pytest.mark.parametrize(("count", "together"), [(8, 2), (3, 1)])
 def test_suspects_run_apart_and_none_waits_for_another(bench: Bench, mode: str, count: int, together: int) -> None:
     for number in range(count):
