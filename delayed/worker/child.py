@@ -253,7 +253,7 @@ class Child:
             was_asked, to_raise = self.show_if_asked()
             for lane in self.lanes:
                 reason, serial = self.board.stop_asked(self.seat, lane.number)
-                if not reason:
+                if not (reason and serial):  # it is just being written, and another signal follows
                     continue
                 was_asked = True
                 self.board.answer_stop(self.seat, lane.number)

@@ -87,20 +87,26 @@ class Ladder:
         for lane, activity in self.board.activities(seat):
             climb = self.climbs.get((seat, lane))
             if climb is None or not climb.is_of(activity):
-                is_handler = activity.phase == boards.HANDLER
-                limit = HANDLER_TIMEOUT if is_handler else self.board.timeout(seat, activity.slot)
+                limit = self._limit(seat, activity)
                 if not limit or now < activity.since + limit:
                     continue
+                again = self.board.activity(seat, lane)
+                if not activity.serial or (again, self._limit(seat, again)) != (activity, limit):
+                    continue  # it is just beginning: what was read is of two tasks, or of none
                 climb = self.climbs[seat, lane] = _Climb(activity, boards.STOP_TIMEOUT, activity.since + limit)
             signals.add(self._step(seat, lane, climb, now))
         self._send(seat, signals)
+
+    def _limit(self, seat: int, activity: Activity) -> float:
+        """Seconds that this may take; 0 if there is no limit."""
+        return HANDLER_TIMEOUT if activity.phase == boards.HANDLER else self.board.timeout(seat, activity.slot)
 
     def stop(self, seat: int, reason: int, now: float, serial: int | None = None) -> None:
         """Begin to stop now what runs in this seat: the task `serial`, or all."""
         signals = set()
         for lane, activity in self.board.activities(seat):
-            if serial is not None and activity.serial != serial:
-                continue
+            if not activity.serial or (serial is not None and activity.serial != serial):
+                continue  # 0: it is just being written
             climb = self.climbs.get((seat, lane))
             if climb is None or not climb.is_of(activity):
                 climb = self.climbs[seat, lane] = _Climb(activity, reason, now)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 
 from delayed.worker import board as boards
 from delayed.worker import process
 from delayed.worker.board import Board
+from delayed.worker.ladder import Ladder
 
 
 class Halting(Board):
@@ -77,3 +80,27 @@ def test_a_task_that_has_just_been_handed_over_has_no_timeout_of_an_earlier_one(
     board.free(0, 3)
     board.hand(0, 3, 0, 8, 101, 1, 1)
     assert board.timeout(0, 3) == 0.0
+
+
+def test_a_guardian_that_looks_while_tasks_begin_finds_none_overdue() -> None:
+    file, stack = process.anonymous_file("board"), process.anonymous_file("stack")
+    board = Board(file, 1)
+    child = os.fork()
+    if not child:
+        for serial in count(1):
+            board.begin(0, 0, 3, serial, 60.0, process.now())
+    sent: list[int] = []
+    ladder = Ladder(board, [stack], 1.0, lambda seat, number: sent.append(number))
+    try:
+        end = process.now() + 3.0
+        while (now := process.now()) < end:
+            for _ in range(1000):
+                ladder.tick(0, now)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        board.close()
+        os.close(file)
+        os.close(stack)
+
+    assert not sent and not ladder.climbs
