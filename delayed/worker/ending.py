@@ -254,7 +254,7 @@ class Ending:
             seat.handling = None
         for held in reversed(list(seat.tasks.values())):  # read by the child, which died before it began them
             self.handing.withdraw(seat, held)
-            self.courier.inbox.appendleft(held)
+            self.handing.put_back((held,))
         if status != 0 and not self.board.began(seat.index):
             seat.failures += 1
             seat.fork_at = at + min(FORK_BACKOFF[0] * 2.0 ** min(seat.failures, 30), FORK_BACKOFF[1])

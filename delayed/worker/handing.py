@@ -162,7 +162,7 @@ class Handing:
         except (BlockingIOError, BrokenPipeError) as error:
             for held in batch:
                 self.withdraw(seat, held)
-            self.courier.inbox.extendleft(reversed(batch))
+            self.put_back(batch)
             if isinstance(error, BrokenPipeError):
                 self.monitor.ending.cut(seat)
             else:
@@ -186,7 +186,7 @@ class Handing:
                     self.courier.renew_now()
                 self.alone.append(held)
             elif not self.hand(seat, [held]):
-                break  # it is in the inbox again
+                break
         if self.alone:
             return
         for seat in self.monitor.spare:
@@ -246,11 +246,17 @@ class Handing:
         seat.slots.append(held.slot)
         held.seat = held.slot = -1
 
+    def put_back(self, back: Sequence[Held]) -> None:
+        """These are the next ones again; suspects of those that run apart, for which no other seat has to be free."""
+        for held in reversed(back):
+            is_suspect = (held.claim.queue, held.claim.id) in self.suspects
+            (self.alone if is_suspect else self.courier.inbox).appendleft(held)
+
     def take_back(self, seat: Seat) -> None:
         """Take what has not begun out of a seat, to the front of what is to be handed out; what its child has read
         already is recalled, and follows soon.
         """
-        back = []
+        back: list[Held] = []
         for frame in channel.drain(seat.theirs, self.monitor.buffer):
             if frame.kind == channel.RUN:
                 held = seat.tasks[frame.slot]
@@ -259,7 +265,7 @@ class Handing:
             elif frame.kind == channel.RUN_ERROR_HANDLER:
                 seat.handling = None
                 self.jobs.appendleft(frame)
-        self.courier.inbox.extendleft(reversed(back))
+        self.put_back(back)
         last = max((held.serial for held in self.waiting(seat)), default=0)
         if last > seat.recalled:
             self.board.recall(seat.index, last)
@@ -277,4 +283,4 @@ class Handing:
         back = [held for held in self.waiting(seat) if held.serial <= seat.recalled and held.serial not in begin]
         for held in back:
             self.withdraw(seat, held)
-        self.courier.inbox.extendleft(reversed(back))
+        self.put_back(back)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any
 
-from delayed import TaskTimeout, current
+from delayed import Hooks, TaskTimeout, current
 from tests.workers.tasks import note, sleep_in_steps
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -337,6 +337,14 @@ async def meet_again_async(ledger: str, name: str, parties: int) -> None:
     while _count(ledger, "again") < parties:
         await asyncio.sleep(0.01)
     note(ledger, "end", name)
+
+
+class SlowToCome(Hooks):
+    """Hooks that take a while to be made."""
+
+    def __init__(self) -> None:
+        time.sleep(0.5)
+        note(os.environ["LEDGER"], "came")
 
 
 kept: list[object] = []

@@ -144,6 +144,19 @@ def test_who_holds_up_the_loop_beyond_the_time_of_another_is_charged(bench: Benc
     assert error.startswith("block | 9 |")
 
 
+def test_suspects_wait_for_a_child_that_takes_its_time_to_come(bench: Bench, mode: str) -> None:
+    for number in range(2):
+        bench.put(meet_again[mode], number, 2)
+    worker = start(bench, mode, hooks="tests.workers.lanes:SlowToCome")
+    wait_for(lambda: len(bench.ledger.find("begin")) == 2)
+    (child,) = children_of(fork_server_of(worker))
+
+    os.kill(child, signal.SIGKILL)
+
+    wait_for(lambda: len(bench.ledger.find("end")) == 2)
+    assert len(bench.ledger.find("came")) == 4, "one that replaced it, and two of their own"
+
+
 @pytest.mark.parametrize(("count", "together"), [(8, 2), (3, 1)])
 def test_suspects_run_apart_and_none_waits_for_another(bench: Bench, mode: str, count: int, together: int) -> None:
     for number in range(count):
