@@ -99,9 +99,8 @@ HANGS: dict[str, Callable[[], object]] = {
         stubborn,
     )
 }
+BLOCKING = (spinning, in_regex, in_c_with_the_gil, sleeping, stubborn)  # the event loop
 HOLDING = ("in_regex", "in_c_with_the_gil")  # the GIL, all the time
-# What blocks the event loop, and what does not.
-BLOCKING = (spinning, in_regex, in_c_with_the_gil, sleeping, stubborn)
 COROUTINES: dict[str, Callable[[], object] | Callable[[], Awaitable[object]]] = {
     each.__name__: each for each in (*BLOCKING, awaiting, stubbornly_awaiting)
 }

@@ -155,7 +155,7 @@ WORDS = {
     "C1": "the clock of a worker jumps by hours and years",
     "C2": "the clock of the store goes forward by an hour, and back",
     "T2": "tasks hang in every way, in Python and in C, among others that do not",
-    "T10": "tasks hang that nothing stops but the end of a process that they share",
+    "T10": "tasks hang that hold up the event loop, or the GIL, of others",
     "M1": "ten thousand claims end at once behind a hundred thousand tasks",
     "S1": "the disk is full, and then has no block left",
     "S2": "somebody reads for long while sixteen processes write; writes and syncs of a worker fail",
