@@ -154,7 +154,7 @@ WORDS = {
     "C3": "a cgroup is frozen in which a whole worker is",
     "C1": "the clock of a worker jumps by hours and years",
     "C2": "the clock of the store goes forward by an hour, and back",
-    "T2": "tasks hang in every way, in Python and in C, among others that do not",
+    "T2": "tasks hang, in Python and in C, among others that do not",
     "T10": "tasks hang that hold up the event loop, or the GIL, of others",
     "M1": "ten thousand claims end at once behind a hundred thousand tasks",
     "S1": "the disk is full, and then has no block left",

@@ -48,7 +48,7 @@ def hanging(scene: Scene) -> int:
         _wait_till_empty(scene)
     runs = [run for number in numbers for run in scene.runs(number)]
     _measure_ends(scene, runs, deaths)
-    log = worker_log(scene)
+    log = scene.worker_log()
     unnamed = [way for way in ways if f" in {way}\n" not in log]
     scene.measure(f"ways to hang that the log does not name {unnamed or ''}".rstrip(), len(unnamed), most=0)
     assert worker.house.poll() is None
@@ -188,7 +188,3 @@ def _measure_ends(scene: Scene, runs: Iterable[Run], deaths: Deaths) -> None:
     scene.measure("ended later than it had to by", max(*raised, *killed) - TIMEOUT - KILL_TIMEOUT, most=LATE)
     if raised:
         scene.measure("stopped before its time by", TIMEOUT - min(raised), most=EARLY)
-
-
-def worker_log(scene: Scene) -> str:
-    return "".join(path.read_text(errors="replace") for path in scene.arena.folder.glob("worker-*.log"))

@@ -90,7 +90,7 @@ def slow(scene: Scene) -> int:
     scene.wait_for(lambda: not scene.arena.counts().running)
     busy = (_cpu(first, second) - used) / (time.monotonic() - at)
     scene.measure("cores that the monitors used", busy, most=BUSY)
-    words = "".join(path.read_text() for path in Path(scene.arena.folder).glob("worker-*.log"))
+    words = scene.worker_log()
     scene.measure("times that a worker complained", words.count("can't reach"), most=0)
     scene.proxy.slow(Slow())
     return 1

@@ -36,7 +36,7 @@ def nothing_on_disk(scene: Scene) -> None:
     server.arguments = ("--appendonly", "no")
     server.start()
     with _two_workers_at_work(scene):
-        scene.measure("workers that had warned", _log(scene).count("keeps no append-only file"), least=2)
+        scene.measure("workers that had warned", scene.worker_log().count("keeps no append-only file"), least=2)
         _come_back_with_less(scene, 0.0, server.start)
 
 
@@ -116,7 +116,7 @@ def flushes(scene: Scene) -> int:
                 admin.execute_command("CLIENT", "PAUSE", int(scene.arena.lease / 2 * 1000))
                 harm += 1
             time.sleep(0.1)
-    scene.measure("lines that tell of a script", _log(scene).count("NOSCRIPT"), most=0)
+    scene.measure("lines that tell of a script", scene.worker_log().count("NOSCRIPT"), most=0)
     return harm
 
 
@@ -224,14 +224,16 @@ def _not_served(
         (number,) = scene.put(seconds + SLACK, count=1)
         scene.wait_for(lambda: scene.runs(number))
         scene.put(NAP, count=scene.tasks)
-        before = _log(scene).count("can't reach")
+        before = scene.worker_log().count("can't reach")
         scene.arena.note("down", lossy=False)
         with harm(admin):
             time.sleep(seconds)
         scene.arena.note("up")
         scene.put(NAP, count=1)
         scene.measure("served again after", back(scene), most=BACK + SLACK)
-    scene.measure("lines in the log of a worker", (_log(scene).count("can't reach") - before) / 2, most=COMPLAINTS)
+    scene.measure(
+        "lines in the log of a worker", (scene.worker_log().count("can't reach") - before) / 2, most=COMPLAINTS
+    )
 
 
 def _server(scene: Scene) -> RedisServer:
@@ -250,7 +252,3 @@ def _client(url: str) -> Iterator[redis.Redis]:
 
     with redis.Redis.from_url(url, decode_responses=True) as client:
         yield client
-
-
-def _log(scene: Scene) -> str:
-    return "".join(path.read_text() for path in scene.arena.folder.glob("worker-*.log"))

@@ -127,6 +127,10 @@ class Scene:
             for words in self._store.leftovers(self.arena.name, dead):
                 self.arena.note("leak", words=words)
 
+    def worker_log(self) -> str:
+        """What the workers have logged so far."""
+        return "".join(path.read_text(errors="replace") for path in self.arena.folder.glob("worker-*.log"))
+
     def begun(self) -> int:
         """How many tasks have begun."""
         return sum(bool(intent.runs) for intent in self.arena.history().intents.values())
