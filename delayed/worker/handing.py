@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from delayed import context
@@ -173,20 +174,28 @@ class Handing:
 
     def hand_suspects(self, at: float) -> None:
         """Hand suspects to the children in spare seats, no more to one than may be; send away who has none."""
+        seats = [seat for seat in self.monitor.spare if seat.open(self.lanes) or self.is_starting(seat)]
+        # How many may be in each, with those who are there: asked once, for there may be thousands who wait.
+        most = [min((self.together(each) for each in seat.tasks.values()), default=inf) for seat in seats]
         for _ in range(len(self.alone)):
             held = self.alone.popleft()
             if held.lost:
                 self.courier.forget(held)
                 continue
-            seat = self.spare_seat(held)
-            if seat is not None and held.begin_by < at:
-                self.expire(held)
-            elif seat is None or held.confirmed < at - self.config.lease * TRUST:
-                if seat is not None:
-                    self.courier.renew_now()
+            together = self.together(held)
+            free = [i for i, seat in enumerate(seats) if seat.slots and len(seat.tasks) < min(together, most[i])]
+            if not free:
                 self.alone.append(held)
-            elif not self.hand(seat, [held]):
-                break
+            elif held.begin_by < at:
+                self.expire(held)
+            elif held.confirmed < at - self.config.lease * TRUST:
+                self.courier.renew_now()
+                self.alone.append(held)
+            else:
+                fewest = min(free, key=lambda i: len(seats[i].tasks))
+                if not self.hand(seats[fewest], [held]):
+                    break
+                most[fewest] = min(most[fewest], together)
         if self.alone:
             return
         for seat in self.monitor.spare:
@@ -194,16 +203,6 @@ class Handing:
                 seat.retiring = True
                 with contextlib.suppress(BlockingIOError, BrokenPipeError):
                     channel.send_task(seat.mine, channel.LEAVE_NOW)
-
-    def spare_seat(self, held: Held) -> Seat | None:
-        """The spare seat for a suspect: of those that it may share with who is there, the one with the fewest."""
-        seats = [
-            seat
-            for seat in self.monitor.spare
-            if (seat.open(self.lanes) or self.is_starting(seat))
-            and len(seat.tasks) < min(self.together(each) for each in (held, *seat.tasks.values()))
-        ]
-        return min(seats, key=lambda seat: len(seat.tasks), default=None)
 
     def is_starting(self, seat: Seat) -> bool:
         """Whether its child has only just come: it does not begin anything yet, and need not be held up by anybody."""
