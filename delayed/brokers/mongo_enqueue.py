@@ -12,12 +12,14 @@ replicated) does for each attempt, in this order:
 
 The command ends at its first error. Wherever it is cut short, whoever comes next sees what to do:
 
-- before 2: nothing is enqueued. A resend stages its own batch; the sweeper throws this one away after an hour.
+- before 2: nothing is enqueued. A resend stages its own batch; the sweeper throws this one away when the session has
+  got that far without it, or after an hour.
 - between 2 and 3: all are enqueued, and not one of them can have run. A resend fails in 2, finds the batch of the
   session, and publishes it; and if no resend comes the sweeper does.
 - after 3: a resend fails in 2, and publishes what is no longer staged: nothing.
 
-A late first attempt that arrives after its resend fails in 2, too, and takes its own batch away. A server that loses
+A late first attempt that arrives after its resend fails in 2, too, and takes its own batch away, or else the sweeper
+does: a session goes on to the next number only when this one is published, or has failed for good. A server that loses
 the end of its journal, or a new primary that misses the last writes, has done a beginning of these, in this order.
 """
 
@@ -184,26 +186,34 @@ def finish(session: str, batch: str) -> list[Any]:
 def repair(tasks: Collection[Document], complete: Callable[[str, str], bool]) -> None:
     """Publish the batches that were committed and not published, and throw away those that never will be.
 
-    What the server refuses for one batch must not keep the others waiting, nor the sweep.
+    That is known of a batch when its session has got its number, or a later one, from another. What the server refuses
+    for one batch must not keep the others waiting, nor the sweep.
 
     Args:
         complete: does the same for the batch of a unique task, given the name of its key; False if it was not
             committed. See `mongo_once.py`.
     """
-    for row in tasks.aggregate(
-        [
-            {"$match": {"s": {"$gte": "p/", "$lt": "p0"}, "at": EPOCH}},
-            {"$group": {"_id": "$s", "session": {"$first": "$t"}, "key": {"$first": "$u"}, "first": {"$min": "$o"}}},
-            {"$addFields": {"now": "$$NOW"}},
-        ]
-    ):
-        found = tasks.find_one({"_id": "s/" + row["session"]})
-        if found is not None and found.get("batch") == row["_id"]:
-            run(tasks, row["session"], finish(row["session"], row["_id"]))
-        elif row["key"] is not None and complete(row["key"], row["_id"]):
+    numbered = {"s": {"$gte": "p/", "$lt": "p0"}, "at": EPOCH, "t": {"$type": "string"}, "c": {"$type": "number"}}
+    batches: Document = {"_id": "$s", "key": {"$first": "$u"}, "first": {"$min": "$o"}}
+    batches |= {"session": {"$first": "$t"}, "seq": {"$first": "$c"}}
+    rows = list(tasks.aggregate([{"$match": numbered}, {"$group": batches}, {"$addFields": {"now": "$$NOW"}}]))
+    if not rows:
+        return
+    # All at once: there are many where producers are cut off again and again.
+    names = list({"s/" + row["session"] for row in rows})
+    sessions = {row["_id"]: row for row in tasks.find({"_id": {"$in": names}}, {"seq": 1, "batch": 1})}
+    useless = []
+    for row in rows:
+        session, batch, age = row["session"], row["_id"], (row["now"] - EPOCH).total_seconds() - row["first"].time
+        found = sessions.get("s/" + session, {})
+        if found.get("batch") == batch:
+            run(tasks, session, finish(session, batch))
+        elif row["key"] is not None and complete(row["key"], batch):
             continue
-        elif (row["now"] - EPOCH).total_seconds() - row["first"].time > PRODUCER_AGE:
-            tasks.delete_many({"s": row["_id"], "at": EPOCH})
+        elif found.get("seq", 0) >= row["seq"] or age > PRODUCER_AGE:
+            useless.append(batch)
+    if useless:
+        tasks.delete_many({"s": {"$in": useless}, "at": EPOCH})
 
 
 def tidy(tasks: Collection[Document]) -> None:

@@ -18,7 +18,8 @@ document, on the condition that it is still as it was read. One command does, in
 
 The command ends at its first error. Wherever it is cut short, whoever comes next sees what to do:
 
-- before 3: nothing is enqueued, and the number is not used. The sweeper throws the task away after an hour.
+- before 3: nothing is enqueued, and the number is not used. The sweeper throws the task away when it is, or after an
+  hour.
 - after 3: the task is enqueued, and nobody can have taken it yet. The document of the key tells so: whoever wants the
   key, a resend, or the sweeper does the rest, each step of which may be repeated. A key never goes to another before
   that is done. So when a task can be run, its session has its number, and a resend does nothing.

@@ -338,6 +338,8 @@ class Courier(threading.Thread):
             self._exchange(max(self.target - stock, 0) if not self._closing else 0)
         if at >= chore:
             self._chores(at)
+            if now() > at + SWEEP_SLICE:
+                self.dry = False  # something may have come meanwhile, and the next chore may be due already
         return True
 
     def _mind_gates(self) -> None:
@@ -572,7 +574,6 @@ class Courier(threading.Thread):
         self._swept_for += at - begun
         if self._unswept and not self._closing:
             self._sweep_at = at
-            self.dry = False  # something may have come meanwhile
             return
         pause = min(self.broker.sweep_interval, self.lease / 4) * random.uniform(0.8, 1.2)
         if self._swept_for > pause * SWEEP_SHARE:  # there are many queues, and the store is slow

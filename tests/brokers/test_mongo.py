@@ -168,6 +168,43 @@ def test_an_enqueue_that_was_cut_short_before_its_commit_has_not_happened(broker
     assert broker.counts(QUEUE) == (0, 0, 3, 0)
 
 
+def test_what_lost_resends_have_staged_is_thrown_away_by_the_next_sweep(broker: MongoBroker, store: Any) -> None:
+    put, worker = Producer(broker), Worker(broker)
+    expected = put(2)
+    leave_staged(store, put, 3)
+    assert staged(store) == 6
+
+    broker.sweep(QUEUE)
+
+    assert staged(store) == 0
+    expected += put()
+    assert ids(worker.claim()) == expected
+
+
+def test_what_was_staged_under_a_number_that_is_not_used_yet_is_left_alone(broker: MongoBroker, store: Any) -> None:
+    put = Producer(broker)
+    put()
+    put.seq += 1
+    leave_staged(store, put, 1)
+
+    broker.sweep(QUEUE)
+
+    assert staged(store) == 1, "its command may be under way"
+
+
+def leave_staged(store: Any, put: Producer, times: int) -> None:
+    """As attempts do whose connections are cut before they are heard of: they are not there to tidy up."""
+    for _ in range(times):
+        batch = {"s": "p/" + secrets.token_hex(12), "at": datetime.datetime(1970, 1, 1), "t": put.session, "c": put.seq}
+        now = Timestamp(int(time.time()), 1)
+        rows = [{"q": QUEUE, "id": message.id, "g": 0, "o": now, **batch} for message in put.sent]
+        store.delayed_tasks.insert_many(rows)
+
+
+def staged(store: Any) -> int:
+    return int(store.delayed_tasks.count_documents({"s": {"$regex": "^p/"}}))
+
+
 @pytest.mark.parametrize("repair", ["resend", "sweep"])
 @pytest.mark.parametrize("n", [2, 40])
 def test_a_session_is_not_forgotten_before_its_tasks_are_published(

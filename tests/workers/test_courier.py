@@ -303,6 +303,19 @@ def test_tasks_come_through_while_many_queues_are_swept(broker: Fussy, courier: 
     assert len(broker.sweeps) - swept < 20, "half of a round"
 
 
+@pytest.mark.parametrize("broker", [(1, 1.0, "")], indirect=True)
+@pytest.mark.parametrize("courier", [2.0], indirect=True)
+def test_tasks_come_through_while_sweeps_take_longer_than_the_time_between_them(
+    broker: Fussy, courier: Courier
+) -> None:
+    wait_for(lambda: len(broker.sweeps) >= 3)
+    swept = len(broker.sweeps)
+    put(broker)
+
+    wait_for(lambda: courier.inbox or len(broker.sweeps) > swept + 4)
+    assert len(broker.sweeps) <= swept + 1, "one may have begun while it was put there"
+
+
 @pytest.mark.parametrize("broker", [(3, 0.0, "q1")], indirect=True)
 @pytest.mark.parametrize("courier", [3.0], indirect=True)
 def test_a_queue_that_cannot_be_swept_keeps_no_other_from_it(
