@@ -14,7 +14,7 @@ from bson.binary import Binary
 from bson.int64 import Int64
 from bson.min_key import MinKey
 from bson.timestamp import Timestamp
-from pymongo import DeleteOne, UpdateMany, UpdateOne
+from pymongo import DeleteMany, DeleteOne, UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
@@ -36,7 +36,8 @@ TRIES = 12  # looks for candidates in one claim, should others be quicker
 DELETE_CHUNK = 10_000
 AT_END = {"o": {"$type": "timestamp"}}  # the place behind all others
 LET_GO = {"w": "", "n": ""}
-_TOKEN = {"_id": 0, "q": 1, "id": 1, "d": 1, "n": 1}
+_NAMED = {"q": 1, "id": 1, "d": 1, "n": 1}
+_TOKEN = {"_id": 0, **_NAMED}
 
 
 # -- claiming --------------------------------------------------------------------------------------------------
@@ -337,10 +338,11 @@ def settle(tasks: Tasks, settlements: Sequence[Settlement]) -> list[bool]:
     The server only tells how many documents a command has changed. So of several it is looked up before which hold.
     """
     if len(settlements) == 1:
-        return [_write(tasks, settlements) == 1]
-    there = holding(tasks, [settlement.ref for settlement in settlements])
+        return [_write(tasks, [_step(settlements[0])]) == 1]
+    found = holding(tasks, [settlement.ref for settlement in settlements])
+    there = set(found)
     todo = {settlement.ref: settlement for settlement in settlements if settlement.ref in there}
-    if todo and _write(tasks, list(todo.values())) != len(todo):
+    if todo and _write(tasks, _steps(todo.values(), found)) != len(todo):
         # Some were lost in this very moment. Where a task went tells whose it was.
         there = {ref for ref, settlement in todo.items() if _looks_settled(tasks, settlement)}
     if len(there) < len(settlements):
@@ -354,21 +356,39 @@ def settle(tasks: Tasks, settlements: Sequence[Settlement]) -> list[bool]:
     return accepted
 
 
-def holding(tasks: Tasks, refs: Iterable[Ref]) -> set[Ref]:
-    """Those of the claims that hold."""
+def holding(tasks: Tasks, refs: Iterable[Ref]) -> dict[Ref, Any]:
+    """Those of the claims that hold, and the names of their documents."""
     wanted: dict[str, dict[Ref, None]] = defaultdict(dict)
     for ref in refs:
         wanted[ref.queue][ref] = None
-    there: set[Ref] = set()
+    there: dict[Ref, Any] = {}
     for queue, of_queue in wanted.items():
         which = {"q": queue, "id": {"$in": [Int64(ref.id) for ref in of_queue]}, "s": "h/" + queue}
-        there.update(ref for row in tasks.find(which, _TOKEN) if (ref := ref_of(row)) in of_queue)
+        named = {ref_of(row): row["_id"] for row in tasks.find(which, _NAMED)}
+        there |= {ref: name for ref, name in named.items() if ref in of_queue}
     return there
 
 
-def _write(tasks: Tasks, settlements: Sequence[Settlement]) -> int:
-    result = tasks.bulk_write([_step(settlement) for settlement in settlements], ordered=False)
+def _write(tasks: Tasks, steps: Sequence[Any]) -> int:
+    result = tasks.bulk_write(steps, ordered=False)
     return result.deleted_count + result.matched_count
+
+
+def _steps(settlements: Iterable[Settlement], found: Mapping[Ref, Any]) -> list[Any]:
+    """What ends these claims. Those of one claim call that are done are deleted together, which takes the server two
+    thirds of the time.
+    """
+    done: dict[tuple[str, int, int], list[Any]] = defaultdict(list)
+    steps = []
+    for settlement in settlements:
+        ref = settlement.ref
+        if settlement.action == "done" and settlement.answer is None:
+            done[ref.queue, ref.delivery, ref.nonce].append(found[ref])
+        else:
+            steps.append(_step(settlement))
+    for (queue, delivery, nonce), names in done.items():
+        steps.append(DeleteMany({"_id": {"$in": names}, "s": "h/" + queue, "d": delivery, "n": signed(nonce)}))
+    return steps
 
 
 def _step(settlement: Settlement) -> Any:
