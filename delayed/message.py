@@ -451,11 +451,13 @@ class Swept(NamedTuple):
         dead: tasks that had been delivered too often, now dead letters.
         grace: True if nothing was returned because sweeping had been interrupted for too long: the workers get
             one lease of time to renew first.
+        idle: True if no task of the queue was claimed by anybody; False also where that is not looked for.
     """
 
     returned: int
     dead: int
     grace: bool
+    idle: bool = False
 
 
 class Bounds(NamedTuple):

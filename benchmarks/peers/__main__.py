@@ -28,7 +28,7 @@ from benchmarks.peers.stands import Stand, stand
 
 SINGLE, MANY = 2000, 10_000  # tasks that are enqueued one by one, half of them timed, and in bulk
 LATENCIES = 400  # of all rounds together
-IDLE = 5.0  # seconds
+IDLE = 10.0  # seconds
 
 
 class Run:

@@ -28,7 +28,7 @@ from delayed.message import (
 LEASE = 15.0  # seconds a claim holds without being renewed
 RENEW_INTERVAL = 5.0  # seconds between renewals
 SWEEP_INTERVAL = 2.0  # seconds between sweeps, per sweeper
-WAIT_TIMEOUT = 3.0  # seconds a wait lasts at most, so that a lost wake-up costs no more
+WAIT_TIMEOUT = 6.0  # seconds a wait lasts at most, so that a lost wake-up costs no more
 LETTERS_LOOK = 50_000  # dead letters that a look for surplus ones passes over at most, on the average
 DEAD_LETTERS = Bounds()  # of the dead letters of a queue that asks for nothing else
 PRODUCER_AGE = 3600.0  # seconds after which an unseen producer session is forgotten

@@ -486,7 +486,7 @@ class MemoryBroker(Broker):
             found = self._queue(queue)
             found.grace, before = found.grace.sweep(now, lease)
             if before is None:
-                return Swept(0, 0, True)
+                return Swept(0, 0, True, not any(found.held.values()))
             returned = dead = 0
             for task in [task for mine in found.held.values() for task in mine.values() if task.at < before]:
                 task.note(attempts.lost(task.attempt, task.worker, time.time()))
@@ -503,7 +503,7 @@ class MemoryBroker(Broker):
                 returned += 1
             self._tidy(found, now)
             self._store.changed.notify_all()
-            return Swept(returned, dead, False)
+            return Swept(returned, dead, False, not any(found.held.values()))
 
     def _tidy(self, queue: _Queue, now: float) -> None:
         dead = sorted((task for task in queue.tasks.values() if task.state == "dead"), key=_newest_first)

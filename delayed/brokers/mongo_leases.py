@@ -92,7 +92,8 @@ def sweep(opened: Opened, queue: str, lease: float) -> Swept:
         tidy(opened.tasks)
         onces.tidy(opened.tasks, opened.queues, queue)
     repair(opened.tasks, lambda key, batch: onces.complete(opened.tasks, key, batch))
-    return swept
+    claimed = opened.tasks.find_one({"s": "h/" + queue, "at": {"$exists": True}}, {"_id": 1})
+    return swept._replace(idle=claimed is None)
 
 
 def _return_lost(opened: Opened, queue: str, before: datetime) -> Swept:

@@ -85,7 +85,10 @@ _HELD = """
     FROM @.delayed_held(%s::text, %s::text[])
 """
 _SWEEP = f"""
-    SELECT returned, dead, waits, surplus FROM @.delayed_sweep(
+    SELECT returned, dead, waits, surplus, NOT EXISTS (
+        SELECT FROM @.delayed_task t JOIN @.delayed_queue q ON q.number = t.queue
+        WHERE q.name = %(queue)s::text AND t.state = 2
+    ) FROM @.delayed_sweep(
         %(queue)s::text, %(lease)s::float8, {DEAD_LETTERS.most}, {DEAD_LETTERS.age}, {PRODUCER_AGE}
     ), @.delayed_forget(), {postgres_keys.FORGET}, @.delayed_tidy_once(%(queue)s::text),
     @.delayed_surplus(%(queue)s::text, {DEAD_LETTERS.most}, {DEAD_LETTERS.age}, {LETTERS_LOOK}) AS surplus
@@ -315,12 +318,12 @@ class PostgresBroker(Broker):
     # -- repairing ---------------------------------------------------------------------------------------------
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
-        ((returned, dead, grace, surplus),) = self._link.run(self._sql(_SWEEP), {"queue": queue, "lease": lease})
+        ((returned, dead, grace, surplus, idle),) = self._link.run(self._sql(_SWEEP), {"queue": queue, "lease": lease})
         for _ in range(TRIMS if surplus else 0):
             ((removed,),) = self._link.run(self._sql(_TRIM), {"queue": queue})
             if removed < TRIM_CHUNK:
                 break
-        return Swept(returned, dead, grace)
+        return Swept(returned, dead, grace, idle)
 
     # -- looking and tidying -----------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """How a worker on PostgreSQL sleeps until there is something to do: LISTEN, on connections of its own.
 
 A notification is a hint. Who sleeps says so in ``delayed_sleeper``, without which nobody notifies; looks whether
-something is there; looks once more a moment later, for what was being committed at the first look; and then every two
-seconds. Where notifications do not arrive, behind a proxy that pools transactions, it polls.
+something is there; looks once more a moment later, for what was being committed at the first look; and then every
+three seconds. Where notifications do not arrive, behind a proxy that pools transactions, it polls.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from delayed.brokers._sleepers import Sleeper, Sleepers
-from delayed.brokers.base import WAIT_TIMEOUT
 from delayed.brokers.postgres_link import Line, Link
 from delayed.brokers.postgres_schema import quoted
 from delayed.errors import BrokerError, BrokerUnavailable
 
 SECOND_LOOK = 0.05  # seconds after the first
+LOOK = 3.0  # seconds between the others
 POLL = (0.001, 0.25)  # seconds between looks where there are no notifications: at first, and at most
 REST = (0.005, 0.25)  # seconds to rest when what seems to be there can't be claimed: at first, and at most
 PROBE_AGAIN = 300.0  # seconds after which notifications that did not arrive are tried again
 PROBE_TIMEOUT = 1.0  # seconds in which a notification of our own has to arrive
-SLEEP_NOTE = 2 * WAIT_TIMEOUT  # seconds that a note of being asleep holds; it is renewed by every look
+SLEEP_NOTE = 2 * LOOK  # seconds that a note of being asleep holds; it is renewed by every look
 
 
 class PostgresSleeper(Sleeper):
@@ -53,7 +53,7 @@ class PostgresSleeper(Sleeper):
         names = {queue[:1000].encode() for queue in queues}
         listening = self._listens()
         deadline = time.monotonic() + timeout
-        pause, slowest = (SECOND_LOOK, WAIT_TIMEOUT) if listening else POLL
+        pause, slowest = (SECOND_LOOK, LOOK) if listening else POLL
         try:
             while True:
                 self._rung.clear()

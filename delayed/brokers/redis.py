@@ -428,8 +428,8 @@ class RedisBroker(Broker):
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
         limits = (*_DEAD_LIMITS, _ms(PRODUCER_AGE), DEFAULT_MAX_DELIVERIES)
-        returned, dead, grace = self._run("sweep", queue, _ms(lease), SWEEP_MAX, *limits)
-        return Swept(returned, dead, bool(grace))
+        returned, dead, grace, claimed = self._run("sweep", queue, _ms(lease), SWEEP_MAX, *limits)
+        return Swept(returned, dead, bool(grace), not claimed)
 
     # -- looking and tidying -----------------------------------------------------------------------------------
 

@@ -39,9 +39,10 @@ BURST_PATIENCE = 1.1  # seconds: burst mode waits for a task due sooner; more th
 SWEEP_SLICE = 0.05  # seconds of sweeping after which others have their turn
 SWEEP_SHARE = 0.25  # of the pause between sweeps, that these may take before it grows
 SWEEP_LATEST = 0.4  # of a lease, from one sweep of a queue to the next
+REST = 2.5  # times the usual pause between sweeps and announcements, where there is nothing to look after
 CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another; not a sweep
 LATE = 0.05  # seconds by which a wait at the store is longer: it may end too early, and would have to be begun again
-ANNOUNCE_INTERVAL = 2.0  # seconds between announcements while tasks are held; twice as long while none are
+ANNOUNCE_INTERVAL = 2.0  # seconds between announcements while tasks are held; longer while none are
 PROGRESS_INTERVAL = 0.5  # seconds between announcements while tasks say how far they are
 ANNOUNCEMENT_AGE = 15.0  # seconds that an announcement holds
 REPLY_AGE = 10.0  # seconds that a reply is announced
@@ -166,6 +167,7 @@ class Courier(threading.Thread):
         self._unswept_for: dict[str, str] = {}  # those that can't be, and why, as far as it was logged
         self._round_since = 0.0  # when the first of them was swept
         self._swept_for = 0.0  # seconds that those took which have been
+        self._resting = False  # whether nothing was claimed in any of them
         self._announce_at = 0.0
         self._announced = 0.0
         self._trips: deque[float] = deque(maxlen=TRIPS)
@@ -540,7 +542,7 @@ class Courier(threading.Thread):
         if at >= self._sweep_at:
             self._sweep()
         if soon >= self._announce_at:
-            self._announce_at = at + (ANNOUNCE_INTERVAL if self._held else 2 * ANNOUNCE_INTERVAL)
+            self._announce_at = at + (ANNOUNCE_INTERVAL if self._held else REST * ANNOUNCE_INTERVAL)
             if not self._closing:
                 self._announce()
 
@@ -549,7 +551,7 @@ class Courier(threading.Thread):
         begun = at = now()
         if not self._unswept:
             self._unswept.extend(self.queues)
-            self._round_since, self._swept_for = begun, 0.0
+            self._round_since, self._swept_for, self._resting = begun, 0.0, True
         while self._unswept and at < begun + SWEEP_SLICE and not self._closing:
             queue = self._unswept[0]
             try:
@@ -563,6 +565,7 @@ class Courier(threading.Thread):
                 self._unswept_for[queue] = str(error)
                 swept = Swept(0, 0, False)
             self._unswept.popleft()
+            self._resting = self._resting and swept.idle
             if swept.returned:
                 self.dry = False
                 logger.warning("%d tasks of queue %s lost their worker: ready again", swept.returned, queue)
@@ -575,7 +578,11 @@ class Courier(threading.Thread):
         if self._unswept and not self._closing:
             self._sweep_at = at
             return
-        pause = min(self.broker.sweep_interval, self.lease / 4) * random.uniform(0.8, 1.2)
+        if self._resting:
+            # Nobody has claimed anything, so no lease ends within the next one. Close to an announcement: see `_turn`.
+            pause = min(self.broker.sweep_interval * REST, self.lease / 3) * random.uniform(0.95, 1.05)
+        else:
+            pause = min(self.broker.sweep_interval, self.lease / 4) * random.uniform(0.8, 1.2)
         if self._swept_for > pause * SWEEP_SHARE:  # there are many queues, and the store is slow
             # From half a lease on, the broker takes a pause between two sweeps of a queue for an outage.
             pause = max(min(self._swept_for / SWEEP_SHARE, self.lease * SWEEP_LATEST - (at - self._round_since)), 0.0)

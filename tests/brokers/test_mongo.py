@@ -313,7 +313,7 @@ def test_a_delay_beyond_all_dates_is_a_long_one(broker: MongoBroker, delay: floa
 def test_a_batch_that_the_server_refuses_keeps_no_sweeper_from_the_others(broker: MongoBroker, store: Any) -> None:
     put, worker = Producer(broker), Worker(broker)
     expected = put(2)
-    assert broker.sweep(QUEUE, 3600.0) == (0, 0, False)
+    assert broker.sweep(QUEUE, 3600.0)[:3] == (0, 0, False)
     worker.claim(1, lease=0.01)
     unpublish(store, committed=True)
     broken = {"q": 5, "s": "p/0", "at": datetime.datetime(1970, 1, 1), "t": "x", "c": 1, "g": 0, "o": Timestamp(1, 1)}

@@ -331,7 +331,7 @@ def test_what_is_dead_during_a_grace_is_kept_as_long_as_other_letters(path: Path
     time.sleep(0.1)  # an outage
     path.with_name("tasks.db-wake").joinpath(f"worker-{WORKER}").touch()  # as of one of which no process is left
 
-    assert broker.sweep("q", 0.1) == (0, 1, True)
+    assert broker.sweep("q", 0.1)[:3] == (0, 1, True)
 
     broker.sweep("q", 0.1)
     (entry,) = broker.peek("q", "dead")

@@ -35,6 +35,7 @@ class Fussy(MemoryBroker):
     lost = 0  # tasks to be found by sweeps, one by each
     slow = 0.0  # seconds that a sweep takes
     bad = ""  # the name of a queue that can't be swept
+    quiet = False  # whether sweeps say that nobody has claimed anything, if so
     deaf = False  # whether a wait is not ended by a wake-up; then it claims when `heard` is set
 
     def __init__(self, url: str) -> None:
@@ -67,7 +68,8 @@ class Fussy(MemoryBroker):
         if queue == self.bad:
             raise BrokerError("no")
         if not self.lost:
-            return super().sweep(queue, lease)
+            swept = super().sweep(queue, lease)
+            return swept._replace(idle=swept.idle and self.quiet)
         self.lost -= 1
         return Swept(1, 0, False)
 
@@ -277,6 +279,27 @@ def test_sweeps_are_as_far_apart_as_the_store_asks(
 
     times = [at for at, _ in broker.sweeps]
     assert 3.0 < times[9] - times[2] < 4.2, "seven pauses"
+
+
+@pytest.mark.parametrize("courier", [15.0], indirect=True)
+def test_sweeps_are_further_apart_while_nobody_has_claimed_anything(
+    broker: Fussy, monkeypatch: pytest.MonkeyPatch, courier: Courier
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: (low + high) / 2)
+    broker.sweep_interval = 0.4  # type: ignore[misc]  # a store has one for good
+    broker.quiet = True
+    known = len(broker.sweeps)
+    wait_for(lambda: len(broker.sweeps) >= known + 5)
+    gaps = [after - before for (before, _), (after, _) in pairwise(broker.sweeps[known + 1 :])]
+    assert min(gaps) > 0.9
+
+    id = broker.reserve_ids("q1", 1)
+    broker.enqueue("q", [Message(id, "m:f", b"")], secrets.token_hex(16), 1)
+    assert wait_for(lambda: courier.inbox)
+    known = len(broker.sweeps)
+    wait_for(lambda: len(broker.sweeps) >= known + 6)
+    gaps = [after - before for (before, _), (after, _) in pairwise(broker.sweeps[known + 1 :])]
+    assert sorted(gaps)[len(gaps) // 2] < 0.7, "one is claimed"
 
 
 @pytest.mark.parametrize("broker", [(40, 0.02, "")], indirect=True)

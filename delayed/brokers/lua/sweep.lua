@@ -27,7 +27,7 @@
 -- ARGV[4] -> how long to keep them, ms, unless META says
 -- ARGV[5] -> how long to remember producers and workers that are not seen, ms
 -- ARGV[6] -> deliveries after which a task is dead, if its header does not say
--- Returns {how many were returned, how many are dead now, 1 if this was a time of grace}.
+-- Returns {how many were returned, how many are dead now, 1 if this was a time of grace, 1 if any is claimed}.
 
 redis.call('ZREM', CLAIMED, '')
 local lease, most, max_dead, dead_age, memory = ARGV[1] + 0, ARGV[2], ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
@@ -140,4 +140,4 @@ if math.abs(now - tidied) >= 1000 then
     return redis.call('HEXISTS', MSG, id) == 0 and not redis.call('ZSCORE', CLAIMED, id)
   end)
 end
-return {returned, dead, now < grace_until and 1 or 0}
+return {returned, dead, now < grace_until and 1 or 0, redis.call('EXISTS', CLAIMED)}
