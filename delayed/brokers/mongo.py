@@ -47,7 +47,7 @@ from delayed.message import (
 )
 
 FEW = 4  # queues that are each asked whether they have tasks, as quickly as it is found out which of more have
-DUE_LOOK = 0.02  # seconds between two looks for due tasks by one who finds others ready
+DUE_LOOK = 0.1  # seconds between two looks for due tasks by one who finds others ready
 
 
 class MongoBroker(Broker):

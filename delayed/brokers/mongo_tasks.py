@@ -136,7 +136,8 @@ class Claiming:
         """What is ready: tasks, and what is none."""
         rows: list[Document] = []
         strange: list[Document] = []
-        found = self._tasks.find({"s": "r/" + queue}).sort([("p", -1), ("o", 1)]).skip(skip).limit(self._left)
+        ready, n = {"s": "r/" + queue}, self._left
+        found = self._tasks.find(ready, batch_size=n).sort([("p", -1), ("o", 1)]).skip(skip).limit(n)  # not 101 first
         with found:
             for row in found:
                 if not _is_sound(row, queue):
@@ -364,7 +365,7 @@ def holding(tasks: Tasks, refs: Iterable[Ref]) -> dict[Ref, Any]:
     there: dict[Ref, Any] = {}
     for queue, of_queue in wanted.items():
         which = {"q": queue, "id": {"$in": [Int64(ref.id) for ref in of_queue]}, "s": "h/" + queue}
-        named = {ref_of(row): row["_id"] for row in tasks.find(which, _NAMED)}
+        named = {ref_of(row): row["_id"] for row in tasks.find(which, _NAMED, batch_size=len(of_queue) + 1)}
         there |= {ref: name for ref, name in named.items() if ref in of_queue}
     return there
 
