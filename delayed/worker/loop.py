@@ -122,15 +122,25 @@ class CoroutineLane(ThreadLane):
             self.in_thread = False
             # Not by the loop's method: a task may have given that a factory of its own.
             attempt = self.attempt(frame, start, task, run)
+            ready = self.child.ready
+            before = len(ready)
             self.task = asyncio.Task(attempt, loop=self.child.loop, context=within)
-            self.task.add_done_callback(
-                lambda done: self.go_on(frame, lambda: self.finish(frame, start, task, run, self.error_of(done)))
-            )
             self.current = self.serial = frame.serial
             self.expected = 0
             if self.early is not None:
                 self.stopped, self.serial = self.early, 0
                 self.task.cancel()
+            # Its time counts already, so it takes its first step now and not after others, who may hold up the loop.
+            if len(ready) == before + 1:  # else another thread has asked for something in that very moment
+                first = ready[before]
+                del ready[before]
+                first._run()
+            if self.task.done():
+                self.finish(frame, start, task, run, self.error_of(self.task))
+                return
+            self.task.add_done_callback(
+                lambda done: self.go_on(frame, lambda: self.finish(frame, start, task, run, self.error_of(done)))
+            )
         else:
             self.in_thread = True
             done = self.child.in_thread(within.run, self.attempt_here, frame, start, task, run)
@@ -397,6 +407,7 @@ class AsyncChild(SharedChild):
     """A child with an event loop."""
 
     loop: asyncio.AbstractEventLoop
+    ready: Any  # what is to be called in the next turn of the loop, in its order; empty if the loop is not asyncio's
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -416,6 +427,8 @@ class AsyncChild(SharedChild):
     def prepare(self) -> None:
         super().prepare()
         self.loop = self.new_loop()
+        # Python 3.11 has no eager tasks, and those of later ones begin before it is known here whose they are.
+        self.ready = getattr(self.loop, "_ready", ()) if isinstance(self.loop, asyncio.BaseEventLoop) else ()
         asyncio.set_event_loop(self.loop)
 
     def finish(self, result: Any) -> Any:
@@ -462,8 +475,14 @@ class AsyncChild(SharedChild):
             self.loop.remove_reader(self.sock.fileno())
 
     def read(self) -> None:
-        """Take as many tasks as can begin."""
+        """Take as many tasks as can begin; many may have ended then."""
+        turns = len(self.idle)
         while self.idle and not self.leaving:
+            if not turns:  # the others on the loop are to have theirs
+                if self.frames:
+                    self.loop.call_soon(self.read)
+                return
+            turns -= 1
             if not self.frames:
                 try:
                     self.frames += channel.receive_tasks(self.sock, self.buffer, channel.NO_WAIT)

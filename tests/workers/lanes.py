@@ -93,6 +93,11 @@ async def block(ledger: str, name: str, seconds: float) -> None:
     note(ledger, "end", name)
 
 
+async def doze_async(ledger: str) -> None:
+    await asyncio.sleep(0.1)
+    note(ledger, "dozed")
+
+
 async def block_in_subtask(ledger: str) -> None:
     async def inner() -> None:
         note(ledger, "begin", "inner")

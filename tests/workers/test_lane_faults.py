@@ -144,6 +144,19 @@ def test_who_holds_up_the_loop_beyond_the_time_of_another_is_charged(bench: Benc
     assert error.startswith("block | 9 |")
 
 
+def test_who_came_together_with_one_that_blocks_the_loop_is_not_stopped_for_it(bench: Bench) -> None:
+    bench.put(lanes.block, "gathers", 0.3)  # meanwhile the others come
+    bench.put(lanes.block, "blocks", 3600.0, timeout=1.0)
+    for _ in range(6):
+        bench.put(lanes.doze_async, timeout=1.0)
+    start(bench, "async", kill_timeout=0.5)
+
+    wait_for(bench.settled)
+    assert bench.ledger.find("dozed") == [""] * 6
+    assert bench.ledger.find("begin blocks") == [""]
+    assert bench.ledger.find("end blocks") == []
+
+
 def test_suspects_wait_for_a_child_that_takes_its_time_to_come(bench: Bench, mode: str) -> None:
     for number in range(2):
         bench.put(meet_again[mode], number, 2)
