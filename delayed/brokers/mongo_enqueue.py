@@ -38,6 +38,7 @@ from pymongo import InsertOne, UpdateMany, UpdateOne
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
 
 from delayed.brokers import mongo_fair as fair
 from delayed.brokers.base import PRODUCER_AGE
@@ -193,27 +194,37 @@ def repair(tasks: Collection[Document], complete: Callable[[str, str], bool]) ->
         complete: does the same for the batch of a unique task, given the name of its key; False if it was not
             committed. See `mongo_once.py`.
     """
-    numbered = {"s": {"$gte": "p/", "$lt": "p0"}, "at": EPOCH, "t": {"$type": "string"}, "c": {"$type": "number"}}
+    numbered = {"s": {"$gte": "p/", "$lt": "p0"}, "at": EPOCH, "t": {"$type": "string"}}
     batches: Document = {"_id": "$s", "key": {"$first": "$u"}, "first": {"$min": "$o"}}
     batches |= {"session": {"$first": "$t"}, "seq": {"$first": "$c"}}
     rows = list(tasks.aggregate([{"$match": numbered}, {"$group": batches}, {"$addFields": {"now": "$$NOW"}}]))
     if not rows:
         return
-    # All at once: there are many where producers are cut off again and again.
+    # All at once: there are many where producers are cut off again and again. And nothing that a failover may undo.
     names = list({"s/" + row["session"] for row in rows})
-    sessions = {row["_id"]: row for row in tasks.find({"_id": {"$in": names}}, {"seq": 1, "batch": 1})}
+    durable = tasks.with_options(read_concern=ReadConcern("majority"))
+    sessions = {row["_id"]: row for row in durable.find({"_id": {"$in": names}}, {"seq": 1, "batch": 1})}
     useless = []
     for row in rows:
-        session, batch, age = row["session"], row["_id"], (row["now"] - EPOCH).total_seconds() - row["first"].time
+        session, batch = row["session"], row["_id"]
         found = sessions.get("s/" + session, {})
         if found.get("batch") == batch:
             run(tasks, session, finish(session, batch))
         elif row["key"] is not None and complete(row["key"], batch):
             continue
-        elif found.get("seq", 0) >= row["seq"] or age > PRODUCER_AGE:
+        elif _is_past(found.get("seq"), row["seq"]) or _is_old(row["first"], row["now"]):
             useless.append(batch)
     if useless:
         tasks.delete_many({"s": {"$in": useless}, "at": EPOCH})
+
+
+def _is_past(session: Any, number: Any) -> bool:
+    """Whether a session has got as far as this number. Both come from documents, which may have anything there."""
+    return isinstance(session, int) and isinstance(number, int) and session >= number
+
+
+def _is_old(staged: Any, now: datetime.datetime) -> bool:
+    return isinstance(staged, Timestamp) and (now - EPOCH).total_seconds() - staged.time > PRODUCER_AGE
 
 
 def tidy(tasks: Collection[Document]) -> None:

@@ -85,10 +85,11 @@ _HELD = """
     FROM @.delayed_held(%s::text, %s::text[])
 """
 _SWEEP = f"""
-    SELECT returned, dead, waits, surplus, NOT EXISTS (
-        SELECT FROM @.delayed_task t JOIN @.delayed_queue q ON q.number = t.queue
-        WHERE q.name = %(queue)s::text AND t.state = 2
-    ) FROM @.delayed_sweep(
+    SELECT returned, dead, waits, surplus, (
+        SELECT t.worker FROM @.delayed_task t
+        WHERE t.queue = (SELECT q.number FROM @.delayed_queue q WHERE q.name = %(queue)s::text) AND t.state = 2
+        ORDER BY t.worker LIMIT 1 -- so that the planner takes the index, and does not read all tasks of all queues
+    ) IS NULL FROM @.delayed_sweep(
         %(queue)s::text, %(lease)s::float8, {DEAD_LETTERS.most}, {DEAD_LETTERS.age}, {PRODUCER_AGE}
     ), @.delayed_forget(), {postgres_keys.FORGET}, @.delayed_tidy_once(%(queue)s::text),
     @.delayed_surplus(%(queue)s::text, {DEAD_LETTERS.most}, {DEAD_LETTERS.age}, {LETTERS_LOOK}) AS surplus

@@ -330,15 +330,14 @@ class Courier(threading.Thread):
                 self._waiting = True
         if idle:
             try:
-                if self.burst and not self._held and self._nothing_left():
-                    self.empty = True
-                    self.notify()
+                self._mind_end()
                 self._wait(timeout, self.target - stock)
             finally:
                 self._waiting = False
         elif hungry or flush:
             self._exchange(max(self.target - stock, 0) if not self._closing else 0)
         if at >= chore:
+            self._mind_end()  # there may never be time for a wait
             self._chores(at)
             if now() > at + SWEEP_SLICE:
                 self.dry = False  # something may have come meanwhile, and the next chore may be due already
@@ -367,6 +366,12 @@ class Courier(threading.Thread):
     def _put(self, held: Held, action: Action) -> None:
         self._outbox.append((held, Settlement(held.claim.ref, action)))
         self._settling += 1
+
+    def _mind_end(self) -> None:
+        """In burst mode: tell the monitor if nothing is left to do."""
+        if self.burst and self.dry and not self._held and self._nothing_left():
+            self.empty = True
+            self.notify()
 
     def _nothing_left(self) -> bool:
         for queue in self.queues:
@@ -584,9 +589,9 @@ class Courier(threading.Thread):
         else:
             pause = min(self.broker.sweep_interval, self.lease / 4) * random.uniform(0.8, 1.2)
         if self._swept_for > pause * SWEEP_SHARE:  # there are many queues, and the store is slow
-            # From half a lease on, the broker takes a pause between two sweeps of a queue for an outage.
-            pause = max(min(self._swept_for / SWEEP_SHARE, self.lease * SWEEP_LATEST - (at - self._round_since)), 0.0)
-        self._sweep_at = at + pause
+            pause = self._swept_for / SWEEP_SHARE
+        # From half a lease on, the broker takes a pause between two sweeps of a queue for an outage.
+        self._sweep_at = at + max(min(pause, self.lease * SWEEP_LATEST - (at - self._round_since)), 0.0)
 
     def _announce(self) -> None:
         self._announced = now()

@@ -17,7 +17,7 @@ from typing import Any
 
 import pymongo
 import pytest
-from bson import Timestamp
+from bson import Decimal128, Timestamp
 from pymongo.errors import PyMongoError
 from pymongo.server_api import ServerApi
 
@@ -190,6 +190,35 @@ def test_what_was_staged_under_a_number_that_is_not_used_yet_is_left_alone(broke
     broker.sweep(QUEUE)
 
     assert staged(store) == 1, "its command may be under way"
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize(
+    ("whose", "change"),
+    [
+        ("s/", {"seq": None}),
+        ("s/", {"seq": "7"}),
+        ("p/", {"c": Decimal128("1")}),
+        ("p/", {"c": None}),
+        ("p/", {"o": None}),
+        ("p/", {"o": datetime.datetime(2026, 1, 1)}),
+    ],
+)
+def test_odd_documents_of_enqueues_keep_nobody_from_sweeping(
+    broker: MongoBroker, store: Any, whose: str, change: dict[str, Any], committed: bool
+) -> None:
+    put = Producer(broker)
+    put(2)
+    if committed:
+        unpublish(store, committed=True)
+    else:
+        leave_staged(store, put, 1)
+    odd = {"_id": {"$regex": "^s/"}} if whose == "s/" else {"s": {"$regex": "^p/"}}
+    store.delayed_tasks.update_many(odd, {"$set": change})
+
+    broker.sweep(QUEUE)
+
+    assert broker.counts(QUEUE).ready == 2
 
 
 def leave_staged(store: Any, put: Producer, times: int) -> None:

@@ -35,6 +35,7 @@ class Fussy(MemoryBroker):
     lost = 0  # tasks to be found by sweeps, one by each
     slow = 0.0  # seconds that a sweep takes
     bad = ""  # the name of a queue that can't be swept
+    away = 0.0  # seconds that a claim takes
     quiet = False  # whether sweeps say that nobody has claimed anything, if so
     deaf = False  # whether a wait is not ended by a wake-up; then it claims when `heard` is set
 
@@ -53,6 +54,7 @@ class Fussy(MemoryBroker):
         return self.claim(queues, worker, seq, nonce, limit, lease)
 
     def settle_and_claim(self, worker: str, settlements: Sequence[Settlement], *rest: Any) -> Any:
+        time.sleep(self.away)
         if any(self.refuses(settlement) for settlement in settlements):
             raise BrokerError("no place for that")
         return super().settle_and_claim(worker, settlements, *rest)
@@ -337,6 +339,30 @@ def test_tasks_come_through_while_sweeps_take_longer_than_the_time_between_them(
 
     wait_for(lambda: courier.inbox or len(broker.sweeps) > swept + 4)
     assert len(broker.sweeps) <= swept + 1, "one may have begun while it was put there"
+
+
+@pytest.mark.parametrize("broker", [(1, 1.0, "")], indirect=True)
+@pytest.mark.parametrize("courier", [2.0], indirect=True)
+def test_a_burst_ends_while_sweeps_take_longer_than_the_time_between_them(broker: Fussy, courier: Courier) -> None:
+    wait_for(lambda: len(broker.sweeps) >= 2)
+    courier.burst = True
+
+    wait_for(lambda: courier.empty, 5.0)
+
+
+@pytest.mark.parametrize("broker", [(8, 0.15, "")], indirect=True)
+@pytest.mark.parametrize("courier", [6.0], indirect=True)
+def test_many_quiet_queues_are_each_swept_within_half_a_lease_on_a_store_that_is_far_away(
+    broker: Fussy, courier: Courier
+) -> None:
+    broker.quiet, broker.away = True, 0.1
+    wait_for(lambda: len(broker.sweeps) > 5 * 8)
+
+    times: dict[str, list[float]] = {}
+    for at, queue in broker.sweeps:
+        times.setdefault(queue, []).append(at)
+    gaps = [after - before for each in times.values() for before, after in pairwise(each)]
+    assert max(gaps) < 3.0, "else the broker takes it for an outage"
 
 
 @pytest.mark.parametrize("broker", [(3, 0.0, "q1")], indirect=True)
