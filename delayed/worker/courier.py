@@ -337,8 +337,9 @@ class Courier(threading.Thread):
         elif hungry or flush:
             self._exchange(max(self.target - stock, 0) if not self._closing else 0)
         if at >= chore:
-            self._mind_end()  # there may never be time for a wait
             self._chores(at)
+            if not (self._unswept or self._outbox):
+                self._mind_end()  # there may never be time for a wait
             if now() > at + SWEEP_SLICE:
                 self.dry = False  # something may have come meanwhile, and the next chore may be due already
         return True
@@ -410,8 +411,8 @@ class Courier(threading.Thread):
         seq, nonce = self._next_claim()
         queues, limit = self._whom_to_ask(limit)
         sent = now()
+        self.dry = False  # also if the answer is lost: then the same claim is sent again
         claims = self.broker.wait_and_claim(queues, timeout, self.worker, seq, nonce, limit, self.lease)
-        self.dry = False
         if claims is not None:
             self._answered(queues, limit, claims)
             self._take(claims, sent)

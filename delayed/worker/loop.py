@@ -135,6 +135,7 @@ class CoroutineLane(ThreadLane):
                 first = ready[before]
                 del ready[before]
                 first._run()
+                self.mind_copy()  # which has no business here, if the step has left one
             if self.task.done():
                 self.finish(frame, start, task, run, self.error_of(self.task))
                 return
@@ -415,6 +416,7 @@ class AsyncChild(SharedChild):
         self.lanes = self.shared = lanes
         self.idle = lanes[::-1]
         self.reading = False
+        self.reads_soon = False
         self.telling = False
         self.thread = 0
         self.beating = False
@@ -467,12 +469,22 @@ class AsyncChild(SharedChild):
             self.reading = True
             self.loop.add_reader(self.sock.fileno(), self.read)
             if self.frames:
-                self.loop.call_soon(self.read)
+                self.read_soon()
 
     def read_no_more(self) -> None:
         if self.reading:
             self.reading = False
             self.loop.remove_reader(self.sock.fileno())
+
+    def read_soon(self) -> None:
+        """Read in the next turn of the loop."""
+        if not self.reads_soon:
+            self.reads_soon = True
+            self.loop.call_soon(self.read_now)
+
+    def read_now(self) -> None:
+        self.reads_soon = False
+        self.read()
 
     def read(self) -> None:
         """Take as many tasks as can begin; many may have ended then."""
@@ -480,7 +492,7 @@ class AsyncChild(SharedChild):
         while self.idle and not self.leaving:
             if not turns:  # the others on the loop are to have theirs
                 if self.frames:
-                    self.loop.call_soon(self.read)
+                    self.read_soon()
                 return
             turns -= 1
             if not self.frames:

@@ -172,6 +172,12 @@ async def fork(ledger: str) -> None:
     os.fork()
 
 
+async def fork_and_yield(ledger: str) -> None:
+    """The copy goes on, too, with whatever comes next on the loop."""
+    os.fork()
+    await asyncio.sleep(0)
+
+
 async def leave_task(ledger: str) -> None:
     async def left() -> None:
         try:

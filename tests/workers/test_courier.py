@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from delayed import answers
 from delayed.brokers.base import LEASE
 from delayed.brokers.memory import MemoryBroker
-from delayed.errors import BrokerError, BrokerFull
+from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable
 from delayed.logger import logger
 from delayed.message import Answer, Claim, Message, Settlement, Swept
 from delayed.worker import verdict
@@ -37,6 +37,7 @@ class Fussy(MemoryBroker):
     bad = ""  # the name of a queue that can't be swept
     away = 0.0  # seconds that a claim takes
     quiet = False  # whether sweeps say that nobody has claimed anything, if so
+    cut: Callable[[], None] | None = None  # called by the next wait, which then claims, and whose answer is lost
     deaf = False  # whether a wait is not ended by a wake-up; then it claims when `heard` is set
 
     def __init__(self, url: str) -> None:
@@ -45,6 +46,11 @@ class Fussy(MemoryBroker):
         self.sweeps: list[tuple[float, str]] = []  # when each began, and of which queue
 
     def wait_and_claim(self, queues: Sequence[str], timeout: float, *rest: Any) -> list[Claim] | None:
+        if self.cut is not None:
+            cut, self.cut = self.cut, None
+            cut()
+            self.claim(queues, *rest)
+            raise BrokerUnavailable("the connection was cut")
         if not self.deaf:
             return super().wait_and_claim(queues, timeout, *rest)
         self.waits.set()
@@ -109,13 +115,20 @@ def complaints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def courier(request: pytest.FixtureRequest, broker: Fussy, said: list[str]) -> Iterator[Courier]:
+    courier = made(broker, getattr(request, "param", None) or 15.0, sweep=hasattr(request, "param"))
+    courier.start()
+    yield courier
+    left(courier)
+
+
+def made(broker: Fussy, lease: float, *, sweep: bool, burst: bool = False) -> Courier:
     courier = Courier(
         broker,
         ["q", *(f"q{number}" for number in range(1, broker.count))],
         "w",
-        lease=getattr(request, "param", None) or 15.0,
-        sweep=hasattr(request, "param"),
-        burst=False,
+        lease=lease,
+        sweep=sweep,
+        burst=burst,
         turns=None,
         bounds={},
         notify=lambda: None,
@@ -123,8 +136,10 @@ def courier(request: pytest.FixtureRequest, broker: Fussy, said: list[str]) -> I
         info=dict,
     )
     courier.aim(10, 5)
-    courier.start()
-    yield courier
+    return courier
+
+
+def left(courier: Courier) -> None:
     courier.stop(5.0)
     courier.join(10.0)
     assert not courier.is_alive()
@@ -348,6 +363,31 @@ def test_a_burst_ends_while_sweeps_take_longer_than_the_time_between_them(broker
     courier.burst = True
 
     wait_for(lambda: courier.empty, 5.0)
+
+
+def test_a_burst_does_not_end_before_it_knows_what_its_last_claim_has_got(broker: Fussy, courier: Courier) -> None:
+    def cut() -> None:
+        courier.burst = True
+        put(broker)
+
+    broker.cut = cut
+    broker.wake(["q"])
+
+    wait_for(lambda: courier.inbox)
+    assert not courier.empty
+
+
+def test_a_burst_does_not_end_before_it_has_swept_all_queues(broker: Fussy, said: list[str]) -> None:
+    broker.count, broker.slow = 3, 0.06
+    id = broker.reserve_ids("q2", 1)
+    broker.enqueue("q2", [Message(id, "m:f", b"")], secrets.token_hex(16), 1)
+    assert broker.claim(["q2"], "dead", 1, 1, 10, 0.01)
+    courier = made(broker, 5.0, sweep=True, burst=True)
+    courier.start()
+
+    wait_for(lambda: courier.inbox or courier.empty)
+    left(courier)
+    assert any("lost their worker" in warning for warning in said)
 
 
 @pytest.mark.parametrize("broker", [(8, 0.15, "")], indirect=True)

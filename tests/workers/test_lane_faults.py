@@ -157,6 +157,18 @@ def test_who_came_together_with_one_that_blocks_the_loop_is_not_stopped_for_it(b
     assert bench.ledger.find("end blocks") == []
 
 
+def test_the_copy_that_a_coroutine_leaves_takes_nothing_from_the_others(bench: Bench) -> None:
+    bench.put(lanes.block, "gathers", 0.3)  # meanwhile the others come
+    bench.put(lanes.fork_and_yield)
+    for _ in range(20):
+        bench.put(lanes.doze_async, timeout=5.0)
+    start(bench, "async")
+
+    wait_for(bench.settled)
+    assert bench.ledger.find("dozed") == [""] * 20
+    assert "killed" not in bench.log()
+
+
 def test_suspects_wait_for_a_child_that_takes_its_time_to_come(bench: Bench, mode: str) -> None:
     for number in range(2):
         bench.put(meet_again[mode], number, 2)
