@@ -11,6 +11,7 @@ import _signal  # type: ignore[import-not-found, unused-ignore]
 import contextlib
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -36,6 +37,7 @@ from delayed.worker import channel, outcome, process
 from delayed.worker.board import Board
 from delayed.worker.channel import TaskFrame
 from delayed.worker.lane import Lane, flush
+from delayed.worker.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
     from delayed.worker.config import Config
@@ -48,6 +50,7 @@ _SIGTERM = int(signal.SIGTERM)
 getsignal: Callable[[int], Any] = _signal.getsignal
 REPORT_MAX = 64  # tasks that have returned before the monitor is told
 REPORT_DELAY = 0.002  # seconds after which it is told at the end of the next task
+IDLE = 0.005  # seconds without a task after which a child that has just been forked gets ready for one
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STOPS: dict[int, tuple[type[TaskStopped], str]] = {
     boards.STOP_TIMEOUT: (TaskTimeout, "the task's time is up"),
@@ -99,6 +102,7 @@ class Child:
         self.hooks: Hooking | None = None
         self.leaving = False  # takes nothing more
         self.lane = Lane(self, 0)
+        self.rehearsal = Rehearsal(self.codecs[0]) if config.one_shot else None
         self.lanes: Sequence[Lane] = (self.lane,)
 
     def prepare(self) -> None:
@@ -122,6 +126,14 @@ class Child:
             self.sigterm_handler = getsignal(_SIGTERM)
             if self.config.max_memory:
                 self.baseline = _resident()
+
+    def rehearse(self) -> None:
+        """Get ready while there is no task. If there are many this is not worth it, and one comes at once."""
+        if self.rehearsal is not None:
+            poll = select.poll()
+            poll.register(self.sock, select.POLLIN)
+            if not poll.poll(IDLE * 1000):
+                self.rehearsal.play(self)
 
     def hook_up(self) -> None:
         """Make the hooks, and call the one for the beginning.
@@ -327,6 +339,7 @@ def main(child: Child) -> NoReturn:
         child.prepare()
         if child.config.hooks:
             child.hook_up()
+        child.rehearse()
         child.serve()
         if child.hooks is not None:
             child.hooks.stop()
