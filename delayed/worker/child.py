@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from delayed import context
 from delayed.codec import Codec
 from delayed.errors import (
-    MissingDependency,
     RetireChild,
     StopWorkers,
     TaskCancelled,
@@ -30,26 +29,24 @@ from delayed.errors import (
     TaskStopped,
     TaskTimeout,
 )
-from delayed.message import Message
 from delayed.task import finished
 from delayed.worker import board as boards
 from delayed.worker import channel, outcome, process
 from delayed.worker.board import Board
 from delayed.worker.channel import TaskFrame
 from delayed.worker.lane import Lane, flush
-from delayed.worker.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
     from delayed.worker.config import Config
     from delayed.worker.hooking import Hooking
 
 inside = False  # whether this process is a child
-REHEARSALS = 30
 _SIGTERM = int(signal.SIGTERM)
 # signal.getsignal() looks for a name for what it finds, which takes longer than the rest.
 getsignal: Callable[[int], Any] = _signal.getsignal
 REPORT_MAX = 64  # tasks that have returned before the monitor is told
 REPORT_DELAY = 0.002  # seconds after which it is told at the end of the next task
+LATE = 1.0  # seconds by which a signal may come after another, which has found what both are for
 IDLE = 0.005  # seconds without a task after which a child that has just been forked gets ready for one
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STOPS: dict[int, tuple[type[TaskStopped], str]] = {
@@ -101,8 +98,9 @@ class Child:
         self.limited = False  # for good, by what a task did
         self.hooks: Hooking | None = None
         self.leaving = False  # takes nothing more
+        self.late = 0  # signals that may still come for what was asked when the last one was handled, ...
+        self.late_until = 0.0  # ... and until when
         self.lane = Lane(self, 0)
-        self.rehearsal = Rehearsal(self.codecs[0]) if config.one_shot else None
         self.lanes: Sequence[Lane] = (self.lane,)
 
     def prepare(self) -> None:
@@ -127,13 +125,15 @@ class Child:
             if self.config.max_memory:
                 self.baseline = _resident()
 
-    def rehearse(self) -> None:
-        """Get ready while there is no task. If there are many this is not worth it, and one comes at once."""
-        if self.rehearsal is not None:
-            poll = select.poll()
-            poll.register(self.sock, select.POLLIN)
-            if not poll.poll(IDLE * 1000):
-                self.rehearsal.play(self)
+    def get_ready(self) -> None:
+        """Rehearse, unless a task comes at once: where there are many that is not worth it."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        if not poll.poll(IDLE * 1000):
+            from delayed.worker.rehearsal import rehearse  # which needs this module, and is loaded
+
+            with contextlib.suppress(OSError):  # no descriptor is left; the task may get by without
+                rehearse(self.config)
 
     def hook_up(self) -> None:
         """Make the hooks, and call the one for the beginning.
@@ -262,72 +262,34 @@ class Child:
     def on_signal(self, number: int) -> None:
         """SIGTERM stops the tasks that its guardians asked for; everything else does what it does to any process."""
         if number == signal.SIGTERM:
-            was_asked, to_raise = self.show_if_asked()
+            shown, to_raise = self.show_if_asked()
+            found = int(shown)
             for lane in self.lanes:
                 reason, serial = self.board.stop_asked(self.seat, lane.number)
                 if not (reason and serial):  # it is just being written, and another signal follows
                     continue
-                was_asked = True
+                found += 1
                 self.board.answer_stop(self.seat, lane.number)
                 try:
                     lane.stop(serial, *_STOPS[reason])
                 except TaskStopped as error:
                     to_raise = error  # when all have been told
+            at = process.now()
+            if at > self.late_until:
+                self.late = 0
+            if found:
+                self.late, self.late_until = self.late + found - 1, at + LATE
             if to_raise is not None:
                 raise to_raise
-            if was_asked:
+            if found:
+                return
+            if self.late:
+                self.late -= 1
                 return
         if number == signal.SIGINT and self.lane.serial:
             raise KeyboardInterrupt
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-
-
-def nothing() -> None:
-    """What is run in a rehearsal."""
-
-
-def rehearse(config: Config) -> None:
-    """Run a task a few times as a child does, in the fork server.
-
-    Python then has the code ready for it; a child that has to do that itself copies every page of memory that it
-    touches for it, which takes longer than the rest.
-    """
-    mine, theirs = channel.pair()
-    file = process.anonymous_file("delayed-rehearsal")
-    main_module = sys.modules["__main__"]
-    with mine, theirs:
-        board = Board(file, 1)
-        plain = config._replace(success_handler=None, error_handler=None, hooks=None)
-        child = Child(0, board, theirs, file, file, file, plain)
-        child.pid = os.getpid()
-        codec = _rehearsed(config)
-        child.codecs = [codec]
-        message = Message(id=1, func=f"{__name__}:nothing", payload=codec.encode((), {}), timeout=1.0)
-        message = codec.seal(message)
-        frame = TaskFrame(channel.RUN, 0, 0, 1, 1, 1, 1, 1, message.header(), message.payload)
-        buffer = bytearray(channel.BUFFER_SIZE)
-        for _ in range(REHEARSALS):
-            channel.send_task(mine, frame)
-            received = child.next_frame()
-            assert received is not None
-            child.lane.run(received)
-            child.report(channel.OUTCOME, 0, 1)
-            while channel.receive_report(mine, buffer):
-                pass
-        board.close()
-    os.close(file)
-    sys.modules["__main__"] = main_module
-
-
-def _rehearsed(config: Config) -> Codec:
-    """A codec like that of the first queue, which brings no code of the user's with it."""
-    spec = config.codecs[0]
-    try:
-        codec = Codec.from_spec({**spec, "allow": ["*"]})
-    except MissingDependency:  # the tasks will say so
-        return Codec(secret=[])
-    return codec if codec.is_ours else Codec(secret=[])
 
 
 def main(child: Child) -> NoReturn:
@@ -339,7 +301,8 @@ def main(child: Child) -> NoReturn:
         child.prepare()
         if child.config.hooks:
             child.hook_up()
-        child.rehearse()
+        if child.config.one_shot:
+            child.get_ready()
         child.serve()
         if child.hooks is not None:
             child.hooks.stop()

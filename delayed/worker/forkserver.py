@@ -34,8 +34,10 @@ from delayed.worker import channel, child, process
 from delayed.worker.board import Board
 from delayed.worker.channel import Control
 from delayed.worker.config import Config
+from delayed.worker.rehearsal import rehearse
 from delayed.worker.silence import Silence
 
+REHEARSALS = 30
 LEAVE_PATIENCE = 1.0  # seconds that idle children get for their exit handlers
 LOOK = 1.0  # seconds between looks whether the monitor is awake, at most, and ...
 LOOKS = 15  # looks in a lease, at least
@@ -98,7 +100,7 @@ class ForkServer:
             for seat, (_, _, stack) in enumerate(self.config.seats)
         ]
         if self.config.lanes == 1:
-            child.rehearse(self.config)
+            rehearse(self.config, REHEARSALS)
         gc.disable()
         gc.collect()
         gc.freeze()  # so that a child's first collection does not copy every page of the server

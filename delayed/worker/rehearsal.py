@@ -1,63 +1,68 @@
-"""A rehearsal: what a forked child does before the first line of its task, with one that does nothing.
+"""A rehearsal: a task that does nothing is run as a child runs one, on a channel and a board of its own.
 
-A fork shares the memory of its fork server. Each page is copied when it is first written to, if only to count a
-reference, and all code is new to its core: until a task begins that takes half a millisecond. A child that has to wait
-for its task does it meanwhile.
+The fork server plays it before it forks the first child, so that Python has the code ready to run; a child that had to
+do that itself would copy every page of memory that it touches for it, which takes longer than the rest. A forked child
+that waits for its task plays it once more: even so it copies each page that it writes to, if only to count a reference,
+and its core has seen none of the code. That half a millisecond passes while nobody waits for it.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import os
+import sys
 
-from delayed.errors import DelayedError
+from delayed.codec import Codec
+from delayed.errors import MissingDependency
 from delayed.message import Message
 from delayed.worker import channel, process
-from delayed.worker.lane import Start
-
-if TYPE_CHECKING:
-    from delayed.codec import Codec
-    from delayed.worker.child import Child
-
-
-class Rehearsal:
-    """The task; made before the fork, for there it costs nothing.
-
-    Args:
-        codec: of a queue. One with plugs of the user's is left alone: his code has no business in a fork server.
-    """
-
-    def __init__(self, codec: Codec) -> None:
-        self._parts: Sequence[bytes] = ()
-        if codec.is_ours:
-            with contextlib.suppress(DelayedError):  # not even that may be small enough
-                message = Message(0, f"{__name__}:nothing", codec.encode((), {}))
-                payload = codec.seal(message).payload
-                self._parts = channel.pack_task(channel.RUN, 0, 0, 0, 0, 1, 1, 0, message.header(), payload)
-
-    def play(self, child: Child) -> None:
-        """Do all that comes before a task but what others would see. It may be refused, by a list of functions for
-        example; most is done then.
-        """
-        if not self._parts:
-            return
-        lane = child.lane
-        with contextlib.suppress(Exception):
-            near, far = channel.pair()
-            with near, far:
-                channel.send_tasks(near, self._parts)
-                (frame,) = channel.receive_tasks(far, child.buffer)
-            seen = lane.parse(frame.id, frame.header, frame.payload)
-            message = child.codecs[frame.queue].open(seen, frame.header)
-            start = Start(message, seen, None, process.now(), lane.cpu)
-            run = lane.run_of(frame, start)
-            lane.enter(run)
-            try:
-                lane.load(frame, start).run()
-            finally:
-                lane.enter(None)
+from delayed.worker.board import Board
+from delayed.worker.channel import TaskFrame
+from delayed.worker.child import Child
+from delayed.worker.config import Config
 
 
 def nothing() -> None:
-    """The task of a rehearsal."""
+    """What is run in a rehearsal."""
+
+
+def rehearse(config: Config, times: int = 1) -> None:
+    """Run the task in this process.
+
+    Raises:
+        OSError: When no descriptor is left.
+    """
+    mine, theirs = channel.pair()
+    file = process.anonymous_file("delayed-rehearsal")
+    main_module = sys.modules["__main__"]
+    with mine, theirs:
+        board = Board(file, 1)
+        plain = config._replace(success_handler=None, error_handler=None, hooks=None)
+        child = Child(0, board, theirs, file, file, file, plain)
+        child.pid = os.getpid()
+        codec = _rehearsed(config)
+        child.codecs = [codec]
+        message = Message(id=1, func=f"{__name__}:nothing", payload=codec.encode((), {}), timeout=1.0)
+        message = codec.seal(message)
+        frame = TaskFrame(channel.RUN, 0, 0, 1, 1, 1, 1, 1, message.header(), message.payload)
+        buffer = bytearray(channel.BUFFER_SIZE)
+        for _ in range(times):
+            channel.send_task(mine, frame)
+            received = child.next_frame()
+            assert received is not None
+            child.lane.run(received)
+            child.report(channel.OUTCOME, 0, 1)
+            while channel.receive_report(mine, buffer):
+                pass
+        board.close()
+    os.close(file)
+    sys.modules["__main__"] = main_module
+
+
+def _rehearsed(config: Config) -> Codec:
+    """A codec like that of the first queue, which brings no code of the user's with it."""
+    spec = config.codecs[0]
+    try:
+        codec = Codec.from_spec({**spec, "allow": ["*"]})
+    except MissingDependency:  # the tasks will say so
+        return Codec(secret=[])
+    return codec if codec.is_ours else Codec(secret=[])

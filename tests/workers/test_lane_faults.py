@@ -152,9 +152,21 @@ def test_who_came_together_with_one_that_blocks_the_loop_is_not_stopped_for_it(b
     start(bench, "async", kill_timeout=0.5)
 
     wait_for(bench.settled)
-    assert bench.ledger.find("dozed") == [""] * 6
+    assert bench.ledger.find("dozed") == [""] * 6, bench.log()
     assert bench.ledger.find("begin blocks") == [""]
     assert bench.ledger.find("end blocks") == []
+
+
+def test_a_second_signal_whose_reason_the_first_has_found_does_no_harm(bench: Bench) -> None:
+    bench.put(lanes.block, "gathers", 0.3)  # meanwhile the others come
+    bench.put(lanes.meet_signal_twice, timeout=0.5)
+    bench.put(lanes.sleep, "at the same time", 60.0, timeout=0.5)
+    bench.put(lanes.sleep, "neighbour", 2.0)
+    start(bench, "async")
+
+    wait_for(bench.settled)
+    assert bench.ledger.find("end") == ["gathers", "neighbour"], bench.log()
+    assert bench.ledger.find("begin") == ["gathers", "at the same time", "neighbour"], "none ran twice"
 
 
 def test_the_copy_that_a_coroutine_leaves_takes_nothing_from_the_others(bench: Bench) -> None:
