@@ -46,7 +46,8 @@ _SIGTERM = int(signal.SIGTERM)
 getsignal: Callable[[int], Any] = _signal.getsignal
 REPORT_MAX = 64  # tasks that have returned before the monitor is told
 REPORT_DELAY = 0.002  # seconds after which it is told at the end of the next task
-LATE = 1.0  # seconds by which a signal may come after another, which has found what both are for
+LATE = 1.0  # seconds by which a signal may come after another, which has found what both are for, ...
+LATE_MAX = 4  # ... and how many may
 IDLE = 0.005  # seconds without a task after which a child that has just been forked gets ready for one
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STOPS: dict[int, tuple[type[TaskStopped], str]] = {
@@ -98,7 +99,7 @@ class Child:
         self.limited = False  # for good, by what a task did
         self.hooks: Hooking | None = None
         self.leaving = False  # takes nothing more
-        self.late = 0  # signals that may still come for what was asked when the last one was handled, ...
+        self.late = 0  # signals that may still come for what was found with others, ...
         self.late_until = 0.0  # ... and until when
         self.lane = Lane(self, 0)
         self.lanes: Sequence[Lane] = (self.lane,)
@@ -134,6 +135,7 @@ class Child:
 
             with contextlib.suppress(OSError):  # no descriptor is left; the task may get by without
                 rehearse(self.config)
+            self.lane.cpu = self.lane.clock()  # not the task's
 
     def hook_up(self) -> None:
         """Make the hooks, and call the one for the beginning.
@@ -259,32 +261,34 @@ class Child:
         """Write where the tasks stand, if that was asked for: whether it was, and what is to be raised for it."""
         return False, None  # faulthandler does that
 
+    def expect(self, signals: int) -> None:
+        """So many come for what has been found; some may be under way still, and find nothing any more."""
+        self.late = min(self.late + signals, LATE_MAX)
+        self.late_until = process.now() + LATE
+
     def on_signal(self, number: int) -> None:
         """SIGTERM stops the tasks that its guardians asked for; everything else does what it does to any process."""
         if number == signal.SIGTERM:
-            shown, to_raise = self.show_if_asked()
-            found = int(shown)
+            if process.now() > self.late_until:
+                self.late = 0
+            ours, to_raise = self.show_if_asked()
             for lane in self.lanes:
                 reason, serial = self.board.stop_asked(self.seat, lane.number)
                 if not (reason and serial):  # it is just being written, and another signal follows
                     continue
-                found += 1
+                ours = True
+                self.expect(1)
                 self.board.answer_stop(self.seat, lane.number)
                 try:
                     lane.stop(serial, *_STOPS[reason])
                 except TaskStopped as error:
                     to_raise = error  # when all have been told
-            at = process.now()
-            if at > self.late_until:
-                self.late = 0
-            if found:
-                self.late, self.late_until = self.late + found - 1, at + LATE
+            if self.late:
+                ours = True
+                self.late -= 1  # this one
             if to_raise is not None:
                 raise to_raise
-            if found:
-                return
-            if self.late:
-                self.late -= 1
+            if ours:
                 return
         if number == signal.SIGINT and self.lane.serial:
             raise KeyboardInterrupt

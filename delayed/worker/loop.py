@@ -488,6 +488,8 @@ class AsyncChild(SharedChild):
 
     def read(self) -> None:
         """Take as many tasks as can begin; many may have ended then."""
+        if os.getpid() != self.pid:  # the copy that a task has left, which came back to the loop
+            os._exit(0)
         turns = len(self.idle)
         while self.idle and not self.leaving:
             if not turns:  # the others on the loop are to have theirs

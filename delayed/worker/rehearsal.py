@@ -9,6 +9,7 @@ and its core has seen none of the code. That half a millisecond passes while nob
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
 from delayed.codec import Codec
@@ -31,31 +32,37 @@ def rehearse(config: Config, times: int = 1) -> None:
     Raises:
         OSError: When no descriptor is left.
     """
-    mine, theirs = channel.pair()
-    file = process.anonymous_file("delayed-rehearsal")
     main_module = sys.modules["__main__"]
+    mine, theirs = channel.pair()
     with mine, theirs:
-        board = Board(file, 1)
-        plain = config._replace(success_handler=None, error_handler=None, hooks=None)
-        child = Child(0, board, theirs, file, file, file, plain)
-        child.pid = os.getpid()
-        codec = _rehearsed(config)
-        child.codecs = [codec]
-        message = Message(id=1, func=f"{__name__}:nothing", payload=codec.encode((), {}), timeout=1.0)
-        message = codec.seal(message)
-        frame = TaskFrame(channel.RUN, 0, 0, 1, 1, 1, 1, 1, message.header(), message.payload)
-        buffer = bytearray(channel.BUFFER_SIZE)
-        for _ in range(times):
-            channel.send_task(mine, frame)
-            received = child.next_frame()
-            assert received is not None
-            child.lane.run(received)
-            child.report(channel.OUTCOME, 0, 1)
-            while channel.receive_report(mine, buffer):
-                pass
-        board.close()
-    os.close(file)
-    sys.modules["__main__"] = main_module
+        file = process.anonymous_file("delayed-rehearsal")
+        try:
+            _play(config, times, mine, theirs, file)
+        finally:
+            os.close(file)
+            sys.modules["__main__"] = main_module
+
+
+def _play(config: Config, times: int, mine: socket.socket, theirs: socket.socket, file: int) -> None:
+    board = Board(file, 1)
+    # Not the codecs of all queues, which may be many.
+    plain = config._replace(codecs=[], success_handler=None, error_handler=None, hooks=None)
+    child = Child(0, board, theirs, file, file, file, plain)
+    child.pid = os.getpid()
+    child.codecs = [codec := _rehearsed(config)]
+    message = Message(id=1, func=f"{__name__}:nothing", payload=codec.encode((), {}), timeout=1.0)
+    message = codec.seal(message)
+    frame = TaskFrame(channel.RUN, 0, 0, 1, 1, 1, 1, 1, message.header(), message.payload)
+    buffer = bytearray(channel.BUFFER_SIZE)
+    for _ in range(times):
+        channel.send_task(mine, frame)
+        received = child.next_frame()
+        assert received is not None
+        child.lane.run(received)
+        child.report(channel.OUTCOME, 0, 1)
+        while channel.receive_report(mine, buffer):
+            pass
+    board.close()
 
 
 def _rehearsed(config: Config) -> Codec:

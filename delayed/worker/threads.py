@@ -218,6 +218,7 @@ class SharedChild(Child):
         shows = self.board.shows(self.seat)
         if shows == self.shown:
             return False, None
+        self.expect(max(shows - self.shown, 1))
         self.shown = shows
         frames = sys._current_frames()
         text = "".join(lane.stands(frames) for lane in self.shared if lane.running)
