@@ -79,7 +79,10 @@ class Minder:
             began = max((activity.since for _, activity in activities), default=at if self.lanes == 1 else 0.0)
             since = began if self.lanes == 1 else max(began, seat.handed_at)  # when it moved last
             waiting = len(seat.tasks) > (1 if self.lanes == 1 else len(activities))
-            if at - since > LONG and waiting:
+            # Suspects are not taken from a child that is still coming: they would be handed to it again, or, if it
+            # reads them just then, to one more.
+            coming = seat not in self.regular and self.handing.is_starting(seat)
+            if at - since > LONG and waiting and not coming:
                 # With lanes to spare it would have begun: the interpreter, or the event loop, is in somebody's hands.
                 seat.blocked = len(activities) < self.lanes
                 self.handing.average = max(self.handing.average, LONG)
