@@ -211,6 +211,7 @@ class Ending:
                     found.dump(),
                 )
             )
+        judge.log_verdict(held.claim, found, settlement)  # before: whoever sees that it has ended finds in the log why
         place = (held.seat, held.slot) if told else (-1, -1)
         if settlement is None:
             if transaction == context.COMMITTED:
@@ -225,7 +226,6 @@ class Ending:
                 self.courier.keeps = True
             held.in_doubt = transaction == context.OPEN  # its commit may have been under way
             self.courier.settle((held, settlement))
-        judge.log_verdict(held.claim, found, settlement)
 
     def child_ended(self, seat: Seat, status: int | None, cpu: float, rss: int) -> None:
         """The child of a seat is gone: find out from the board what it had in hand."""
