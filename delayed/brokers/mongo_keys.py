@@ -17,6 +17,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from delayed.brokers import keys
+from delayed.brokers.mongo_enqueue import EPOCH
 from delayed.errors import BrokerUnavailable
 from delayed.message import Stored
 
@@ -68,7 +69,8 @@ def remove(found: Keys, queue: str, name: str, version: int | None) -> int:
     which: Document = {"_id": _id(queue, name), "$expr": _LIVE}
     if version is not None:
         which["v"] = Int64(version)
-    end: Document = {"until": "$$NOW", "gone": {"$add": ["$$NOW", REST]}, "y": "$$REMOVE", "n": "$$REMOVE"}
+    # Not now: who began to look before, and comes to it after, has an earlier one.
+    end: Document = {"until": EPOCH, "gone": {"$add": ["$$NOW", REST]}, "y": "$$REMOVE", "n": "$$REMOVE"}
     row = found.find_one_and_update(which, [{"$set": end}], {"v": 1})
     return int(row["v"]) if row is not None else 0
 

@@ -266,6 +266,26 @@ def test_compared_changes_of_many_lose_none(shelf: Shelf, open_broker: Callable[
     assert sorted(shelf.get("log") or b"") == sorted(b"012" * 5)
 
 
+def test_who_looks_while_values_come_and_go_sees_whole_ones_or_none(
+    shelf: Shelf, open_broker: Callable[[], Broker]
+) -> None:
+    others = [open_broker() for _ in range(4)]
+
+    def change(number: int) -> None:
+        for turn in range(200):
+            if number == 0:
+                assert shelf.put("k", b"1" if turn % 4 else b"x", ttl=DAY)
+                assert shelf.put("k", None)
+                continue
+            for found in others[number].get_keys(shelf.queue, ["k"]).values():
+                assert found.value in (b"1", b"x")
+            assert others[number].list_keys(shelf.queue, "k", 10) in (["k"], [])
+
+    in_threads(4, change)
+
+    assert shelf.list("k") == []
+
+
 def test_what_is_too_long_is_refused_and_the_longest_is_not(shelf: Shelf) -> None:
     longest = "\U0001f418" * 500
     shelf.put(longest, b"x" * 65536)
