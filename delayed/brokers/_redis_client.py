@@ -31,6 +31,7 @@ from redis.sentinel import SentinelConnectionPool
 from delayed.brokers import _redis_url as urls
 from delayed.brokers import deadline
 from delayed.brokers._forks import afresh_after_fork
+from delayed.brokers._redis_idle import Idle, may_keep
 from delayed.brokers.masked import masked
 from delayed.brokers.scripts import script
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
@@ -105,6 +106,7 @@ class RedisClient:
     def __init__(self, conn: Any) -> None:
         self.owned = isinstance(conn, str)
         self._opened: Any = None
+        self._idle: Idle | None = None  # connections that wait, if ours may
         self._lock = threading.Lock()  # held while one thread opens
         afresh_after_fork(self)
         self._given = None if self.owned else conn
@@ -136,6 +138,8 @@ class RedisClient:
     def start_afresh(self) -> None:
         """See :func:`afresh_after_fork`."""
         self._lock = threading.Lock()
+        if self._idle is not None:
+            self._idle = Idle(self._idle.pool, keeps=True)
         if self.owned and self.cluster and self._opened is not None:  # other clients notice the fork by themselves
             _parents.append(self._opened)
             self._opened = None
@@ -147,7 +151,10 @@ class RedisClient:
             with self._lock:
                 if self._opened is None:
                     try:
-                        self._opened = self._open()
+                        opened = self._open()
+                        if self.owned and not self.cluster and may_keep(opened.connection_pool):
+                            self._idle = Idle(opened.connection_pool, keeps=True)
+                        self._opened = opened
                     except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
                         if _is_later(error):
                             raise BrokerUnavailable(f"{self.shown}: {_words(error)}", sent=False) from _cause(error)
@@ -195,8 +202,11 @@ class RedisClient:
         return self._client.execute_command(name, *args[1:], **{NEVER_DECODE: True})
 
     def _on(self, pool: Any, command: bytes) -> Any:
+        idle = self._idle
+        if idle is None or idle.pool is not pool:
+            idle = Idle(pool, keeps=False)
         try:
-            connection = _borrow(pool)
+            connection = idle.take()
         except _LATER_TYPES as error:
             if not _is_later(error):
                 raise
@@ -220,7 +230,7 @@ class RedisClient:
             connection.disconnect()  # the answer may still come: nobody may take it for the next one's
             raise
         finally:
-            pool.release(connection)
+            idle.give(connection)
 
     @contextmanager
     def _limits(self, connection: Any) -> Iterator[None]:
@@ -232,7 +242,7 @@ class RedisClient:
         try:
             yield
         finally:
-            if limit != before and not self.owned and connection._sock is socket:
+            if limit != before and connection._sock is socket:
                 socket.settimeout(before)
 
     def lines(self, keys: Sequence[bytes]) -> list[tuple[list[bytes], Any]]:
@@ -317,11 +327,3 @@ def _is_later(error: BaseException) -> bool:
     if isinstance(error, redis.exceptions.AuthenticationError) or _UNTRUSTED.search(text) or _UNKNOWN.search(text):
         return False  # a ConnectionError to redis-py, but waiting does not help
     return isinstance(error, _LATER_TYPES) or bool(_LATER.search(text))
-
-
-# redis-py 5.3 made the command's name superfluous, and warns if it is given.
-_BORROW_ARGS: tuple[str, ...] = () if tuple(map(int, redis.__version__.split(".")[:2])) >= (5, 3) else ("EVALSHA",)
-
-
-def _borrow(pool: Any) -> Any:
-    return pool.get_connection(*_BORROW_ARGS)
