@@ -8,9 +8,8 @@ Usage::
     RedisClient(redis.Redis(...))                               the connections of the user's client
 
 The other options of a URL are redis-py's. With rediss:// instead of redis:// all of it speaks TLS; ?sentinel_ssl=no
-leaves out the sentinels. Our own clients never resend by themselves, and give up after 5 seconds of silence. redis-py's
-pools notice a fork by the process id and leave the parent's connections alone; nothing else of it is relied on after a
-fork.
+leaves out the sentinels. Our own clients never resend by themselves, and give up after 5 seconds of silence. In a fork
+they are made anew; the pool of a given one notices it by the process id.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _LATER_TYPES = (
     OSError,
 )
 
-_parents: list[Any] = []  # cluster clients of the parent's, kept because their end takes a lock that may be held
+_parents: list[Any] = []  # clients of the parent's, kept because their end takes a lock that may be held
 
 _FULL = re.compile(r"\bOOM\b|command not allowed when used memory")
 _WRONG_TYPE = re.compile(r"\bWRONGTYPE\b|wrong kind of value")
@@ -136,13 +135,13 @@ class RedisClient:
         self.shown = masked(self.url) if self.url else f"<{type(conn).__name__}>"
 
     def start_afresh(self) -> None:
-        """See :func:`afresh_after_fork`."""
+        """See :func:`afresh_after_fork`. redis-py's pools notice a fork by themselves, but since version 8 they take a
+        lock then that another thread of the parent may have held.
+        """
         self._lock = threading.Lock()
-        if self._idle is not None:
-            self._idle = Idle(self._idle.pool, keeps=True)
-        if self.owned and self.cluster and self._opened is not None:  # other clients notice the fork by themselves
+        if self.owned and self._opened is not None:
             _parents.append(self._opened)
-            self._opened = None
+            self._opened = self._idle = None
 
     @property
     def _client(self) -> Any:
@@ -211,17 +210,21 @@ class RedisClient:
             if not _is_later(error):
                 raise
             raise BrokerUnavailable(f"{self.shown}: {_words(error)}", sent=False) from _cause(error)
+        whole = False
         try:
             limit = pool.connection_kwargs.get("socket_timeout")
             if limit == connection._sock.gettimeout() and limit and deadline.left(limit) > limit - deadline.SLACK:
                 # As nearly always, and a tenth quicker.
                 connection.send_packed_command([command])
                 deadline.idle()
-                return connection.read_response(disable_decoding=True)
-            with self._limits(connection):
-                connection.send_packed_command([command])
-                deadline.idle()
-                return connection.read_response(disable_decoding=True)
+                answer = connection.read_response(disable_decoding=True)
+            else:
+                with self._limits(connection, limit):
+                    connection.send_packed_command([command])
+                    deadline.idle()
+                    answer = connection.read_response(disable_decoding=True)
+            whole = True
+            return answer
         except redis.exceptions.ResponseError as error:
             if _is_later(error) and not isinstance(error, redis.exceptions.NoScriptError):
                 connection.disconnect()  # perhaps its name leads to another server next time
@@ -230,20 +233,21 @@ class RedisClient:
             connection.disconnect()  # the answer may still come: nobody may take it for the next one's
             raise
         finally:
-            idle.give(connection)
+            idle.give(connection, whole)
 
     @contextmanager
-    def _limits(self, connection: Any) -> Iterator[None]:
+    def _limits(self, connection: Any, usual: float | None) -> Iterator[None]:
         """Let its socket wait for no longer than the caller does: redis-py sets the limits when it connects."""
         socket: Any = connection._sock
         before, limit = socket.gettimeout(), urls.limited(connection.socket_timeout)
+        after = usual if self.owned else before  # it may have been made in a hurry
         if limit != before:
             socket.settimeout(limit)
         try:
             yield
         finally:
-            if limit != before and connection._sock is socket:
-                socket.settimeout(before)
+            if limit != after and connection._sock is socket:
+                socket.settimeout(after)
 
     def lines(self, keys: Sequence[bytes]) -> list[tuple[list[bytes], Any]]:
         """The keys that one blocking command can wait for, each group with the pool of its server."""
@@ -291,6 +295,8 @@ class RedisClient:
         if self.owned and self._opened is not None:
             self._opened.close()
             pool = None if self.cluster else self._opened.connection_pool
+            if pool is not None:
+                pool.disconnect()  # which redis-py 5.0.0 leaves out
             if isinstance(pool, SentinelConnectionPool):
                 manager: Any = pool.sentinel_manager
                 for watcher in manager.sentinels:

@@ -7,6 +7,7 @@ where it is taken at once, and goes back when it can't be used as it is.
 
 from __future__ import annotations
 
+import os
 import select
 from typing import Any
 
@@ -35,14 +36,20 @@ class Idle:
                 connection = self._found.pop()
             except IndexError:  # another thread took the last
                 break
-            if _is_quiet(connection._sock):
-                return connection
+            if connection.pid != os.getpid():  # of the parent: not every fork tells Python
+                continue
+            try:
+                if _is_quiet(connection._sock):
+                    return connection
+            except BaseException:
+                self.pool.release(connection)
+                raise
             self.pool.release(connection)  # which opens it again when it is wanted
         return self.pool.get_connection(*_TAKE_ARGS)
 
-    def give(self, connection: Any) -> None:
-        """Give back one that was taken; closed, if its answer may still come."""
-        if self._keeps and connection._sock is not None:
+    def give(self, connection: Any, whole: bool) -> None:
+        """Give back one that was taken; `whole`: all that was asked on it is answered."""
+        if self._keeps and whole and connection._sock is not None and connection.pid == os.getpid():
             self._found.append(connection)
         else:
             self.pool.release(connection)
@@ -53,7 +60,8 @@ def may_keep(pool: Any) -> bool:
     nobody has asked for, for then there may be something to read; and not if the master may have moved.
     """
     return (
-        type(pool) is redis.ConnectionPool
+        hasattr(select, "poll")  # which eventlet takes away
+        and type(pool) is redis.ConnectionPool
         and not issubclass(pool.connection_class, redis.SSLConnection)
         and str(pool.connection_kwargs.get("protocol")) == "2"
     )
@@ -68,5 +76,8 @@ def _is_quiet(sock: Any) -> bool:
     if sock is None:
         return False
     poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    return not poller.poll(0)
+    try:
+        poller.register(sock, select.POLLIN)
+        return not poller.poll(0)
+    except (OSError, ValueError):  # another thread has closed it
+        return False

@@ -1,0 +1,204 @@
+"""The connections of a client of our own between two commands: who uses them, and when they are given up."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from delayed.brokers.deadline import Attempts
+from delayed.brokers.redis import RedisBroker
+from tests.servers.redis import RedisServer, redis_server
+
+QUEUE = "default"
+NAME = "the-one"
+WITHOUT_HOOKS: Callable[[], int] = ctypes.PyDLL(None).fork  # as uWSGI forks: Python is not told
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[Any]:
+    with redis.Redis.from_url(server.url, decode_responses=True) as client:
+        yield client
+
+
+def opened(server: RedisServer, **options: Any) -> RedisBroker:
+    """A broker whose connections are called `NAME`."""
+    options["client_name"] = NAME
+    return RedisBroker(f"{server.url}?" + "&".join(f"{name}={value}" for name, value in options.items()))
+
+
+def connections(store: Any) -> list[int]:
+    return [int(client["id"]) for client in store.client_list() if client["name"] == NAME]
+
+
+def echo(broker: RedisBroker, name: str, text: str) -> bool:
+    """Whether a command gets its own answer."""
+    broker.put_key(QUEUE, name, text.encode())
+    return broker.get_keys(QUEUE, [name])[name].value == text.encode()
+
+
+def test_one_after_the_other_use_one_connection(server: RedisServer, store: Any) -> None:
+    broker = opened(server)
+
+    assert all(echo(broker, "k", str(number)) for number in range(10))
+
+    assert len(connections(store)) == 1
+    broker.close()
+    assert connections(store) == []
+
+
+def test_each_thread_has_its_own(server: RedisServer, store: Any) -> None:
+    broker = opened(server)
+    wrong: list[str] = []
+
+    def work(name: str) -> None:
+        wrong.extend(name for number in range(200) if not echo(broker, name, f"{name}{number}"))
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not wrong
+    assert len(connections(store)) <= 4
+    broker.close()
+
+
+def test_one_that_the_server_has_closed_is_opened_again(server: RedisServer, store: Any) -> None:
+    broker = opened(server, max_connections=1)
+    for _ in range(3):
+        assert echo(broker, "k", "v")
+        (number,) = connections(store)
+        store.client_kill_filter(_id=number)
+
+        assert echo(broker, "k", "v")
+
+        assert number not in connections(store) and len(connections(store)) == 1
+    broker.close()
+
+
+def test_it_is_not_lost_if_the_look_at_it_is_interrupted(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = opened(server, max_connections=1)
+    assert echo(broker, "k", "v")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("delayed.brokers._redis_idle.select.poll", interrupted)
+        echo(broker, "k", "v")
+
+    assert echo(broker, "k", "v")
+    broker.close()
+
+
+@pytest.mark.parametrize("fork", [os.fork, WITHOUT_HOOKS], ids=["fork", "fork without hooks"])
+def test_a_forked_child_uses_none_of_its_parents(server: RedisServer, fork: Callable[[], int]) -> None:
+    broker = opened(server)
+    assert echo(broker, "k", "v")
+
+    children = []
+    for name in "abc":
+        pid = fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = 0 if all(echo(broker, name, f"{name}{number}") for number in range(500)) else 2
+            finally:
+                os._exit(code)
+        children.append(pid)
+    mine = all(echo(broker, "mine", str(number)) for number in range(500))
+
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
+    assert mine
+    broker.close()
+
+
+def test_a_child_that_was_forked_amid_the_work_of_other_threads_works(server: RedisServer) -> None:
+    broker = opened(server)
+    ends = threading.Event()
+
+    def work(name: str) -> None:
+        while not ends.is_set():
+            assert echo(broker, name, "v")
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    codes = []
+    try:
+        for _ in range(30):
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    code = 0 if echo(broker, "child", "v") else 2
+                finally:
+                    os._exit(code)
+            codes.append(_code(pid))
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()
+
+    assert codes == [0] * 30
+    broker.close()
+
+
+def _code(pid: int) -> int | None:
+    """The exit code of a child; None if it hangs."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return None
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["made in a hurry", "used in a hurry"])
+def test_one_that_was_in_a_hurry_waits_as_long_as_others_later(server: RedisServer, store: Any, first: bool) -> None:
+    broker = opened(server)
+    if not first:
+        assert echo(broker, "k", "v")
+    assert Attempts(0.6).make(lambda: echo(broker, "k", "v"))
+
+    store.client_pause(1200)
+
+    assert echo(broker, "k", "v")
+    assert len(connections(store)) == 1
+    broker.close()
+
+
+def test_those_of_a_client_that_was_given_go_back_to_its_pool(server: RedisServer) -> None:
+    pool = redis.ConnectionPool.from_url(server.url, max_connections=1)
+    client = redis.Redis(connection_pool=pool)
+    broker = RedisBroker(client)
+
+    for _ in range(3):
+        assert echo(broker, "k", "v")
+        assert client.ping()
+
+
+def test_those_that_may_be_told_something_unasked_go_back_to_their_pool(server: RedisServer, store: Any) -> None:
+    broker = opened(server, protocol=3, max_connections=1)
+
+    assert all(echo(broker, "k", str(number)) for number in range(10))
+
+    assert len(connections(store)) == 1
+    broker.close()
