@@ -155,7 +155,7 @@ def _idle(figures: Figures, about: Mapping[str, Mapping[str, Any]], servers: dic
         "*Latency*: from before the enqueue to the first line of the task, 20 ms after the last one, when all have "
         f"gone to sleep (a PING of redis-py takes {ping} ms then); without the first {WARM_ALONE} of a client, and who "
         "polls was given fewer of them. *Start-up*: from the command to the first line of a task that waits. Memory, "
-        "CPU and commands: of all its processes, in ten seconds of the first round.\n"
+        "CPU and commands: of all its processes, in thirty seconds of the first round.\n"
     )
 
 

@@ -39,7 +39,7 @@ BURST_PATIENCE = 1.1  # seconds: burst mode waits for a task due sooner; more th
 SWEEP_SLICE = 0.05  # seconds of sweeping after which others have their turn
 SWEEP_SHARE = 0.25  # of the pause between sweeps, that these may take before it grows
 SWEEP_LATEST = 0.4  # of a lease, from one sweep of a queue to the next
-REST = 2.5  # times the usual pause between sweeps and announcements, where there is nothing to look after
+REST = 2.75  # times the usual pause between sweeps and announcements, where there is nothing to look after
 CHORES_TOGETHER = 0.5  # seconds that a chore is done early, or late, to be done together with another; not a sweep
 LATE = 0.05  # seconds by which a wait at the store is longer: it may end too early, and would have to be begun again
 ANNOUNCE_INTERVAL = 2.0  # seconds between announcements while tasks are held; longer while none are
@@ -586,7 +586,7 @@ class Courier(threading.Thread):
             return
         if self._resting:
             # Nobody has claimed anything, so no lease ends within the next one. Close to an announcement: see `_turn`.
-            pause = min(self.broker.sweep_interval * REST, self.lease / 3) * random.uniform(0.95, 1.05)
+            pause = min(self.broker.sweep_interval * REST, self.lease * SWEEP_LATEST) * random.uniform(0.95, 1.0)
         else:
             pause = min(self.broker.sweep_interval, self.lease / 4) * random.uniform(0.8, 1.2)
         if self._swept_for > pause * SWEEP_SHARE:  # there are many queues, and the store is slow
