@@ -508,8 +508,8 @@ class Lane:
 
     def end_killed(self, frame: TaskFrame) -> None:
         """All that was to be called for a task whose child was killed has ended."""
-        self.board.idle(self.seat, self.number)
         self.child.report(channel.HANDLED, frame.slot, frame.serial)
+        self.board.idle(self.seat, self.number)  # after it: what has not been reported, nor begun, is called again
 
     def known_of(self, frame: TaskFrame, message: Opened | None, seen: Message | None) -> Task:
         """As much of a task as can be had, for an error handler."""

@@ -336,6 +336,12 @@ def on_error_together(task: Any, kill_signal: int | None, exc_info: Any) -> None
     note(os.environ["LEDGER"], "handled", name)
 
 
+def on_error_the_last(task: Any, kill_signal: int | None, exc_info: Any) -> None:
+    """Its process dies when it comes to tell that this has ended."""
+    note(os.environ["LEDGER"], "called")
+    os.fstat = lambda *args, **kwargs: os.kill(os.getpid(), 9)  # type: ignore[assignment, return-value]
+
+
 async def on_error_together_async(task: Any, kill_signal: int | None, exc_info: Any) -> None:
     name = task.args[1]
     note(os.environ["LEDGER"], "called", name)

@@ -353,6 +353,15 @@ def test_the_error_handler_of_a_killed_task_is_called_where_there_is_room(bench:
     assert bench.ledger.find("end") == []
 
 
+@pytest.mark.parametrize("mode", ALL)
+def test_an_error_handler_that_has_ended_is_not_called_again(bench: Bench, mode: str) -> None:
+    bench.put(lanes.die, 3)
+
+    bench.burst(mode, error_handler="tests.workers.lanes:on_error_the_last")
+
+    assert bench.ledger.find("called") == [""]
+
+
 @pytest.mark.parametrize("func", [lanes.return_at_the_gate, lanes.return_at_the_gate_in_thread])
 def test_what_returned_before_the_loop_turned_again_has_ended(bench: Bench, func: Callable[..., Any]) -> None:
     bench.put(func)
