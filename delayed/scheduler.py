@@ -17,7 +17,7 @@ from delayed.schedules import Follower
 from delayed.stopping import Stop
 from delayed.ticks import Ticks
 
-LOOK = 5.0  # seconds between two looks at the clock, and for what was scheduled meanwhile, more or less
+LOOK = 6.0  # seconds between two looks at the clock, and for what was scheduled meanwhile, more or less
 BACK = 1.0  # seconds by which the store's clock has to be back before that means that somebody has set it
 BACKOFF = (0.1, 5.0)  # seconds before the first and the slowest further attempt to reach the store
 
@@ -109,7 +109,7 @@ class Scheduler:
         now = time.monotonic()
         if now < self._look_at:
             return
-        self._look_at = now + LOOK * random.uniform(0.75, 1.25)  # those that began together shall not stay so
+        self._look_at = now + LOOK * random.uniform(0.8, 1.2)  # those that began together shall not stay so
         if self._due:
             self._check_clock()
         for number, follower in enumerate(followers):

@@ -28,7 +28,7 @@ from benchmarks.peers.stands import Stand, stand
 
 SINGLE, MANY = 2000, 10_000  # tasks that are enqueued one by one, half of them timed, and in bulk
 LATENCIES = 400  # of all rounds together
-IDLE = 30.0  # seconds: a worker that does something every five has six turns in them
+IDLE = 30.0  # seconds, in which who does something every few has several turns
 
 
 class Run:

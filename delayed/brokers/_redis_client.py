@@ -30,7 +30,7 @@ from redis.sentinel import SentinelConnectionPool
 from delayed.brokers import _redis_url as urls
 from delayed.brokers import deadline
 from delayed.brokers._forks import afresh_after_fork
-from delayed.brokers._redis_idle import Idle, may_keep
+from delayed.brokers._redis_idle import Idle, close_those_of_parent, may_keep
 from delayed.brokers.masked import masked
 from delayed.brokers.scripts import script
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
@@ -140,6 +140,8 @@ class RedisClient:
         """
         self._lock = threading.Lock()
         if self.owned and self._opened is not None:
+            if not self.cluster:
+                close_those_of_parent(self._opened.connection_pool)
             _parents.append(self._opened)
             self._opened = self._idle = None
 
@@ -233,7 +235,10 @@ class RedisClient:
             connection.disconnect()  # the answer may still come: nobody may take it for the next one's
             raise
         finally:
-            idle.give(connection, whole)
+            if whole:
+                idle.keep(connection)
+            else:
+                pool.release(connection)
 
     @contextmanager
     def _limits(self, connection: Any, usual: float | None) -> Iterator[None]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -22,12 +24,14 @@ class Idle:
         keeps: whether they may stay here; else all go back at once.
     """
 
-    __slots__ = ("_found", "_keeps", "pool")
+    __slots__ = ("_found", "keep", "pool")
 
     def __init__(self, pool: Any, *, keeps: bool) -> None:
         self.pool = pool
-        self._keeps = keeps
         self._found: list[Any] = []
+        # Gives back one on which nothing is under way any more. The method itself, for between a call and its first
+        # line a signal handler may raise.
+        self.keep: Callable[[Any], object] = self._found.append if keeps else pool.release
 
     def take(self) -> Any:
         """A connection on which nothing is under way."""
@@ -36,9 +40,9 @@ class Idle:
                 connection = self._found.pop()
             except IndexError:  # another thread took the last
                 break
-            if connection.pid != os.getpid():  # of the parent: not every fork tells Python
-                continue
             try:
+                if connection.pid != os.getpid():  # of the parent: not every fork tells Python
+                    continue
                 if _is_quiet(connection._sock):
                     return connection
             except BaseException:
@@ -47,12 +51,14 @@ class Idle:
             self.pool.release(connection)  # which opens it again when it is wanted
         return self.pool.get_connection(*_TAKE_ARGS)
 
-    def give(self, connection: Any, whole: bool) -> None:
-        """Give back one that was taken; `whole`: all that was asked on it is answered."""
-        if self._keeps and whole and connection._sock is not None and connection.pid == os.getpid():
-            self._found.append(connection)
-        else:
-            self.pool.release(connection)
+
+def close_those_of_parent(pool: Any) -> None:
+    """In a forked child: close its ends of the connections of its parent, which lose nothing by it; else they would be
+    open on the server for as long as any descendant lives. The pool itself takes locks that may be held.
+    """
+    for connection in (*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())):
+        with suppress(Exception):
+            connection.disconnect()
 
 
 def may_keep(pool: Any) -> bool:

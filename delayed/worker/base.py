@@ -100,7 +100,7 @@ class Worker:
         burst: leave when the queues are empty.
         preload: modules that the fork server imports once, instead of each child. Their later changes are not
             seen, and they must not start threads.
-        sweep: whether this worker also sweeps its queues, every 2 s, or 5 s while nothing is claimed; on SQLite every
+        sweep: whether this worker also sweeps its queues, every 2 s, or 5.5 s while nothing is claimed; on SQLite every
             0.8 s.
         schedule: whether it also enqueues the periodic tasks of its queues; not in a burst.
         lease: seconds after which the tasks of a worker that vanished run again, a day at most; renewed at a third of

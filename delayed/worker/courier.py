@@ -586,7 +586,7 @@ class Courier(threading.Thread):
             return
         if self._resting:
             # Nobody has claimed anything, so no lease ends within the next one. Close to an announcement: see `_turn`.
-            pause = min(self.broker.sweep_interval * REST, self.lease * SWEEP_LATEST) * random.uniform(0.95, 1.0)
+            pause = min(self.broker.sweep_interval * REST, self.lease / 2.7) * random.uniform(0.95, 1.0)
         else:
             pause = min(self.broker.sweep_interval, self.lease / 4) * random.uniform(0.8, 1.2)
         if self._swept_for > pause * SWEEP_SHARE:  # there are many queues, and the store is slow

@@ -123,7 +123,7 @@ def test_a_forked_child_uses_none_of_its_parents(server: RedisServer, fork: Call
         children.append(pid)
     mine = all(echo(broker, "mine", str(number)) for number in range(500))
 
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
+    assert [_code(pid) for pid in children] == [0, 0, 0]
     assert mine
     broker.close()
 
@@ -202,4 +202,33 @@ def test_those_that_may_be_told_something_unasked_go_back_to_their_pool(server: 
     assert all(echo(broker, "k", str(number)) for number in range(10))
 
     assert len(connections(store)) == 1
+    broker.close()
+
+
+def test_a_killed_process_leaves_no_connection_to_those_it_has_forked(server: RedisServer, store: Any) -> None:
+    broker = opened(server)
+    assert echo(broker, "k", "v")
+    mine = connections(store)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            assert echo(broker, "child", "v")
+            if os.fork() == 0:
+                assert echo(broker, "grandchild", "v")
+                os.write(writer, b"%d\n" % os.getpid())
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    grandchild = int(os.read(reader, 100))
+    assert len(connections(store)) == 3
+
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+
+    eventually(lambda: len(connections(store)) == 2)
+    assert set(mine) < set(connections(store))
+    os.kill(grandchild, 9)
+    os.close(reader)
+    os.close(writer)
     broker.close()
