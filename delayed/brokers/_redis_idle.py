@@ -57,7 +57,7 @@ def close_those_of_parent(pool: Any) -> None:
     open on the server for as long as any descendant lives. The pool itself takes locks that may be held.
     """
     for connection in (*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())):
-        with suppress(Exception):
+        with suppress(Exception):  # such as of one that a thread of the parent was just making: the child needs none
             connection.disconnect()
 
 

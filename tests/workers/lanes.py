@@ -186,8 +186,9 @@ async def meet_signal_twice(ledger: str) -> None:
     finally:
         time.sleep(0.1)  # in which that signal comes by itself, unless the system made one of the two
         handler: Any = signal.getsignal(signal.SIGTERM)
-        if handler.__self__.child.late:
-            note(ledger, "late")
+        owed = handler.__self__.child.late
+        note(ledger, "owed", owed)
+        if owed:
             os.kill(os.getpid(), signal.SIGTERM)
 
 

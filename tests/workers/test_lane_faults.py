@@ -167,6 +167,7 @@ def test_a_second_signal_whose_reason_the_first_has_found_does_no_harm(bench: Be
     wait_for(bench.settled)
     assert bench.ledger.find("end") == ["gathers", "neighbour"], bench.log()
     assert bench.ledger.find("begin") == ["gathers", "at the same time", "neighbour"], "none ran twice"
+    assert len(bench.ledger.find("owed")) == 1, "else it came to nothing"
 
 
 def test_the_copy_that_a_coroutine_leaves_takes_nothing_from_the_others(bench: Bench) -> None:
