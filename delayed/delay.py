@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ca
 
 from delayed.durations import seconds_of, unix_time
 from delayed.errors import ConfigError, NotEnqueueable
+from delayed.form import Form
 from delayed.functions import DECORATIONS
 from delayed.handle import TaskHandle
 from delayed.options import Options
@@ -53,7 +54,7 @@ class _Enqueues(Protocol[A_contra, T_co]):
 class Call(Generic[P, R_co]):
     """One function with options, to be called later on one queue."""
 
-    __slots__ = ("_due", "_func", "_gated", "_kept", "_options", "_queue", "_signature", "_template")
+    __slots__ = ("_due", "_form", "_func", "_gated", "_kept", "_options", "_queue", "_signature", "_template")
 
     def __init__(
         self, func: Callable[P, R_co], queue: Queue | None, options: Options, due: float | None = None
@@ -66,6 +67,7 @@ class Call(Generic[P, R_co]):
         # The handle of a unique call may be that of another task.
         self._kept = options.keep is not None if options.unique is None else None
         self._template: Task | None = None
+        self._form: Form | None = None
         self._signature: Signature | None = None
 
     @overload
@@ -89,9 +91,13 @@ class Call(Generic[P, R_co]):
         template = self._template or self._prepare(queue)
         if self._signature is not None:
             self._signature.check(args, kwargs)
-        task = template.with_args(args, kwargs)
-        if self._due is not None:
-            task.delay = max(0.0, self._due - time.time())
+        form = self._form
+        if form is not None and form.fits(queue):
+            task = Task.of_form(form, args, kwargs)
+        else:
+            task = template.with_args(args, kwargs)
+            if self._due is not None:
+                task.delay = max(0.0, self._due - time.time())
         return TaskHandle(queue.enqueue(task), queue.name, queue, self._kept)
 
     @overload
@@ -258,11 +264,12 @@ class Call(Generic[P, R_co]):
 
         queue = self._queue or self._bind()
         template = self._template or self._prepare(queue)
+        form = self._form if self._form is not None and self._form.fits(queue) else None
         tasks = []
         for args in calls:
             if self._signature is not None:
                 self._signature.check(args, {})
-            tasks.append(self._task(template, queue, args, {}))
+            tasks.append(Task.of_form(form, args, {}) if form is not None else self._task(template, queue, args, {}))
         if self._due is not None:
             delay = max(0.0, self._due - time.time())
             for task in tasks:
@@ -282,6 +289,8 @@ class Call(Generic[P, R_co]):
         from delayed.signature import signature_of  # loads inspect, which a child that enqueues nothing needs not
 
         self._signature = signature_of(self._func)
+        if self._due is None and not self._gated:
+            self._form = Form.of(template, queue)
         self._template = template
         return template
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -132,13 +132,17 @@ class Message(NamedTuple):
             except TypeError:  # a table is in it
                 return self._dumped()
             if ends is None:
-                before, _, after = self._replace(enqueued_at=1.0)._dumped().partition(_TIME + b"1.0")
-                if len(before) + len(after) > SHAPE_SIZE:
+                ends = self.header_around_date()
+                if len(ends[0]) + len(ends[1]) > SHAPE_SIZE:
                     return self._dumped()
-                ends = (before + _TIME, after)
                 _remember(_written, shape, ends)
             return b"%b%b%b" % (ends[0], repr(float(self.enqueued_at)).encode(), ends[1])
         return self._dumped()
+
+    def header_around_date(self) -> tuple[bytes, bytes]:
+        """What its header has before and behind the date of its enqueue. Raises what :meth:`header` does."""
+        before, _, after = self._replace(enqueued_at=1.0)._dumped().partition(_TIME + b"1.0")
+        return before + _TIME, after
 
     def _is_plain(self) -> bool:
         """Whether its header may be that of many."""
@@ -262,6 +266,24 @@ class Message(NamedTuple):
             return cls.parse(id, header, payload)
         except DecodeError:
             return cls(id=id, func="?", payload=payload)
+
+
+class Alike(Message):
+    """A message whose header is that of others but for the date of its enqueue; any other if one of its fields changes.
+
+    Attributes:
+        around_date: what :meth:`Message.header_around_date` returns.
+    """
+
+    around_date: tuple[bytes, bytes]
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Message:  # type: ignore[override]  # of _replace()
+        return Message._make(iterable)
+
+    def header(self) -> bytes:
+        before, after = self.around_date
+        return b"%b%b%b" % (before, repr(self.enqueued_at).encode(), after)
 
 
 # The headers of one function's tasks differ in one number. What comes before and behind it is written, and read, once.

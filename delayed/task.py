@@ -23,6 +23,7 @@ from delayed.tracing import outgoing
 from delayed.unique import Unique, named
 
 if TYPE_CHECKING:
+    from delayed.form import Form
     from delayed.retry import Decider
     from delayed.worker.verdict import Verdict
 
@@ -58,9 +59,9 @@ class Task:
     """
 
     __slots__ = (
-        "_codec", "_data", "_func", "_id", "_message", "_plain", "args", "attempt", "cpu", "delay", "exclusive",
-        "expires", "fair_by", "func_path", "gates", "keep", "key", "kwargs", "max_deliveries", "memory", "priority",
-        "queue", "retry", "timeout", "unique", "verdict",
+        "_codec", "_data", "_form", "_func", "_id", "_message", "_plain", "args", "attempt", "cpu", "delay",
+        "exclusive", "expires", "fair_by", "func_path", "gates", "keep", "key", "kwargs", "max_deliveries", "memory",
+        "priority", "queue", "retry", "timeout", "unique", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +115,7 @@ class Task:
         self._plain = False  # whether the arguments are plain data that may have to be made into what is annotated
         self._data: bytes | None = None
         self._message: Opened | None = None  # that it came from
+        self._form: Form | None = None  # that it was made of
 
     @classmethod
     def create(
@@ -157,6 +159,16 @@ class Task:
         task._id = task._data = None
         return task
 
+    @classmethod
+    def of_form(cls, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
+        """The same of a form's template, for who enqueues it as it is."""
+        task = cls.__new__(cls)
+        task._form = form
+        task.args = args
+        task.kwargs = kwargs
+        task._id = task._data = task.unique = task.expires = None
+        return task
+
     @property
     def id(self) -> int | None:
         """Its number in its queue."""
@@ -176,6 +188,11 @@ class Task:
     def func_name(self) -> str:
         """The name of its function in the module."""
         return self.func_path.rpartition(":")[2]
+
+    @property
+    def by_value(self) -> Callable[..., Any] | None:
+        """Its function, if that travels with its code, or came with it; else None."""
+        return self._func
 
     @property
     def data(self) -> bytes | None:
@@ -203,6 +220,8 @@ class Task:
         Args:
             clock: what the store's clock shows; only asked for, and needed, if the task expires.
         """
+        if self._form is not None:
+            return self._form.message(id, self.args, self.kwargs)
         message = self.unsealed(codec, id, default_timeout)
         if self.expires is not None:
             message = message.dated(clock)
@@ -320,6 +339,7 @@ class Task:
         """
         task = cls.__new__(cls)
         task._message = message
+        task._form = None
         task.args, task.kwargs, func = codec.decode(message.payload)
         task._id = message.id
         task.func_path = path = message.func
@@ -330,20 +350,24 @@ class Task:
         return task
 
     def __getattr__(self, name: str) -> Any:
-        """Of a task that came from a message, all else is looked at when somebody asks: running it takes less time."""
-        made = _LATER.get(name)
-        if made is None:
+        """Of a task that came from a message, or from a form, all else is looked at when somebody asks: that takes less
+        time.
+        """
+        if name in Task.__slots__ and name != "_form" and self._form is not None:
+            value = getattr(self._form.template, name)
+        elif name in _LATER:
+            value = _LATER[name](self._message)
+        else:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value = made(self._message)
         setattr(self, name, value)
         return value
 
     def __getstate__(self) -> object:
-        """All that it is, for a copy or a pickle; the message that it came from is neither needed nor to be pickled."""
-        for name in _LATER:
+        """All that it is, for a copy or a pickle; what it came from is neither needed nor to be pickled."""
+        for name in Task.__slots__:
             getattr(self, name)
         attributes, slots = cast("tuple[Any, dict[str, Any]]", super().__getstate__())
-        return attributes, {**slots, "_message": None}
+        return attributes, {**slots, "_message": None, "_form": None}
 
     def run(self) -> Any:
         """Call the function now, here, and return what it returns; a coroutine is run to its end.

@@ -50,7 +50,7 @@ LAYERS = [
     ],
     ["delayed.brokers"],
     ["delayed.task", "delayed.producer", "delayed.transactions"],
-    ["delayed.batches", "delayed.schedule", "delayed.waits"],
+    ["delayed.batches", "delayed.form", "delayed.schedule", "delayed.waits"],
     [
         "delayed.after",
         "delayed.consumer",

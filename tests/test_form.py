@@ -1,0 +1,122 @@
+"""What the calls of a function have in common is found once, and nobody notices."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from delayed import Queue, Retry, Task, delayed, events, trace
+from delayed.form import Form
+from delayed.message import Message
+from tests import functions
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"timeout": 5, "priority": 3, "delay": 60, "max_deliveries": 7},
+    {"retry": Retry(3, delay=2.0)},
+    {"key": 'a,"e":1.0,"b', "keep": "1h", "exclusive": True},
+    {"memory": "64M", "cpu": 2},
+    {"expires": "1h"},
+]
+
+
+@pytest.fixture
+def decorated() -> Iterator[Callable[..., Any]]:
+    """Decorates a function, for one test."""
+    yield lambda queue, **options: delayed(queue, **options)(functions.add)
+    vars(functions.add).clear()
+
+
+def stored(queue: Queue) -> list[tuple[bytes, Message]]:
+    """The header as it is stored, and what it says, of each task."""
+    states: Sequence[Any] = ("ready", "scheduled")
+    found = [entry for state in states for entry in queue.broker.peek(queue.name, state)]
+    return [(entry.header, entry.message) for entry in found]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("secret", [None, "correct horse battery staple"])
+def test_messages_are_those_of_tasks(queue: Queue, decorated: Any, options: dict[str, Any], secret: str | None) -> None:
+    other = Queue(queue.name, queue.broker, secret=secret)
+    add = decorated(other, **options)
+    template = other.task(functions.add, 1, b=2)
+    for name, value in add.options()._options._asdict().items():
+        if name not in ("limit", "after"):
+            setattr(template, name, value)
+    other.enqueue(template)
+    add.delay(1, b=2)
+    add.starmap([(1, 2)] * 2)
+
+    (one_header, one), *others = stored(other)
+    assert len(others) == 3
+    date = f'"e":{one.enqueued_at!r}'.encode()
+    for header, message in others:
+        dated = message._replace(enqueued_at=one.enqueued_at, expires=one.expires, id=one.id)
+        assert dated == one._replace(payload=message.payload)
+        until = (f'"u":{it.expires!r}'.encode() for it in (message, one))
+        assert header.replace(f'"e":{message.enqueued_at!r}'.encode(), date).replace(*until) == one_header
+        opened = other.codec.open(message, header)
+        args, kwargs, _ = other.codec.decode(opened.payload)
+        assert (args, kwargs) in (((1,), {"b": 2}), ((1, 2), {}))
+
+
+def test_a_queue_that_changes_is_heeded(queue: Queue, decorated: Any) -> None:
+    add = decorated(queue)
+    add.delay(1, 2)
+    queue.default_timeout = 7.0
+    add.delay(1, 2)
+    add.map([1])
+
+    assert [message.timeout for _, message in stored(queue)] == [600.0, 7.0, 7.0]
+
+
+def test_a_trace_is_handed_on(queue: Queue, decorated: Any) -> None:
+    add = decorated(queue)
+    with trace() as parent:
+        add.delay(1, 2)
+    add.delay(1, 2)
+
+    (_, one), (_, two) = stored(queue)
+    assert one.trace is not None and one.trace[:36] == parent[:36]
+    assert two.trace is None
+
+
+def test_who_listens_gets_whole_tasks(queue: Queue, decorated: Any) -> None:
+    add = decorated(queue, retry=2, key="k", keep=60)
+    add.delay(0, 0)  # from now on it is known what they have in common
+    seen: list[Task] = []
+    events.on_enqueued(listener := lambda name, tasks: seen.extend(tasks))
+    try:
+        add.delay(1, b=2)
+        add.starmap([(3, 4)])
+    finally:
+        events.listeners.remove(listener)
+
+    assert [(task.args, task.kwargs) for task in seen] == [((1,), {"b": 2}), ((3, 4), {})]
+    for task in seen:
+        again = queue.task(functions.add)
+        for name, value in {"retry": Retry(2), "key": "k", "keep": 60.0}.items():
+            setattr(again, name, value)
+        again.args, again.kwargs, again.id = task.args, task.kwargs, task.id
+        for each in (task, copy.copy(task), pickle.loads(pickle.dumps(task))):
+            assert repr(each) == repr(again)
+            for name in ("timeout", "priority", "delay", "memory", "verdict", "unique", "attempt", "queue"):
+                assert getattr(each, name) == getattr(again, name), name
+            assert each.retry is not None and each.retry.data() == Retry(2).data()
+            assert each.serialize() == again.serialize()
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            task.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_message_that_is_changed_writes_its_header_anew(queue: Queue) -> None:
+    form = Form.of(queue.task(functions.add), queue)
+    assert form is not None
+    message = form.message(7, (1, 2), {})
+
+    assert message.header() == Message(*message).header()
+    assert message._replace(priority=3).header() == Message(*message)._replace(priority=3).header()
+    assert b'"p":3' in message._replace(priority=3).header()
