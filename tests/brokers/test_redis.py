@@ -151,6 +151,19 @@ def test_ids_do_not_go_backwards_when_the_counter_is_lost(broker: RedisBroker, s
     assert before + 100 <= broker.reserve_ids(QUEUE, 1) < 2**53
 
 
+def test_messages_that_are_nearly_the_same_end_differently(broker: RedisBroker, server: RedisServer) -> None:
+    payloads = {id: b"[[%d], {}]" % n for n in range(3) for id in Producer(broker)(100, b"[[%d], {}]" % n)}
+
+    with redis.Redis.from_url(server.url) as raw:
+        messages = {int(id): message for id, message in raw.hgetall("default_msg").items()}
+    for first in (0, 100, 200):
+        assert len({messages[id][-1] for id in sorted(payloads)[first : first + 100]}) >= 99
+
+    claims = broker.claim([QUEUE], "w", 1, 1, 300, 60.0)
+    assert {claim.id: claim.payload for claim in claims} == payloads
+    assert {claim.id: claim.payload for claim in broker.held("w", [QUEUE])} == payloads
+
+
 def test_an_id_without_a_message_and_one_that_stands_twice_are_passed_over(broker: RedisBroker, store: Any) -> None:
     [id] = Producer(broker)()
     store.rpush(QUEUE, "12345", id, id)

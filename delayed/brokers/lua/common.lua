@@ -11,7 +11,8 @@
 --                                    scheduled task has changed; a sleeper pops it, the next claim puts it back
 --     SCHEDULED Q_enqueued   zset    ids of the scheduled tasks by due time, ms
 --     CLAIMED   Q_dequeued   zset    ids of the claimed tasks by the end of their lease, ms
---     MSG       Q_msg        hash    id -> length of the header (4 bytes, big-endian) .. header .. payload
+--     MSG       Q_msg        hash    id -> length of the header (4 bytes, big-endian) .. header .. payload; and one byte
+--                                    more, which says nothing, if the highest bit of the length is set
 --     CLAIM     Q_claim      hash    id -> delivery|nonce|attempt|priority|losses|worker; no worker: it is not claimed
 --                                    now. Behind the losses are the notes of its attempts, if any, each in a line of
 --                                    its own. A task that was never claimed and has priority 0 has none. A dead letter
@@ -103,6 +104,21 @@ local function add_note(notes, note)
   local _, lines = string.gsub(notes, '\n', '')
   for _ = NOTES + 2, lines do notes = string.sub(notes, (string.find(notes, '\n', 2, true))) end
   return notes
+end
+
+-- The bytes of the header of a message that begins at `at` of `text`, and whether a byte follows its payload that is not
+-- of it.
+local function header_size(text, at)
+  local size = struct.unpack('>I4', text, at)
+  return size % 2147483648, size >= 2147483648
+end
+
+-- What the header of a message has of this name; nil if it has none, or can't be read.
+local function header_field(message, name)
+  local good, header = pcall(function()
+    return cjson.decode(string.sub(message, 5, 4 + header_size(message, 1)))
+  end)
+  return good and type(header) == 'table' and header[name] or nil
 end
 
 -- Why what has this id and record is no task that anybody can hold; nil if it is one. An id is a number from 1 to

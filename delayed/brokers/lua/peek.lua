@@ -92,9 +92,11 @@ for i, name in ipairs(names) do
   ids[i] = state == 'ready' and (at_part[i] == 1 or at_part[i] == 4) and string.sub(name, 17) or name
 end
 
--- Where the header of the message ends that begins at `at` of `text`.
+-- Where the message that begins at `at` of `text` is to be cut, so that it has no payload.
 local function header_end(text, at)
-  return #text < at + 3 and #text or at + 3 + struct.unpack('>I4', text, at)
+  if #text < at + 3 then return #text end
+  local size, more = header_size(text, at)
+  return at + 3 + size + (more and 1 or 0)
 end
 
 local messages, records

@@ -27,10 +27,7 @@ while looked < #ARGV and bytes < ROOM do
       answers[#answers + 1] = KEYS[8 + looked]
       local _, at, delivery, reason, notes = string.find(letter, '^(%d+)|%d+|(%d+)|(%d+)|')
       local message = string.sub(letter, at + reason + notes + 1)
-      local good, header = pcall(function()
-        return cjson.decode(string.sub(message, 5, 4 + struct.unpack('>I4', message)))
-      end)
-      local priority = good and type(header) == 'table' and tonumber(header.p) or 0
+      local priority = tonumber(header_field(message, 'p')) or 0
       if priority ~= math.floor(priority) or math.abs(priority) > 32768 then priority = 0 end
       delivery = tonumber(delivery)
       if delivery < 2e9 then delivery = (math.floor(delivery / 1000000) + 1) * 1000000 end

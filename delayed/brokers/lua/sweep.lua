@@ -73,10 +73,7 @@ if now >= grace_until then
     if not message then
       gone[#gone + 1] = id
     else
-      local good, header = pcall(function()
-        return cjson.decode(string.sub(message, 5, 4 + struct.unpack('>I4', message)))
-      end)
-      local allowed = good and type(header) == 'table' and tonumber(header.m) or tonumber(ARGV[6])
+      local allowed = tonumber(header_field(message, 'm')) or tonumber(ARGV[6])
       if attempt >= allowed then
         local reason = 'poison: delivered ' .. this_life(delivery) .. ' times, and its worker was lost again'
         bury(id, message, delivery, attempt, reason, notes, now)
