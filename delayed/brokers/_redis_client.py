@@ -19,7 +19,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qsl, urlsplit
 
 import redis
@@ -39,7 +39,7 @@ from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigErr
 # error, so they are searched for.
 _LATER = re.compile(
     r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|BUSY|MISCONF|NOREPLICAS|UNBLOCKED)\b"
-    r"|read only replica"
+    r"|read only replica|max number of clients reached"
 )
 _LATER_TYPES = (
     redis.exceptions.ConnectionError,
@@ -52,6 +52,8 @@ _LATER_TYPES = (
     redis.exceptions.RedisClusterException,
     OSError,
 )
+
+_THEIRS = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError)
 
 _parents: list[Any] = []  # clients of the parent's, kept because their end takes a lock that may be held
 
@@ -156,7 +158,7 @@ class RedisClient:
                         if self.owned and not self.cluster and may_keep(opened.connection_pool):
                             self._idle = Idle(opened.connection_pool, keeps=True)
                         self._opened = opened
-                    except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+                    except _THEIRS as error:
                         if _is_later(error):
                             raise BrokerUnavailable(f"{self.shown}: {_words(error)}", sent=False) from _cause(error)
                         with self.errors():
@@ -171,13 +173,15 @@ class RedisClient:
 
     def run(self, call: Call, args: Sequence[bytes | int]) -> Any:
         """Run a script; its answer in bytes, ints and lists, whatever the client's settings."""
-        with self.errors():
+        try:  # not with errors(), which takes a while
             try:
                 if self.cluster:
                     return self._route(b"EVALSHA", call.script.sha, len(call.keys), *call.keys, *args)
                 return self._on(self._client.connection_pool, self.pack(call, args))
             except redis.exceptions.NoScriptError:  # nothing ran: a new server, a failover, or SCRIPT FLUSH
                 return self._execute(b"EVAL", call.script.source, len(call.keys), *call.keys, *args)
+        except _THEIRS as error:
+            self._raise(error)
 
     def command(self, *args: bytes | int) -> Any:
         """Send one command; its answer is not decoded."""
@@ -216,15 +220,10 @@ class RedisClient:
         try:
             limit = pool.connection_kwargs.get("socket_timeout")
             if limit == connection._sock.gettimeout() and limit and deadline.left(limit) > limit - deadline.SLACK:
-                # As nearly always, and a tenth quicker.
-                connection.send_packed_command([command])
-                deadline.idle()
-                answer = connection.read_response(disable_decoding=True)
+                answer = idle.ask(connection, command)  # as nearly always, and a tenth quicker
             else:
                 with self._limits(connection, limit):
-                    connection.send_packed_command([command])
-                    deadline.idle()
-                    answer = connection.read_response(disable_decoding=True)
+                    answer = idle.ask(connection, command)
             whole = True
             return answer
         except redis.exceptions.ResponseError as error:
@@ -279,21 +278,25 @@ class RedisClient:
         """Turn redis-py's errors into ours, the cause kept if it tells no secret."""
         try:
             yield
-        except BrokerError:
-            raise
-        except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
-            text, cause = f"{self.shown}: {_words(error)}", _cause(error)
-            if _UNTRUSTED.search(str(error)):
-                text += "; the certificate must be for this host, and signed by an authority in ssl_ca_certs="
-            if _UNKNOWN.search(str(error)):
-                text += "; the server wants a certificate of yours: give it with ssl_certfile= and ssl_keyfile="
-            if _FULL.search(str(error)) or type(error).__name__ == "OutOfMemoryError":
-                raise BrokerFull(f"{text}; give it more maxmemory, or workers to empty it") from cause
-            if _is_later(error):
-                raise BrokerUnavailable(text) from cause
-            if _WRONG_TYPE.search(str(error)):
-                text += "; another program uses the key, or another queue whose name is this one's and a suffix"
-            raise BrokerError(text) from cause
+        except _THEIRS as error:
+            self._raise(error)
+
+    def _raise(self, error: Exception) -> NoReturn:
+        """Raise what an error of redis-py's is to us."""
+        if isinstance(error, BrokerError):  # which may be a ConnectionError too
+            raise error
+        text, cause = f"{self.shown}: {_words(error)}", _cause(error)
+        if _UNTRUSTED.search(str(error)):
+            text += "; the certificate must be for this host, and signed by an authority in ssl_ca_certs="
+        if _UNKNOWN.search(str(error)):
+            text += "; the server wants a certificate of yours: give it with ssl_certfile= and ssl_keyfile="
+        if _FULL.search(str(error)) or type(error).__name__ == "OutOfMemoryError":
+            raise BrokerFull(f"{text}; give it more maxmemory, or workers to empty it") from cause
+        if _is_later(error):
+            raise BrokerUnavailable(text) from cause
+        if _WRONG_TYPE.search(str(error)):
+            text += "; another program uses the key, or another queue whose name is this one's and a suffix"
+        raise BrokerError(text) from cause
 
     def close(self) -> None:
         """Close the connections, unless they are those of the user's client."""

@@ -15,6 +15,8 @@ from typing import Any
 
 import redis
 
+from delayed.brokers._redis_ask import ask, ask_plainly
+
 
 class Idle:
     """Connections of one pool that wait for a command. Any thread may take and give.
@@ -24,7 +26,7 @@ class Idle:
         keeps: whether they may stay here; else all go back at once.
     """
 
-    __slots__ = ("_found", "keep", "pool")
+    __slots__ = ("_found", "ask", "keep", "pool")
 
     def __init__(self, pool: Any, *, keeps: bool) -> None:
         self.pool = pool
@@ -32,6 +34,7 @@ class Idle:
         # Gives back one on which nothing is under way any more. The method itself, for between a call and its first
         # line a signal handler may raise.
         self.keep: Callable[[Any], object] = self._found.append if keeps else pool.release
+        self.ask = ask_plainly if keeps else ask  # a command on one that was taken
 
     def take(self) -> Any:
         """A connection on which nothing is under way."""
@@ -70,6 +73,7 @@ def may_keep(pool: Any) -> bool:
         and type(pool) is redis.ConnectionPool
         and not issubclass(pool.connection_class, redis.SSLConnection)
         and str(pool.connection_kwargs.get("protocol")) == "2"
+        and not pool.connection_kwargs.get("health_check_interval")
     )
 
 

@@ -1,0 +1,130 @@
+"""One command and its answer, on a connection that redis-py has opened and on which nothing is under way.
+
+Where the connection is ours and speaks plain RESP2, the answer is read here: redis-py takes as long for a number as the
+server takes for the command. What comes is checked no less, and the exceptions are redis-py's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from delayed.brokers import deadline
+
+PIECE = 65536  # bytes that are read at once
+PIECE_MAX = 1 << 20  # ... of a text that is longer than that
+
+_NUMBER, _TEXT, _LIST, _WORD, _ERROR = b":$*+-"
+
+
+def ask(connection: Any, command: bytes) -> Any:
+    """The answer to a packed command, in bytes, numbers and lists, by redis-py."""
+    connection.send_packed_command([command])
+    deadline.idle()
+    return connection.read_response(disable_decoding=True)
+
+
+def ask_plainly(connection: Any, command: bytes) -> Any:
+    """The same without redis-py, of RESP2 on a socket; who gets an exception closes the connection."""
+    sock = connection._sock
+    try:
+        sock.sendall(command)
+        deadline.idle()
+        data = sock.recv(PIECE)
+        if data[:1] == b":" and data[-2:] == b"\r\n" and data[1:-2].isdigit():  # as to most commands that are short
+            return int(data[1:-2])
+        reader = Reader(sock, data)
+        answer = reader.read()
+    except TimeoutError as error:
+        raise redis.exceptions.TimeoutError("Timeout while a command was under way") from error
+    except OSError as error:
+        raise redis.exceptions.ConnectionError(f"Error while a command was under way: {error}") from error
+    if reader.left:
+        raise redis.exceptions.InvalidResponse(f"Protocol Error: {reader.left} bytes behind an answer")
+    if isinstance(answer, redis.exceptions.ResponseError):
+        raise answer
+    return answer
+
+
+class Reader:
+    """Reads one answer from a socket.
+
+    Args:
+        data: what has come of it; empty if the server has closed.
+    """
+
+    def __init__(self, sock: Any, data: bytes) -> None:
+        self._sock = sock
+        self._data = data
+        self._at = 0
+        if not data:
+            raise _closed()
+
+    @property
+    def left(self) -> int:
+        """Bytes that have come, and are not read."""
+        return len(self._data) - self._at
+
+    def read(self) -> Any:
+        """The answer; an error is returned."""
+        line = self._line()
+        kind, rest = line[0] if line else 0, line[1:]
+        try:
+            if kind == _NUMBER:
+                return int(rest)
+            if kind == _TEXT:
+                size = int(rest)
+                return None if size < 0 else self._text(size)
+            if kind == _LIST:
+                count = int(rest)
+                return None if count < 0 else [self.read() for _ in range(count)]
+        except ValueError:
+            raise _no_answer(line) from None
+        if kind == _WORD:
+            return rest
+        if kind != _ERROR:
+            raise _no_answer(line)
+        text = rest.decode("utf-8", "replace")
+        kinds = redis.exceptions.NoScriptError if text.startswith("NOSCRIPT") else redis.exceptions.ResponseError
+        return kinds(text)
+
+    def _line(self) -> bytes:
+        end = self._data.find(b"\r\n", self._at)
+        while end < 0:
+            self._data = self._data[self._at :] + self._more(PIECE)
+            self._at = 0
+            end = self._data.find(b"\r\n")
+        line = self._data[self._at : end]
+        self._at = end + 2
+        return line
+
+    def _text(self, size: int) -> bytes:
+        end = self._at + size
+        missing = end + 2 - len(self._data)
+        if missing > 0:
+            pieces = [self._data[self._at :]]
+            while missing > 0:
+                piece = self._more(min(max(missing, PIECE), PIECE_MAX))
+                pieces.append(piece)
+                missing -= len(piece)
+            self._data, self._at, end = b"".join(pieces), 0, size
+        text = self._data[self._at : end]
+        if self._data[end : end + 2] != b"\r\n":
+            raise _no_answer(self._data[end : end + 2])
+        self._at = end + 2
+        return text
+
+    def _more(self, size: int) -> bytes:
+        piece: bytes = self._sock.recv(size)
+        if not piece:
+            raise _closed()
+        return piece
+
+
+def _closed() -> redis.exceptions.ConnectionError:
+    return redis.exceptions.ConnectionError("Connection closed by server.")
+
+
+def _no_answer(data: bytes) -> redis.exceptions.InvalidResponse:
+    return redis.exceptions.InvalidResponse(f"Protocol Error: {data[:100]!r}")
