@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from delayed.brokers.deadline import meanwhile
@@ -59,12 +58,14 @@ class Batch:
 
 def store(queue: Queue, producer: Producer | JoinedProducer, tasks: Sequence[Task]) -> Iterator[Batch]:
     """Store tasks; gives one batch after the other once that is stored."""
-    parts = [tasks[start : start + SIZE] for start in range(0, len(tasks), SIZE)]
+    parts = (tasks[start : start + SIZE] for start in range(0, len(tasks), SIZE))
     following: Batch | None = None
-    for part, then in zip_longest(parts, parts[1:]):
+    part = next(parts, None)
+    while part is not None:
         batch = following or Batch(queue, producer, part)
+        part = next(parts, None)
         # Those that expire are dated when it is their turn.
-        ahead = then is not None and all(task.expires is None for task in then)
-        following = Batch(queue, producer, then) if ahead else None
+        ahead = part is not None and all(task.expires is None for task in part)
+        following = Batch(queue, producer, part) if part is not None and ahead else None
         batch.store(following)
         yield batch

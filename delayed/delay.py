@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ca
 
 from delayed.durations import seconds_of, unix_time
 from delayed.errors import ConfigError, NotEnqueueable
-from delayed.form import Form
+from delayed.form import Calls, Form
 from delayed.functions import DECORATIONS
 from delayed.handle import TaskHandle
 from delayed.options import Options
@@ -264,12 +264,15 @@ class Call(Generic[P, R_co]):
 
         queue = self._queue or self._bind()
         template = self._template or self._prepare(queue)
-        form = self._form if self._form is not None and self._form.fits(queue) else None
-        tasks = []
+        signature = self._signature
+        given = []
         for args in calls:
-            if self._signature is not None:
-                self._signature.check(args, {})
-            tasks.append(Task.of_form(form, args, {}) if form is not None else self._task(template, queue, args, {}))
+            if signature is not None:
+                signature.check(args, {})
+            given.append(args)
+        if self._form is not None and self._form.fits(queue):
+            return Group(queue, queue.enqueue_many(Calls(self._form, given)), kept=self._kept)
+        tasks = [self._task(template, queue, args, {}) for args in given]
         if self._due is not None:
             delay = max(0.0, self._due - time.time())
             for task in tasks:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from delayed.message import Alike, Message
+from delayed.task import Task
 from delayed.tracing import outgoing
 
 if TYPE_CHECKING:
     from delayed.queue import Queue
-    from delayed.task import Task
 
 
 class Form:
@@ -22,7 +22,7 @@ class Form:
         queue: where they go.
     """
 
-    __slots__ = ("_after", "_around_date", "_before", "_between", "_codec", "_timeout", "template")
+    __slots__ = ("_after", "_around_date", "_before", "_between", "_codec", "_dated", "_timeout", "template")
 
     def __init__(self, template: Task, queue: Queue) -> None:
         self.template = template
@@ -33,6 +33,7 @@ class Form:
         self._between = message[3:6]  # then the date
         self._after = message[7:]
         self._around_date = message.header_around_date()
+        self._dated = (0.0, b"")  # the last date, and the header for it: many are enqueued in one millisecond
 
     @classmethod
     def of(cls, template: Task, queue: Queue) -> Form | None:
@@ -52,8 +53,32 @@ class Form:
             NotEnqueueable: When the arguments can't be serialized.
         """
         payload = self._codec.encode(args, kwargs, self.template.by_value)
-        date = time.time_ns() // 1_000_000 / 1000
+        now = time.time_ns() // 1_000_000 / 1000
+        date, header = self._dated
+        if date != now:
+            before, after = self._around_date
+            date, header = self._dated = (now, b"%b%b%b" % (before, repr(now).encode(), after))
         made: Alike = tuple.__new__(Alike, (id, *self._before, payload, *self._between, date, *self._after))
-        made.around_date = self._around_date
+        made.written = header
         trace = outgoing()
         return self._codec.seal(made if trace is None else made._replace(trace=trace))
+
+
+class Calls(Sequence[Task]):
+    """The tasks of many such calls, each made when it is looked at: while they wait, arguments take less memory."""
+
+    def __init__(self, form: Form, args: Sequence[tuple[Any, ...]]) -> None:
+        self._form = form
+        self._args = args
+
+    def __len__(self) -> int:
+        return len(self._args)
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Task]: ...
+    def __getitem__(self, index: int | slice) -> Task | list[Task]:
+        if isinstance(index, slice):
+            return [Task.of_form(self._form, args, {}) for args in self._args[index]]
+        return Task.of_form(self._form, self._args[index], {})

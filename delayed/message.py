@@ -269,21 +269,20 @@ class Message(NamedTuple):
 
 
 class Alike(Message):
-    """A message whose header is that of others but for the date of its enqueue; any other if one of its fields changes.
+    """A message whose header was written already, for others; it is any other message if one of its fields changes.
 
     Attributes:
-        around_date: what :meth:`Message.header_around_date` returns.
+        written: what :meth:`Message.header` returns.
     """
 
-    around_date: tuple[bytes, bytes]
+    written: bytes
 
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Message:  # type: ignore[override]  # of _replace()
         return Message._make(iterable)
 
     def header(self) -> bytes:
-        before, after = self.around_date
-        return b"%b%b%b" % (before, repr(self.enqueued_at).encode(), after)
+        return self.written
 
 
 # The headers of one function's tasks differ in one number. What comes before and behind it is written, and read, once.

@@ -17,6 +17,7 @@ from delayed.codec import COMPRESS_ABOVE, MAX_SIZE, Codec, settings_of
 from delayed.durations import seconds_of
 from delayed.errors import AlreadyEnqueued, ConfigError
 from delayed.fields import QUEUE_MAX, is_queue
+from delayed.form import Calls
 from delayed.producer import TIMEOUT, JoinedProducer, Producer, aside
 from delayed.schedule import LATE, Schedule, checked_late, rule_of
 from delayed.serializers import CloudPickle
@@ -223,9 +224,10 @@ class Queue:
         Raises:
             NotEnqueueable, EnqueueRefused, EnqueueUncertain, AlreadyEnqueued: As :meth:`enqueue`.
         """
-        tasks = list(tasks)
-        if any(task.unique is not None for task in tasks):
-            return [self.enqueue(task) for task in tasks]
+        if not isinstance(tasks, Calls):
+            tasks = list(tasks)
+            if any(task.unique is not None for task in tasks):
+                return [self.enqueue(task) for task in tasks]
         stored: list[int] = []
         for batch in batches.store(self, self._producing(), tasks):
             for task, id in zip(batch.tasks, batch.ids, strict=True):

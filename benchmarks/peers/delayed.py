@@ -6,8 +6,7 @@ import os
 import sys
 
 from benchmarks.peers import work
-from delayed import Queue, Task
-from delayed.delay import delay
+from delayed import Queue, delayed
 
 URL = os.environ["PEERS_URL"]
 
@@ -33,16 +32,17 @@ if not URL.startswith("redis"):
     WORKERS = {way: WORKERS[way] for way in ("one", "two")}
 
 queue = Queue("peers", URL)
-CALLS = {"count": work.count, "stamp": work.stamp}
 if os.environ.get("PEERS_WAY") == "coroutines":
-    CALLS = {"count": work.count_async, "stamp": work.stamp_async}
+    CALLS = {"count": delayed(queue)(work.count_async), "stamp": delayed(queue)(work.stamp_async)}
+else:
+    CALLS = {"count": delayed(queue)(work.count), "stamp": delayed(queue)(work.stamp)}
 
 
 def send(task: str, n: int) -> None:
-    call = delay(queue)(CALLS[task])
+    call = CALLS[task].delay
     for _ in range(n):
         call()
 
 
 def send_many(task: str, n: int) -> None:
-    queue.enqueue_many([Task.create(CALLS[task])] * n)
+    CALLS[task].starmap([()] * n)

@@ -591,12 +591,14 @@ _MARK = 1 << 31
 def _stored(messages: Iterable[Message]) -> list[bytes | int]:
     """The id of each message, and how it is stored: length of the header, header, payload, what :data:`_MARK` says."""
     args: list[bytes | int] = []
+    last, head = None, b""
     for message in messages:
         header = message.header()
+        if header is not last:  # that of calls in the same millisecond is one object
+            last, head = header, (_MARK | len(header)).to_bytes(4, "big") + header
         id = message.id
-        args.append(id)
         end = id + (id >> 11) & 255  # behind the eleventh bit is the time when it was reserved, see reserve_ids.lua
-        args.append(b"%b%b%b%c" % ((_MARK | len(header)).to_bytes(4, "big"), header, message.payload, end))
+        args += (id, b"%b%b%c" % (head, message.payload, end))
     return args
 
 
