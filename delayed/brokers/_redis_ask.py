@@ -25,8 +25,19 @@ def ask(connection: Any, command: bytes) -> Any:
     return connection.read_response(disable_decoding=True)
 
 
+def read(connection: Any, count: int) -> list[Any]:
+    """The next answers, by redis-py; NoScriptError may be one of them, all other errors are raised."""
+    answers: list[Any] = []
+    while len(answers) < count:
+        try:
+            answers.append(connection.read_response(disable_decoding=True))
+        except redis.exceptions.NoScriptError as error:
+            answers.append(error)
+    return answers
+
+
 def ask_plainly(connection: Any, command: bytes) -> Any:
-    """The same without redis-py, of RESP2 on a socket; who gets an exception closes the connection."""
+    """As :func:`ask`, without redis-py, of RESP2 on a socket; who gets an exception closes the connection."""
     sock = connection._sock
     try:
         sock.sendall(command)
@@ -34,24 +45,48 @@ def ask_plainly(connection: Any, command: bytes) -> Any:
         data = sock.recv(PIECE)
         if data[:1] == b":" and data[-2:] == b"\r\n" and data[1:-2].isdigit():  # as to most commands that are short
             return int(data[1:-2])
-        reader = Reader(sock, data)
-        answer = reader.read()
-    except TimeoutError as error:
-        raise redis.exceptions.TimeoutError("Timeout while a command was under way") from error
+        (answer,) = _read(sock, data, 1)
     except OSError as error:
-        raise redis.exceptions.ConnectionError(f"Error while a command was under way: {error}") from error
-    if reader.left:
-        raise redis.exceptions.InvalidResponse(f"Protocol Error: {reader.left} bytes behind an answer")
+        raise _translated(error) from error
     if isinstance(answer, redis.exceptions.ResponseError):
         raise answer
     return answer
 
 
+def read_plainly(connection: Any, count: int) -> list[Any]:
+    """As :func:`read`, and as :func:`ask_plainly`."""
+    sock = connection._sock
+    try:
+        answers = _read(sock, sock.recv(PIECE), count)
+    except OSError as error:
+        raise _translated(error) from error
+    for answer in answers:
+        kind = type(answer)
+        if issubclass(kind, redis.exceptions.ResponseError) and kind is not redis.exceptions.NoScriptError:
+            raise answer
+    return answers
+
+
+def _read(sock: Any, data: bytes, count: int) -> list[Any]:
+    """The next answers, and no more; `data` has come of them."""
+    reader = Reader(sock, data)
+    answers = [reader.read() for _ in range(count)]
+    if reader.left:
+        raise redis.exceptions.InvalidResponse(f"Protocol Error: {reader.left} bytes behind an answer")
+    return answers
+
+
+def _translated(error: OSError) -> Exception:
+    if isinstance(error, TimeoutError):
+        return redis.exceptions.TimeoutError("Timeout while a command was under way")
+    return redis.exceptions.ConnectionError(f"Error while a command was under way: {error}")
+
+
 class Reader:
-    """Reads one answer from a socket.
+    """Reads answers from a socket.
 
     Args:
-        data: what has come of it; empty if the server has closed.
+        data: what has come already; empty if the server has closed.
     """
 
     def __init__(self, sock: Any, data: bytes) -> None:
@@ -67,7 +102,7 @@ class Reader:
         return len(self._data) - self._at
 
     def read(self) -> Any:
-        """The answer; an error is returned."""
+        """The next answer; an error is returned."""
         line = self._line()
         kind, rest = line[0] if line else 0, line[1:]
         try:

@@ -261,6 +261,10 @@ class RedisClient:
         with self.errors():
             return [([key], client.get_redis_connection(client.get_node_from_key(key)).connection_pool) for key in keys]
 
+    def is_plain(self, pool: Any) -> bool:
+        """Whether answers may be read without redis-py on connections like those of a pool."""
+        return self._idle is not None and self._idle.pool is pool
+
     def connect(self, pool: Any) -> Any:
         """A connection like those of a pool, but not of it: a waiter would take the place of somebody who works."""
         with self.errors():

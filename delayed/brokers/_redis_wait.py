@@ -18,6 +18,7 @@ from typing import Any
 
 import redis
 
+from delayed.brokers._redis_ask import read, read_plainly
 from delayed.brokers._redis_client import RedisClient
 from delayed.brokers._sleepers import Sleeper, Sleepers
 from delayed.errors import BrokerUnavailable
@@ -32,6 +33,7 @@ class Line:
         self._client = client
         self._pool = pool
         self._connection = client.connect(pool)
+        self._read = read_plainly if client.is_plain(pool) else read
         with client.errors():
             try:
                 self._connection.send_command("CLIENT", "ID")
@@ -58,10 +60,10 @@ class Line:
     def answer(self) -> tuple[bytes, bytes] | None:
         """The key and its token; None if the BLPOP timed out or was ended."""
         with self._client.errors():
-            answer = self._connection.read_response(disable_decoding=True)
-            if self._followed:
-                with contextlib.suppress(redis.exceptions.NoScriptError):  # nothing ran
-                    self.result = self._connection.read_response(disable_decoding=True)
+            answer, *results = self._read(self._connection, 1 + self._followed)
+        for result in results:
+            if not isinstance(result, redis.exceptions.NoScriptError):  # else nothing ran
+                self.result = result
         self.busy = False
         return (answer[0], answer[1]) if answer else None
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from delayed.brokers._redis_ask import PIECE, ask_plainly
+from delayed.brokers._redis_ask import PIECE, ask_plainly, read_plainly
 
 COMMAND = b"*1\r\n$4\r\nPING\r\n"
 LONG = bytes(range(256)) * (PIECE // 64)  # several pieces, with all that could be taken for an end
@@ -148,3 +148,19 @@ def test_a_connection_that_is_closed_is_told(peer: Peer) -> None:
 
     with pytest.raises(redis.exceptions.ConnectionError):
         ask_plainly(peer, COMMAND)
+
+
+def test_two_answers_may_come_in_any_pieces() -> None:
+    sent = b"*2\r\n$4\r\nnoti\r\n$1\r\n1\r\n*2\r\n:1\r\n$-1\r\n"
+    for one in range(len(sent)):
+        for two in range(one, len(sent)):
+            assert read_plainly(Dribble(sent[:one], sent[one:two], sent[two:]), 2) == [[b"noti", b"1"], [1, None]]
+
+
+def test_a_missing_script_is_no_error_of_the_answer_before() -> None:
+    answer, error = read_plainly(Dribble(b"*-1\r\n-NOSCRIPT No matching script.\r\n"), 2)
+    assert answer is None and isinstance(error, redis.exceptions.NoScriptError)
+    with pytest.raises(redis.exceptions.ResponseError, match="UNBLOCKED"):
+        read_plainly(Dribble(b"-UNBLOCKED by somebody\r\n:1\r\n"), 2)
+    with pytest.raises(redis.exceptions.InvalidResponse):
+        read_plainly(Dribble(b":1\r\n:2\r\n:3\r\n"), 2)
