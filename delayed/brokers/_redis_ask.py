@@ -1,7 +1,7 @@
 """One command and its answer, on a connection that redis-py has opened and on which nothing is under way.
 
 Where the connection is ours and speaks plain RESP2, the answer is read here: redis-py takes as long for a number as the
-server takes for the command. What comes is checked no less, and the exceptions are redis-py's.
+server takes for the command. What comes is checked more, and the exceptions are redis-py's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from delayed.brokers import deadline
 PIECE = 65536  # bytes that are read at once
 PIECE_MAX = 1 << 20  # ... of a text that is longer than that
 
+_NO_SCRIPT = redis.exceptions.NoScriptError
 _NUMBER, _TEXT, _LIST, _WORD, _ERROR = b":$*+-"
 
 
@@ -37,7 +38,9 @@ def read(connection: Any, count: int) -> list[Any]:
 
 
 def ask_plainly(connection: Any, command: bytes) -> Any:
-    """As :func:`ask`, without redis-py, of RESP2 on a socket; who gets an exception closes the connection."""
+    """As :func:`ask`, without redis-py, of RESP2 on a socket. After any exception but a ResponseError the connection is
+    of no use any more.
+    """
     sock = connection._sock
     try:
         sock.sendall(command)
@@ -45,7 +48,7 @@ def ask_plainly(connection: Any, command: bytes) -> Any:
         data = sock.recv(PIECE)
         if data[:1] == b":" and data[-2:] == b"\r\n" and data[1:-2].isdigit():  # as to most commands that are short
             return int(data[1:-2])
-        (answer,) = _read(sock, data, 1)
+        (answer,) = _read(connection, data, 1)
     except OSError as error:
         raise _translated(error) from error
     if isinstance(answer, redis.exceptions.ResponseError):
@@ -55,24 +58,22 @@ def ask_plainly(connection: Any, command: bytes) -> Any:
 
 def read_plainly(connection: Any, count: int) -> list[Any]:
     """As :func:`read`, and as :func:`ask_plainly`."""
-    sock = connection._sock
     try:
-        answers = _read(sock, sock.recv(PIECE), count)
+        answers = _read(connection, connection._sock.recv(PIECE), count)
     except OSError as error:
         raise _translated(error) from error
     for answer in answers:
-        kind = type(answer)
-        if issubclass(kind, redis.exceptions.ResponseError) and kind is not redis.exceptions.NoScriptError:
+        if isinstance(answer, redis.exceptions.ResponseError) and not isinstance(answer, _NO_SCRIPT):
             raise answer
     return answers
 
 
-def _read(sock: Any, data: bytes, count: int) -> list[Any]:
+def _read(connection: Any, data: bytes, count: int) -> list[Any]:
     """The next answers, and no more; `data` has come of them."""
-    reader = Reader(sock, data)
+    reader = Reader(connection, data)
     answers = [reader.read() for _ in range(count)]
-    if reader.left:
-        raise redis.exceptions.InvalidResponse(f"Protocol Error: {reader.left} bytes behind an answer")
+    if reader.rest:
+        raise _no_answer(reader.rest)
     return answers
 
 
@@ -86,23 +87,24 @@ class Reader:
     """Reads answers from a socket.
 
     Args:
+        connection: to read from; its parser knows what errors mean.
         data: what has come already; empty if the server has closed.
     """
 
-    def __init__(self, sock: Any, data: bytes) -> None:
-        self._sock = sock
+    def __init__(self, connection: Any, data: bytes) -> None:
+        self._connection = connection
         self._data = data
         self._at = 0
         if not data:
             raise _closed()
 
     @property
-    def left(self) -> int:
-        """Bytes that have come, and are not read."""
-        return len(self._data) - self._at
+    def rest(self) -> bytes:
+        """What has come, and is not read."""
+        return self._data[self._at :]
 
     def read(self) -> Any:
-        """The next answer; an error is returned."""
+        """The next answer. An error is returned, but one that means that the connection is of no use is raised."""
         line = self._line()
         kind, rest = line[0] if line else 0, line[1:]
         try:
@@ -120,9 +122,10 @@ class Reader:
             return rest
         if kind != _ERROR:
             raise _no_answer(line)
-        text = rest.decode("utf-8", "replace")
-        kinds = redis.exceptions.NoScriptError if text.startswith("NOSCRIPT") else redis.exceptions.ResponseError
-        return kinds(text)
+        error: Exception = self._connection._parser.parse_error(rest.decode("utf-8", "replace"))
+        if isinstance(error, redis.exceptions.ConnectionError):
+            raise error
+        return error
 
     def _line(self) -> bytes:
         end = self._data.find(b"\r\n", self._at)
@@ -151,7 +154,7 @@ class Reader:
         return text
 
     def _more(self, size: int) -> bytes:
-        piece: bytes = self._sock.recv(size)
+        piece: bytes = self._connection._sock.recv(size)
         if not piece:
             raise _closed()
         return piece
@@ -161,5 +164,6 @@ def _closed() -> redis.exceptions.ConnectionError:
     return redis.exceptions.ConnectionError("Connection closed by server.")
 
 
-def _no_answer(data: bytes) -> redis.exceptions.InvalidResponse:
-    return redis.exceptions.InvalidResponse(f"Protocol Error: {data[:100]!r}")
+def _no_answer(data: bytes) -> redis.exceptions.ConnectionError:
+    # Not redis-py's InvalidResponse: what was asked for may have been done, so it is asked for again elsewhere.
+    return redis.exceptions.ConnectionError(f"What came is no answer: {data[:100]!r}")

@@ -39,7 +39,7 @@ from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigErr
 # error, so they are searched for.
 _LATER = re.compile(
     r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|BUSY|MISCONF|NOREPLICAS|UNBLOCKED)\b"
-    r"|read only replica|max number of clients reached"
+    r"|read only replica"
 )
 _LATER_TYPES = (
     redis.exceptions.ConnectionError,

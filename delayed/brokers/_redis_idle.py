@@ -66,7 +66,8 @@ def close_those_of_parent(pool: Any) -> None:
 
 def may_keep(pool: Any) -> bool:
     """Whether the connections of a pool of our own may stay here: not if they speak TLS, or may be told something that
-    nobody has asked for, for then there may be something to read; and not if the master may have moved.
+    nobody has asked for, for then there may be something to read; not if the master may have moved; and not if redis-py
+    is to look now and then whether they are healthy.
     """
     return (
         hasattr(select, "poll")  # which eventlet takes away

@@ -139,15 +139,24 @@ def limited(seconds: float | None) -> float | None:
 
 
 def _limit(client: Any) -> Any:
-    """The same client, whose new connections are made in no more time than their caller has."""
+    """The same client; new connections are made in no more time than their caller has, and whole or not at all."""
     client.connection_pool.connection_class = _limited_kind(client.connection_pool.connection_class)
     return client
 
 
 @functools.cache
 def _limited_kind(kind: type[Any]) -> type[Any]:
+    def connect(connection: Any) -> None:
+        # redis-py keeps what a Ctrl-C has left: one that has not said the password, or which database it means.
+        try:
+            kind.connect(connection)
+        except BaseException:
+            connection.disconnect()
+            raise
+
     names = ("socket_timeout", "socket_connect_timeout")
-    return type(kind.__name__, (kind,), {name: _limited_attribute(kind, name) for name in names})
+    members: dict[str, Any] = {name: _limited_attribute(kind, name) for name in names}
+    return type(kind.__name__, (kind,), {**members, "connect": connect})
 
 
 def _limited_attribute(kind: type[Any], name: str) -> property:

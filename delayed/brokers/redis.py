@@ -274,11 +274,12 @@ class RedisBroker(Broker):
             strict=True,
         ):
             start, end = at + 4, at + size
-            middle = start + int.from_bytes(messages[at:start], "big")
+            length = int.from_bytes(messages[at:start], "big")
             at = end
-            if middle >= _MARK:
-                middle -= _MARK
+            if length >= _MARK:
+                length -= _MARK
                 end -= 1
+            middle = start + length
             if middle > end:  # what it says of itself is wrong: it has no payload
                 middle = end
             fields = (queue, id, delivery, nonce, attempt, messages[start:middle], messages[middle:end])
@@ -603,9 +604,10 @@ def _stored(messages: Iterable[Message]) -> list[bytes | int]:
 
 
 def _split(message: bytes) -> tuple[bytes, bytes]:
-    middle, end = 4 + int.from_bytes(message[:4], "big"), len(message)
-    if middle >= _MARK:
-        middle, end = middle - _MARK, end - 1
+    length, end = int.from_bytes(message[:4], "big"), len(message)
+    if length >= _MARK:
+        length, end = length - _MARK, end - 1
+    middle = min(4 + length, end)
     return message[4:middle], message[middle:end]
 
 

@@ -199,7 +199,10 @@ def test_taking_by_hand_passes_over_what_is_no_task(broker: Broker, queue: str) 
 
 
 @pytest.mark.parametrize("store", ["redis"], indirect=True)
-@pytest.mark.parametrize("message", [b"", b"\0\0\1", b"\xff\xff\xff\xff{}", b"\0\0\0\0abc"])
+@pytest.mark.parametrize(
+    "message",
+    [b"", b"\0\0\1", b"\xff\xff\xff\xff{}", b"\0\0\0\0abc", b"\x7f\xff\xff\xd0{}", b"\x80\0\0\0", b"\x80\0\0\2{}"],
+)
 def test_a_message_that_says_wrong_of_itself_shows_none_of_its_neighbours(
     bench: Bench, store: str, message: bytes
 ) -> None:

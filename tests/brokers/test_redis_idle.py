@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
@@ -14,6 +15,7 @@ import redis
 
 from delayed.brokers.deadline import Attempts
 from delayed.brokers.redis import RedisBroker
+from delayed.errors import BrokerError
 from tests.brokers.patience import eventually
 from tests.servers.redis import RedisServer, redis_server
 
@@ -104,6 +106,71 @@ def test_it_is_not_lost_if_the_look_at_it_is_interrupted(server: RedisServer, mo
 
     assert echo(broker, "k", "v")
     broker.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "plainly"),
+    [({}, True), ({"protocol": 2}, True), ({"protocol": 3}, False), ({"health_check_interval": 30}, False)],
+    ids=str,
+)
+def test_answers_are_read_by_redis_py_where_it_knows_more(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], plainly: bool
+) -> None:
+    broker = opened(server, **options)
+    assert echo(broker, "k", "v")
+    read = []
+    usual = redis.Connection.read_response
+    monkeypatch.setattr(redis.Connection, "read_response", lambda *a, **k: read.append(1) or usual(*a, **k))
+
+    assert echo(broker, "k", "w")
+
+    assert bool(read) is not plainly
+    broker.close()
+
+
+def test_one_that_has_to_log_in_anew_does(server: RedisServer, store: Any) -> None:
+    store.config_set("requirepass", "secret")
+    store.auth("secret")
+    broker = opened(server, password="secret")
+    assert echo(broker, "k", "v")
+    broker._client.command(b"RESET")  # as if it had never said the password
+
+    with pytest.raises(BrokerError, match="Authentication required"):
+        broker.clock(QUEUE)
+
+    assert echo(broker, "k", "v")
+    broker.close()
+    store.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize("step", ["send_command", "read_response"])
+def test_one_whose_making_is_interrupted_is_not_used(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """With redis-py alone it would talk to another database."""
+    usual, steps = getattr(redis.Connection, step), 0
+    for at in range(1, 10):
+        broker = RedisBroker(server.url.rpartition("/")[0] + f"/2?client_name={NAME}")
+        seen = 0
+
+        def interrupted(*args: Any, last: int = at, **options: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == last:
+                raise KeyboardInterrupt
+            return usual(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(redis.Connection, step, interrupted)
+            with contextlib.suppress(KeyboardInterrupt):
+                echo(broker, "k", "v")
+        steps = max(steps, seen)
+        assert echo(broker, f"k{at}", "v")
+        with redis.Redis.from_url(server.url) as raw:
+            assert {client["db"] for client in raw.client_list() if client["name"] in (NAME, "")} - {"0"} == {"2"}
+            assert raw.dbsize() == 0
+        broker.close()
+    assert steps >= 2, "a name, a database"
 
 
 @pytest.mark.parametrize("fork", [os.fork, WITHOUT_HOOKS], ids=["fork", "fork without hooks"])

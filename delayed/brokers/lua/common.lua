@@ -223,13 +223,13 @@ local function count_held(worker, change)
 end
 
 -- Whether nothing is claimed. Then nobody is woken either. It is asked last: while there is work, NOTI has a token.
-local function paused()
+local function on_hold()
   return redis.call('HEXISTS', META, 'paused') == 1
 end
 
 -- Puts one token into NOTI.
 local function wake()
-  if redis.call('LINDEX', NOTI, 0) ~= '1' and not paused() then
+  if redis.call('LINDEX', NOTI, 0) ~= '1' and not on_hold() then
     redis.call('DEL', NOTI)
     redis.call('LPUSH', NOTI, '1')
   end
@@ -240,13 +240,13 @@ end
 local function signal(sooner)
   if redis.call('LLEN', READY) + redis.call('ZCARD', PRIOR) > 0 then return wake() end
   if redis.call('LINDEX', NOTI, 0) == '1' then redis.call('DEL', NOTI) end
-  if sooner and redis.call('EXISTS', NOTI) == 0 and not paused() then redis.call('LPUSH', NOTI, 's') end
+  if sooner and redis.call('EXISTS', NOTI) == 0 and not on_hold() then redis.call('LPUSH', NOTI, 's') end
 end
 
 -- Milliseconds until the first scheduled task is due (0 if it is), -1 if there is none or the queue is paused.
 local function until_due(at)
   local first = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
-  if not first[2] or paused() then return -1 end
+  if not first[2] or on_hold() then return -1 end
   return math.max(0, first[2] - at)
 end
 
