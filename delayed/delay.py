@@ -92,7 +92,7 @@ class Call(Generic[P, R_co]):
         if self._signature is not None:
             self._signature.check(args, kwargs)
         form = self._form
-        if form is not None and form.fits(queue):
+        if form is not None and form.is_for(queue.codec, queue.default_timeout):
             task = Task.of_form(form, args, kwargs)
         else:
             task = template.with_args(args, kwargs)
@@ -270,8 +270,9 @@ class Call(Generic[P, R_co]):
             if signature is not None:
                 signature.check(args, {})
             given.append(args)
-        if self._form is not None and self._form.fits(queue):
-            return Group(queue, queue.enqueue_many(Calls(self._form, given)), kept=self._kept)
+        form = self._form
+        if form is not None and form.is_for(queue.codec, queue.default_timeout):
+            return Group(queue, queue.enqueue_many(Calls(form, given)), kept=self._kept)
         tasks = [self._task(template, queue, args, {}) for args in given]
         if self._due is not None:
             delay = max(0.0, self._due - time.time())
@@ -292,7 +293,7 @@ class Call(Generic[P, R_co]):
         from delayed.signature import signature_of  # loads inspect, which a child that enqueues nothing needs not
 
         self._signature = signature_of(self._func)
-        if self._due is None and not self._gated:
+        if self._due is None and not self._gated and type(queue) is Queue:  # others may change what they enqueue
             self._form = Form.of(template, queue)
         self._template = template
         return template

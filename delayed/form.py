@@ -6,11 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from delayed.message import Alike, Message
+from delayed.message import HEADER_MAX, Alike, Message
 from delayed.task import Task
 from delayed.tracing import outgoing
 
+DATE_MAX = 24  # bytes of a date in a header
+
 if TYPE_CHECKING:
+    from delayed.codec import Codec
     from delayed.queue import Queue
 
 
@@ -28,23 +31,27 @@ class Form:
         self.template = template
         self._codec = queue.codec
         self._timeout = queue.default_timeout
-        message = template.unsealed(self._codec, 0, self._timeout)
+        message = template.with_payload(b"", self._codec, 0, self._timeout)
         self._before = message[1:2]  # the payload comes next
         self._between = message[3:6]  # then the date
         self._after = message[7:]
         self._around_date = message.header_around_date()
-        self._dated = (0.0, b"")  # the last date, and the header for it: many are enqueued in one millisecond
+        # The last date, and the header for it: many are enqueued in one millisecond.
+        self._dated: tuple[float | None, bytes] = (None, b"")
 
     @classmethod
     def of(cls, template: Task, queue: Queue) -> Form | None:
         """The form of such calls; None if they differ in more than their arguments and dates."""
         codec = queue.codec
         differs = (template.expires, template.unique, template.fair_by, template.gates) != (None, None, None, None)
-        return None if differs or codec.plain or codec.allow is not None else cls(template, queue)
+        if differs or codec.plain or codec.allow is not None:
+            return None
+        form = cls(template, queue)
+        return form if sum(map(len, form._around_date)) + DATE_MAX <= HEADER_MAX else None
 
-    def fits(self, queue: Queue) -> bool:
-        """Whether the queue is still as it was."""
-        return queue.codec is self._codec and queue.default_timeout == self._timeout
+    def is_for(self, codec: Codec, default_timeout: float | None) -> bool:
+        """Whether a queue with these is as it was."""
+        return codec is self._codec and default_timeout == self._timeout
 
     def message(self, id: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Message:
         """The message of one call; see :meth:`Task.to_message`.
@@ -54,11 +61,13 @@ class Form:
         """
         payload = self._codec.encode(args, kwargs, self.template.by_value)
         now = time.time_ns() // 1_000_000 / 1000
+        fields = (id, *self._before, payload, *self._between, now, *self._after)
         date, header = self._dated
         if date != now:
             before, after = self._around_date
-            date, header = self._dated = (now, b"%b%b%b" % (before, repr(now).encode(), after))
-        made: Alike = tuple.__new__(Alike, (id, *self._before, payload, *self._between, date, *self._after))
+            header = b"%b%b%b" % (before, repr(now).encode(), after) if now > 0 else Message(*fields).header()
+            self._dated = (now, header)
+        made: Alike = tuple.__new__(Alike, fields)
         made.written = header
         trace = outgoing()
         return self._codec.seal(made if trace is None else made._replace(trace=trace))

@@ -161,7 +161,7 @@ class Task:
 
     @classmethod
     def of_form(cls, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
-        """The same of a form's template, for who enqueues it as it is."""
+        """The same of a form's template, for who enqueues it at once, as it is."""
         task = cls.__new__(cls)
         task._form = form
         task.args = args
@@ -220,8 +220,9 @@ class Task:
         Args:
             clock: what the store's clock shows; only asked for, and needed, if the task expires.
         """
-        if self._form is not None:
-            return self._form.message(id, self.args, self.kwargs)
+        form = self._form
+        if form is not None and self._id is None and form.is_for(codec, default_timeout):
+            return form.message(id, self.args, self.kwargs)
         message = self.unsealed(codec, id, default_timeout)
         if self.expires is not None:
             message = message.dated(clock)
@@ -245,6 +246,10 @@ class Task:
                 f"{self.delay:g} s after it; give it a longer expires, or a shorter delay"
             )
         args, kwargs = self._dumped(codec)
+        return self.with_payload(codec.encode(args, kwargs, self._func), codec, id, default_timeout)
+
+    def with_payload(self, payload: bytes, codec: Codec, id: int, default_timeout: float | None) -> Message:
+        """As :meth:`unsealed`, when the rest was looked after."""
         timeout = default_timeout if self.timeout is None else self.timeout
         retry = self.retry
         most = self.max_deliveries
@@ -258,7 +263,7 @@ class Task:
         return Message(  # in the order of its fields: names would take twice as long
             id,
             self.func_path,
-            codec.encode(args, kwargs, self._func),
+            payload,
             None if timeout == inf else timeout,
             self.priority,
             self.delay,
@@ -353,7 +358,9 @@ class Task:
         """Of a task that came from a message, or from a form, all else is looked at when somebody asks: that takes less
         time.
         """
-        if name in Task.__slots__ and name != "_form" and self._form is not None:
+        if name == "_form":
+            return None
+        if name in Task.__slots__ and self._form is not None:
             value = getattr(self._form.template, name)
         elif name in _LATER:
             value = _LATER[name](self._message)

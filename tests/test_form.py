@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from delayed import Queue, Retry, Task, delayed, events, trace
+from delayed import NotEnqueueable, Queue, Retry, Task, delayed, events, trace
 from delayed.form import Form
-from delayed.message import Message
+from delayed.message import HEADER_MAX, Message
 from tests import functions
 
 OPTIONS: list[dict[str, Any]] = [
@@ -54,6 +55,7 @@ def test_messages_are_those_of_tasks(queue: Queue, decorated: Any, options: dict
     (one_header, one), *others = stored(other)
     assert len(others) == 3
     date = f'"e":{one.enqueued_at!r}'.encode()
+    calls = []
     for header, message in others:
         dated = message._replace(enqueued_at=one.enqueued_at, expires=one.expires, id=one.id)
         assert dated == one._replace(payload=message.payload)
@@ -61,7 +63,8 @@ def test_messages_are_those_of_tasks(queue: Queue, decorated: Any, options: dict
         assert header.replace(f'"e":{message.enqueued_at!r}'.encode(), date).replace(*until) == one_header
         opened = other.codec.open(message, header)
         args, kwargs, _ = other.codec.decode(opened.payload)
-        assert (args, kwargs) in (((1,), {"b": 2}), ((1, 2), {}))
+        calls.append((args, kwargs))
+    assert sorted(calls, key=str) == [((1, 2), {}), ((1, 2), {}), ((1,), {"b": 2})]
 
 
 def test_a_queue_that_changes_is_heeded(queue: Queue, decorated: Any) -> None:
@@ -110,6 +113,108 @@ def test_who_listens_gets_whole_tasks(queue: Queue, decorated: Any) -> None:
             assert each.serialize() == again.serialize()
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             task.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_task_that_was_seen_can_be_enqueued_again_elsewhere(queue: Queue, decorated: Any) -> None:
+    add = decorated(queue, timeout=5)
+    other = Queue("other", queue.broker, default_timeout=7, serializer="json", allow=["tests.functions.add"])
+    mirrored: list[int] = []
+
+    def mirror(name: str, tasks: Sequence[Task]) -> None:
+        for task in tasks if name == queue.name else ():
+            task.priority = 7
+            task.timeout = None
+            mirrored.append(other.enqueue(task))
+
+    events.on_enqueued(mirror)
+    try:
+        add.delay(1, b=2)
+        add.map([3])
+    finally:
+        events.listeners.remove(mirror)
+
+    found = stored(other)
+    assert [message.id for _, message in found] == mirrored
+    assert [(message.priority, message.timeout) for _, message in found] == [(7, 7.0), (7, 7.0)]
+    assert [other.codec.decode(message.payload)[:2] for _, message in found] == [((1,), {"b": 2}), ((3,), {})]
+
+
+class Hurried(Queue):
+    """A queue that changes what it is given."""
+
+    def enqueue(self, task: Task) -> int:
+        task.timeout = 1
+        return super().enqueue(task)
+
+    def enqueue_many(self, tasks: Iterable[Task]) -> list[int]:
+        tasks = list(tasks)
+        for task in tasks:
+            task.timeout = 2
+        return super().enqueue_many(tasks)
+
+
+def test_a_queue_of_your_own_may_change_what_it_is_given(queue: Queue, decorated: Any) -> None:
+    hurried = Hurried(queue.name, queue.broker)
+    add = decorated(hurried, timeout=5)
+    add.delay(1, 2)
+    add.delay(1, 2)
+    add.map([1])
+
+    assert [message.timeout for _, message in stored(hurried)] == [1.0, 1.0, 2.0]
+
+
+class OneArgument:
+    """A serializer that takes calls of one argument only."""
+
+    name = "one argument"
+    tag = 200
+    plain = False
+
+    def dumps(self, value: Any) -> bytes:
+        (argument,), _ = value
+        return repr(argument).encode()
+
+    def loads(self, data: bytes) -> Any:
+        return [[ast.literal_eval(data.decode())], {}]
+
+
+def test_nothing_is_serialized_that_nobody_calls(queue: Queue, decorated: Any) -> None:
+    other = Queue(queue.name, queue.broker, serializer=OneArgument)
+    add = decorated(other)
+    add.delay((1, 2))
+    add.delay((3, 4))
+
+    assert [other.codec.decode(message.payload)[0] for _, message in stored(other)] == [((1, 2),), ((3, 4),)]
+
+
+@pytest.mark.parametrize("now", [0, 1, 10**18])
+def test_clocks_may_show_anything(queue: Queue, decorated: Any, monkeypatch: pytest.MonkeyPatch, now: int) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: now)
+    add = decorated(queue)
+    add.delay(1, 2)
+    add.delay(1, 2)
+    queue.enqueue(queue.task(functions.add, 1, 2))
+
+    (header, one), *others = stored(queue)
+    assert one.func == "tests.functions:add"
+    assert [other for other, _ in others] == [header] * 2
+
+
+def test_a_header_is_never_larger_than_workers_read(queue: Queue, decorated: Any) -> None:
+    add = decorated(queue)
+    add.delay(1, 2)
+    ((header, _),) = stored(queue)
+    room = HEADER_MAX - len(header) - len(',"k":""')
+    call = add.options(key="k" * room)
+    call.delay(1, 2)
+    call.delay(1, 2)
+    for more in range(1, 15):
+        call = add.options(key="k" * (room + more))
+        for _ in range(2):
+            with pytest.raises(NotEnqueueable, match="shorter key"):
+                call.delay(1, 2)
+
+    assert [len(header) for header, _ in stored(queue)][1:] == [HEADER_MAX] * 2
 
 
 def test_a_message_that_is_changed_writes_its_header_anew(queue: Queue) -> None:
