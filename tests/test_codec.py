@@ -496,7 +496,7 @@ def test_only_decorated_functions_are_run_for_plain_data(path: str) -> None:
         received(codec, message).run()
 
 
-QUEUE = Queue("q", "memory://", serializer="json")
+QUEUE = Queue("q", "memory://codec", serializer="json")
 
 
 @delayed(QUEUE)
