@@ -10,11 +10,11 @@ from delayed.message import HEADER_MAX, Alike, Message
 from delayed.task import Task
 from delayed.tracing import outgoing
 
-DATE_MAX = 24  # bytes of a date in a header
-
 if TYPE_CHECKING:
     from delayed.codec import Codec
     from delayed.queue import Queue
+
+DATE_MAX = 24  # bytes of a date in a header
 
 
 class Form:

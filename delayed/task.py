@@ -59,7 +59,7 @@ class Task:
     """
 
     __slots__ = (
-        "_codec", "_data", "_form", "_func", "_id", "_message", "_plain", "args", "attempt", "cpu", "delay",
+        "_codec", "_data", "_form", "_fresh", "_func", "_id", "_message", "_plain", "args", "attempt", "cpu", "delay",
         "exclusive", "expires", "fair_by", "func_path", "gates", "keep", "key", "kwargs", "max_deliveries", "memory",
         "priority", "queue", "retry", "timeout", "unique", "verdict",
     )  # fmt: skip
@@ -116,6 +116,7 @@ class Task:
         self._data: bytes | None = None
         self._message: Opened | None = None  # that it came from
         self._form: Form | None = None  # that it was made of
+        self._fresh = False  # whether it is still as that has made it
 
     @classmethod
     def create(
@@ -156,7 +157,8 @@ class Task:
             setattr(task, name, getattr(self, name))
         task.args = args
         task.kwargs = kwargs
-        task._id = task._data = None
+        task._id = task._data = task._form = None
+        task._fresh = False
         return task
 
     @classmethod
@@ -164,6 +166,7 @@ class Task:
         """The same of a form's template, for who enqueues it at once, as it is."""
         task = cls.__new__(cls)
         task._form = form
+        task._fresh = True
         task.args = args
         task.kwargs = kwargs
         task._id = task._data = task.unique = task.expires = None
@@ -220,9 +223,11 @@ class Task:
         Args:
             clock: what the store's clock shows; only asked for, and needed, if the task expires.
         """
-        form = self._form
-        if form is not None and self._id is None and form.is_for(codec, default_timeout):
-            return form.message(id, self.args, self.kwargs)
+        if self._fresh:
+            self._fresh = False  # from now on others see it, who may change it, and enqueue it once more
+            form = self._form
+            if form is not None and form.is_for(codec, default_timeout):
+                return form.message(id, self.args, self.kwargs)
         message = self.unsealed(codec, id, default_timeout)
         if self.expires is not None:
             message = message.dated(clock)
@@ -358,7 +363,7 @@ class Task:
         """Of a task that came from a message, or from a form, all else is looked at when somebody asks: that takes less
         time.
         """
-        if name == "_form":
+        if name in ("_form", "_fresh"):
             return None
         if name in Task.__slots__ and self._form is not None:
             value = getattr(self._form.template, name)
@@ -374,7 +379,7 @@ class Task:
         for name in Task.__slots__:
             getattr(self, name)
         attributes, slots = cast("tuple[Any, dict[str, Any]]", super().__getstate__())
-        return attributes, {**slots, "_message": None, "_form": None}
+        return attributes, {**slots, "_message": None, "_form": None, "_fresh": False}
 
     def run(self) -> Any:
         """Call the function now, here, and return what it returns; a coroutine is run to its end.

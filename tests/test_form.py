@@ -133,6 +133,22 @@ def test_a_task_that_was_seen_can_be_enqueued_again_elsewhere(queue: Queue, deco
     finally:
         events.listeners.remove(mirror)
 
+    again: list[Task] = []
+    events.on_enqueued(listener := lambda name, tasks: again.extend(tasks))
+    try:
+        add.delay(5, 6)
+    finally:
+        events.listeners.remove(listener)
+    (task,) = again
+    likewise = task.with_args((7, 8), {})
+    likewise.priority = 9
+    task.id = None
+    task.priority = 8
+    ids = [queue.enqueue(task), queue.enqueue(likewise)]
+    assert {message.id: message.priority for _, message in stored(queue) if message.priority} == dict(
+        zip(ids, (8, 9), strict=True)
+    )
+
     found = stored(other)
     assert [message.id for _, message in found] == mirrored
     assert [(message.priority, message.timeout) for _, message in found] == [(7, 7.0), (7, 7.0)]
