@@ -585,8 +585,13 @@ class Courier(threading.Thread):
             self._sweep_at = at
             return
         if self._resting:
-            # Nobody has claimed anything, so no lease ends within the next one. Close to an announcement: see `_turn`.
+            # Nobody has claimed anything, so no lease ends within the next one.
             pause = min(self.broker.sweep_interval * REST, self.lease / 2.7) * random.uniform(0.95, 1.0)
+            if pause > ANNOUNCE_INTERVAL and not self._held:  # each end of a wait costs commands: see `_turn`
+                together = at if at > self._announced + ANNOUNCE_INTERVAL else at + pause
+                with self._condition:
+                    if self._announce_at > at:  # else a reply waits for it
+                        self._announce_at = min(together, self._announced + REST * ANNOUNCE_INTERVAL)
         else:
             pause = min(self.broker.sweep_interval, self.lease / 4) * random.uniform(0.8, 1.2)
         if self._swept_for > pause * SWEEP_SHARE:  # there are many queues, and the store is slow

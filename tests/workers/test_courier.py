@@ -39,12 +39,14 @@ class Fussy(MemoryBroker):
     away = 0.0  # seconds that a claim takes
     quiet = False  # whether sweeps say that nobody has claimed anything, if so
     cut: Callable[[], None] | None = None  # called by the next wait, which then claims, and whose answer is lost
+    meanwhile: Callable[[], None] | None = None  # called by each sweep
     deaf = False  # whether a wait is not ended by a wake-up; then it claims when `heard` is set
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.waits, self.heard = threading.Event(), threading.Event()
         self.sweeps: list[tuple[float, str]] = []  # when each began, and of which queue
+        self.announced: list[float] = []  # when the worker has said what it does
 
     def gaps(self, since: int = 0) -> list[float]:
         """Seconds between the sweeps of each queue, from a certain one on."""
@@ -80,6 +82,8 @@ class Fussy(MemoryBroker):
 
     def sweep(self, queue: str, lease: float = LEASE) -> Swept:
         self.sweeps.append((time.monotonic(), queue))
+        if self.meanwhile is not None:
+            self.meanwhile()
         time.sleep(self.slow)
         if queue == self.bad:
             raise BrokerError("no")
@@ -88,6 +92,10 @@ class Fussy(MemoryBroker):
             return swept._replace(idle=swept.idle and self.quiet)
         self.lost -= 1
         return Swept(1, 0, False)
+
+    def announce(self, *args: Any) -> Any:
+        self.announced.append(time.monotonic())
+        return super().announce(*args)
 
     def check(self) -> list[str]:
         return [self.warning]
@@ -322,6 +330,42 @@ def test_sweeps_are_further_apart_while_nobody_has_claimed_anything(
     known = len(broker.sweeps)
     wait_for(lambda: len(broker.sweeps) >= known + 6)
     assert median(broker.gaps(known + 1)) < 0.7, "one is claimed"
+
+
+@pytest.mark.parametrize("courier", [15.0], indirect=True)
+def test_who_rests_announces_itself_when_it_sweeps(
+    broker: Fussy, monkeypatch: pytest.MonkeyPatch, courier: Courier
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: (low + high) / 2)
+    broker.sweep_interval = 0.8  # type: ignore[misc]  # a store has one for good
+    broker.quiet = True
+    known = len(broker.sweeps)
+    wait_for(lambda: len(broker.sweeps) > known)
+    time.sleep(1.2)
+    courier.reply("order", "done", done=True)  # is announced at once, and the next one then when it is swept
+    known = len(broker.sweeps)
+    wait_for(lambda: len(broker.sweeps) >= known + 3, 10.0)
+
+    sweeps = [at for at, _ in broker.sweeps[known : known + 3]]
+    told = [at for at in broker.announced if at > sweeps[0] + 0.5]
+    assert [round(after - before, 1) for before, after in zip(sweeps[1:], told, strict=False)][:1] == [0.0]
+
+
+@pytest.mark.parametrize("courier", [15.0], indirect=True)
+def test_a_reply_waits_for_no_sweep(broker: Fussy, courier: Courier) -> None:
+    broker.sweep_interval = 0.8  # type: ignore[misc]  # a store has one for good
+    broker.quiet = True
+    known = len(broker.sweeps)
+    wait_for(lambda: len(broker.sweeps) > known)
+    time.sleep(1.0)
+    courier.reply("one", "done", done=True)
+    broker.meanwhile = lambda: courier.reply("another", "done", done=True)
+    known = len(broker.sweeps)
+    wait_for(lambda: len(broker.sweeps) > known, 10.0)
+
+    swept, _ = broker.sweeps[known]
+    wait_for(lambda: any(swept < at for at in broker.announced))
+    assert min(at for at in broker.announced if swept < at) < swept + 0.5
 
 
 @pytest.mark.parametrize("broker", [(40, 0.02, "")], indirect=True)
