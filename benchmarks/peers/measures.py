@@ -23,7 +23,7 @@ from benchmarks.peers.work import COUNT, FOLDER, STAMPS
 PATIENCE = 60.0  # seconds that a drain may take
 LOOK = 0.002  # seconds between two looks at how far a drain is
 LINGER = 0.3  # seconds after a drain in which a task that runs again is seen
-SETTLED = 7.0  # seconds after its first task until a worker is taken to be idle: chores of the beginning are over
+SETTLED = 15.0  # seconds after its first task until a worker is taken to be idle: chores of the beginning are over
 
 
 class Subject(NamedTuple):
