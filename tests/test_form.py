@@ -216,7 +216,10 @@ def test_clocks_may_show_anything(queue: Queue, decorated: Any, monkeypatch: pyt
     assert [other for other, _ in others] == [header] * 2
 
 
-def test_a_header_is_never_larger_than_workers_read(queue: Queue, decorated: Any) -> None:
+def test_a_header_is_never_larger_than_workers_read(
+    queue: Queue, decorated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 1_795_000_000_123_000_000)  # a date is shorter now and then
     add = decorated(queue)
     add.delay(1, 2)
     ((header, _),) = stored(queue)
