@@ -53,6 +53,7 @@ from delayed.worker.spool import Spool
 from delayed.worker.watch import Watch
 
 FAREWELL = 0.5  # seconds that the daemons of tasks get to be gone, once they are killed
+LAST_MOMENT = 2.0  # seconds that the thread which talks to the store gets to end, when this process fails
 IDLE_TICK = 1.0  # seconds between looks at the deadlines while nothing runs
 RUNNING_MAX = 100  # running tasks that a worker names when it says what it does
 
@@ -314,6 +315,8 @@ class Monitor:
         self.courier.stop(0.0)
         self.server.leave()
         os.close(self.life_write)
+        # An interpreter that ends takes away what a thread may be using in C: SQLite crashes then.
+        self.courier.join(LAST_MOMENT)
 
     def close(self) -> None:
         """Send everybody home."""
