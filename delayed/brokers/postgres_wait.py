@@ -135,13 +135,13 @@ class PostgresSleeper(Sleeper):
         poll.register(self._line.fileno(), select.POLLIN)
         deadline = time.monotonic() + PROBE_TIMEOUT
         with contextlib.suppress(psycopg.Error):
-            while pgconn.is_busy():
-                if not poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
-                    return False
-                pgconn.consume_input()
-            while pgconn.get_result() is not None:
-                pass
-            return pgconn.transaction_status == TransactionStatus.IDLE
+            while True:  # get_result() would wait for what is missing, for ever, and meanwhile no thread runs
+                while pgconn.is_busy():
+                    if not poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+                        return False
+                    pgconn.consume_input()
+                if pgconn.get_result() is None:
+                    return pgconn.transaction_status == TransactionStatus.IDLE
         return False
 
     # -- the connection ----------------------------------------------------------------------------------------

@@ -324,11 +324,18 @@ def test_where_notifications_are_forbidden_it_polls(open_broker: Callable[..., P
 class PoolingProxy:
     """Shows its clients another number than the server's process, and passes no notifications on, as proxies do that
     give each transaction any of their connections.
+
+    Args:
+        port: of the server.
+        notifies: whether it passes them on nevertheless.
+        stalls: the last message, as its letter and its body, that it passes on of each connection; None: all.
     """
 
-    def __init__(self, port: int, notifies: bool) -> None:
+    def __init__(self, port: int, notifies: bool, stalls: bytes | None = None) -> None:
         self._target = port
         self._notifies = notifies
+        self._stalls = stalls
+        self.stalled = 0  # how often it has
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -355,6 +362,10 @@ class PoolingProxy:
                     body = b"\0\0\0\7" + body[4:]
                 if head[:1] != b"A" or self._notifies:
                     client.sendall(head + body)
+                if head[:1] + body == self._stalls:
+                    self.stalled += 1
+                    while answers.read(65536):
+                        pass
 
     def close(self) -> None:
         self._server.close()
@@ -378,6 +389,19 @@ def test_behind_a_proxy_it_finds_out_whether_notifications_arrive(
             assert broker.settle("w", [Settlement(claim.ref, "done")]) == [True]
     finally:
         broker.close()
+        proxy.close()
+
+
+def test_a_wait_ends_though_half_of_an_answer_never_comes(store: str, admin: Any) -> None:
+    proxy = PoolingProxy(admin.info.port, notifies=True, stalls=b"CUNLISTEN\0")
+    url = with_option(store.replace(f":{admin.info.port}/", f":{proxy.port}/"), "sslmode=disable&gssencmode=disable")
+    waits = "import sys; from delayed.brokers.postgres import PostgresBroker; broker = PostgresBroker(sys.argv[1])"
+    for _ in range(3):
+        waits += f"; broker.wait(['{QUEUE}'], 0.1)"
+    try:  # in a process of its own, for who waits in libpq lets no other thread run
+        subprocess.run([sys.executable, "-c", waits, url], check=True, timeout=BOUND)
+        assert proxy.stalled >= 2  # the process may have gone before the last one
+    finally:
         proxy.close()
 
 
