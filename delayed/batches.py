@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from delayed.brokers.deadline import meanwhile
+from delayed.form import Calls
 
 if TYPE_CHECKING:
     from delayed.message import Message
@@ -31,18 +32,20 @@ class Batch:
         self._producer = producer
         self._attempts = producer.attempts()
         self.ids = producer.reserve_ids(len(tasks), self._attempts)
-        expires = any(task.expires is not None for task in tasks)
-        self._clock = producer.clock(self._attempts) if expires else 0.0
+        self._clock = producer.clock(self._attempts) if _expire(tasks) else 0.0
         self._messages: list[Message] = []
         self._error: Exception | None = None
 
     def prepare(self) -> None:
         """Make the messages; what goes wrong is raised when they are to be stored."""
-        codec, timeout, clock = self._queue.codec, self._queue.default_timeout, self._clock
+        tasks, ids, clock = self.tasks, self.ids, self._clock
+        codec, timeout = self._queue.codec, self._queue.default_timeout
         try:
-            self._messages = [
-                task.to_message(codec, id, timeout, clock) for task, id in zip(self.tasks, self.ids, strict=True)
-            ]
+            if isinstance(tasks, Calls):
+                self._messages = tasks.messages(ids, codec, timeout)
+            else:
+                pairs = zip(tasks, ids, strict=True)
+                self._messages = [task.to_message(codec, id, timeout, clock) for task, id in pairs]
         except Exception as error:
             self._error = error
 
@@ -65,7 +68,11 @@ def store(queue: Queue, producer: Producer | JoinedProducer, tasks: Sequence[Tas
         batch = following or Batch(queue, producer, part)
         part = next(parts, None)
         # Those that expire are dated when it is their turn.
-        ahead = part is not None and all(task.expires is None for task in part)
-        following = Batch(queue, producer, part) if part is not None and ahead else None
+        following = Batch(queue, producer, part) if part is not None and not _expire(part) else None
         batch.store(following)
         yield batch
+
+
+def _expire(tasks: Sequence[Task]) -> bool:
+    """Whether one of them does; calls of a form do not."""
+    return not isinstance(tasks, Calls) and any(task.expires is not None for task in tasks)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from delayed.message import HEADER_MAX, Alike, Message
 from delayed.task import Task
-from delayed.tracing import outgoing
+from delayed.tracing import outgoing, present
 
 if TYPE_CHECKING:
     from delayed.codec import Codec
@@ -60,21 +60,48 @@ class Form:
             NotEnqueueable: When the arguments can't be serialized.
         """
         payload = self._codec.encode(args, kwargs, self.template.by_value)
-        now = time.time_ns() // 1_000_000 / 1000
+        now, header = self._now()
         fields = (id, *self._before, payload, *self._between, now, *self._after)
-        date, header = self._dated
-        if date != now:
-            before, after = self._around_date
-            header = b"%b%b%b" % (before, repr(now).encode(), after) if now > 0 else Message(*fields).header()
-            self._dated = (now, header)
         made: Alike = tuple.__new__(Alike, fields)
-        made.written = header
+        made.written = header or Message(*fields).header()
         trace = outgoing()
         return self._codec.seal(made if trace is None else made._replace(trace=trace))
 
+    def messages(self, ids: Iterable[int], calls: Iterable[tuple[Any, ...]]) -> list[Message]:
+        """Those of calls that are enqueued in one step, each with positional arguments; see :meth:`message`."""
+        encode, by_value, new = self._codec.encode, self.template.by_value, tuple.__new__
+        before, between, after = self._before, self._between, self._after
+        now, header = self._now()
+        if not header or self._codec.seals is not None or present() is not None:  # each has something of its own
+            return [self.message(id, args, {}) for id, args in zip(ids, calls, strict=True)]
+        messages: list[Message] = []
+        for id, args in zip(ids, calls, strict=True):
+            made: Alike = new(Alike, (id, *before, encode(args, _NOTHING, by_value), *between, now, *after))
+            made.written = header
+            messages.append(made)
+        return messages
+
+    def _now(self) -> tuple[float, bytes]:
+        """The date, and the header for it; none for a date that few clocks show."""
+        now = time.time_ns() // 1_000_000 / 1000
+        date, header = self._dated
+        if date != now:
+            before, after = self._around_date
+            header = b"%b%b%b" % (before, repr(now).encode(), after) if now > 0 else b""
+            self._dated = (now, header)
+        return now, header
+
+
+_NOTHING: dict[str, Any] = {}
+
 
 class Calls(Sequence[Task]):
-    """The tasks of many such calls, each made when it is looked at: while they wait, arguments take less memory."""
+    """Many such calls, and as a sequence their tasks, each of which is made when somebody wants to see it.
+
+    Args:
+        form: theirs.
+        args: the positional arguments of each.
+    """
 
     def __init__(self, form: Form, args: Sequence[tuple[Any, ...]]) -> None:
         self._form = form
@@ -86,8 +113,14 @@ class Calls(Sequence[Task]):
     @overload
     def __getitem__(self, index: int) -> Task: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Task]: ...
-    def __getitem__(self, index: int | slice) -> Task | list[Task]:
+    def __getitem__(self, index: slice) -> Calls: ...
+    def __getitem__(self, index: int | slice) -> Task | Calls:
         if isinstance(index, slice):
-            return [Task.of_form(self._form, args, {}) for args in self._args[index]]
-        return Task.of_form(self._form, self._args[index], {})
+            return Calls(self._form, self._args[index])
+        return Task.of_form(self._form, self._args[index], {}, fresh=False)
+
+    def messages(self, ids: Iterable[int], codec: Codec, default_timeout: float | None) -> list[Message]:
+        """What a broker stores of them, on a queue with these; see :meth:`Task.to_message`."""
+        if self._form.is_for(codec, default_timeout):
+            return self._form.messages(ids, self._args)
+        return [task.to_message(codec, id, default_timeout) for task, id in zip(self, ids, strict=True)]

@@ -230,11 +230,14 @@ class Queue:
                 return [self.enqueue(task) for task in tasks]
         stored: list[int] = []
         for batch in batches.store(self, self._producing(), tasks):
-            for task, id in zip(batch.tasks, batch.ids, strict=True):
-                task.id = id
             stored += batch.ids
+            if isinstance(tasks, Calls) and not events.listeners:
+                continue  # nobody sees them
+            seen = list(batch.tasks)
+            for task, id in zip(seen, batch.ids, strict=True):
+                task.id = id
             if events.listeners:
-                events.tell_enqueued(self.name, batch.tasks)
+                events.tell_enqueued(self.name, seen)
         return stored
 
     def _enqueue_once(self, task: Task) -> int:

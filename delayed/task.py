@@ -162,11 +162,11 @@ class Task:
         return task
 
     @classmethod
-    def of_form(cls, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
-        """The same of a form's template, for who enqueues it at once, as it is."""
+    def of_form(cls, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any], *, fresh: bool = True) -> Task:
+        """The same of a form's template; `fresh` for who enqueues it at once, as it is."""
         task = cls.__new__(cls)
         task._form = form
-        task._fresh = True
+        task._fresh = fresh
         task.args = args
         task.kwargs = kwargs
         task._id = task._data = task.unique = task.expires = None

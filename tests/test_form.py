@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from delayed import NotEnqueueable, Queue, Retry, Task, delayed, events, trace
-from delayed.form import Form
+from delayed.form import Calls, Form
 from delayed.message import HEADER_MAX, Message
 from tests import functions
 
@@ -67,6 +67,20 @@ def test_messages_are_those_of_tasks(queue: Queue, decorated: Any, options: dict
     assert sorted(calls, key=str) == [((1, 2), {}), ((1, 2), {}), ((1,), {"b": 2})]
 
 
+def test_calls_are_a_sequence_of_tasks(queue: Queue) -> None:
+    form = Form.of(queue.task(functions.add), queue)
+    assert form is not None
+    calls = Calls(form, [(1, 2), (3, 4), (5, 6)])
+
+    assert len(calls) == 3
+    assert calls[-1].args == (5, 6)
+    assert [task.args for task in calls[1:]] == [(3, 4), (5, 6)]
+    assert calls[0] is not calls[0]
+    queue.default_timeout = 7.0
+    assert queue.enqueue_many(calls) == [message.id for _, message in stored(queue)]
+    assert {message.timeout for _, message in stored(queue)} == {7.0}
+
+
 def test_a_queue_that_changes_is_heeded(queue: Queue, decorated: Any) -> None:
     add = decorated(queue)
     add.delay(1, 2)
@@ -81,11 +95,13 @@ def test_a_trace_is_handed_on(queue: Queue, decorated: Any) -> None:
     add = decorated(queue)
     with trace() as parent:
         add.delay(1, 2)
-    add.delay(1, 2)
+        add.map([1, 2])
+    add.map([1, 2])
 
-    (_, one), (_, two) = stored(queue)
-    assert one.trace is not None and one.trace[:36] == parent[:36]
-    assert two.trace is None
+    *inside, other, last = [message.trace for _, message in stored(queue)]
+    assert [trace and trace[:36] for trace in inside] == [parent[:36]] * 3
+    assert len(set(inside)) == 3  # each is an operation of its own
+    assert other is last is None
 
 
 def test_who_listens_gets_whole_tasks(queue: Queue, decorated: Any) -> None:
@@ -209,11 +225,12 @@ def test_clocks_may_show_anything(queue: Queue, decorated: Any, monkeypatch: pyt
     add = decorated(queue)
     add.delay(1, 2)
     add.delay(1, 2)
+    add.starmap([(1, 2)] * 2)
     queue.enqueue(queue.task(functions.add, 1, 2))
 
     (header, one), *others = stored(queue)
     assert one.func == "tests.functions:add"
-    assert [other for other, _ in others] == [header] * 2
+    assert [other for other, _ in others] == [header] * 4
 
 
 def test_a_header_is_never_larger_than_workers_read(

@@ -11,11 +11,11 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from delayed.brokers import keys
-from delayed.brokers._redis_client import Call, RedisClient, Script
+from delayed.brokers._redis_client import Call, RedisClient, Script, pack
 from delayed.brokers._redis_listen import RedisListener
 from delayed.brokers._redis_wait import Waiter
 from delayed.brokers.base import (
@@ -155,7 +155,11 @@ class RedisBroker(Broker):
         others = [each for each in messages if each.priority or each.delay > 0 or each.tenant is not None]
         head: tuple[bytes | int, ...] = (session.encode(), seq)
         if not others:
-            self._run("enqueue_plain", queue, *head, *_stored(messages))
+            if self._client.cluster:
+                self._run("enqueue_plain", queue, *head, *_stored(messages))
+            else:
+                call, count = self._call("enqueue_plain", queue), len(head) + 2 * len(messages)
+                self._client.run_packed(call, count, pack(head) + _packed(messages))
             return
         plain = [each for each in messages if not each.priority and each.delay <= 0 and each.tenant is None]
         args = [*head, len(plain), *_stored(plain), *_stored(others)]
@@ -589,9 +593,8 @@ def _log_odd(queue: str, told: Sequence[bytes]) -> None:
 _MARK = 1 << 31
 
 
-def _stored(messages: Iterable[Message]) -> list[bytes | int]:
+def _pairs(messages: Iterable[Message]) -> Iterator[tuple[int, bytes]]:
     """The id of each message, and how it is stored: length of the header, header, payload, what :data:`_MARK` says."""
-    args: list[bytes | int] = []
     last, head = None, b""
     for message in messages:
         header = message.header()
@@ -599,8 +602,21 @@ def _stored(messages: Iterable[Message]) -> list[bytes | int]:
             last, head = header, (_MARK | len(header)).to_bytes(4, "big") + header
         id = message.id
         end = id + (id >> 11) & 255  # behind the eleventh bit is the time when it was reserved, see reserve_ids.lua
-        args += (id, b"%b%b%c" % (head, message.payload, end))
-    return args
+        yield id, b"%b%b%c" % (head, message.payload, end)
+
+
+def _stored(messages: Iterable[Message]) -> list[bytes | int]:
+    """:func:`_pairs` as arguments."""
+    return [each for pair in _pairs(messages) for each in pair]
+
+
+def _packed(messages: Iterable[Message]) -> bytes:
+    """:func:`_stored`, packed."""
+    parts = []
+    for id, stored in _pairs(messages):
+        text = b"%d" % id
+        parts.append(b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(text), text, len(stored), stored))
+    return b"".join(parts)
 
 
 def _split(message: bytes) -> tuple[bytes, bytes]:
