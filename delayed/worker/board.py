@@ -78,7 +78,8 @@ _TIMES_AT = 40
 _OUTCOME = Struct(f"<B{_TIMES_AT - 2}xdd")  # behind the state: code, begun, ended
 _END = Struct("<dd")
 _END_AT = 48
-_CODE = Struct("<BH")
+_LENGTH = Struct("<H")
+_LENGTH_AT = 2
 _LANE_OF = Struct("<H")
 _LANE_OF_AT = 64
 _FATE = Struct("<B?4xd")
@@ -203,10 +204,11 @@ class Board:
     def end(self, seat: int, slot: int, code: int, at: float, cpu: float, text: bytes = b"") -> None:
         """A task has ended with outcome `code`; `text` says more, cut to what fits."""
         offset = seat * self.seat_size + self.slots_at + slot * SLOT_SIZE
-        text = text[:TEXT_MAX]
         if text:
+            text = text[:TEXT_MAX]
             self.map[offset + _TEXT_AT : offset + _TEXT_AT + len(text)] = text
-        _CODE.pack_into(self.map, offset + 1, code, len(text))
+            _LENGTH.pack_into(self.map, offset + _LENGTH_AT, len(text))  # it is 0 since the task was handed over
+        self.map[offset + 1] = code
         _END.pack_into(self.map, offset + _END_AT, at, cpu)
         self.map[offset] = ENDED
 

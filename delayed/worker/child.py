@@ -50,6 +50,7 @@ LATE = 1.0  # seconds by which a signal may come after another, which has found 
 LATE_MAX = 4  # ... and how many may
 IDLE = 0.005  # seconds without a task after which a child that has just been forked gets ready for one
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_SEVERAL = (None, None)  # where it can't be told so
 _STOPS: dict[int, tuple[type[TaskStopped], str]] = {
     boards.STOP_TIMEOUT: (TaskTimeout, "the task's time is up"),
     boards.STOP_LOST: (TaskLost, "its claim was lost"),
@@ -87,6 +88,7 @@ class Child:
         self.config = config
         self.server = os.getpid()
         self.pid = 0
+        self.mark: process.Mark = (0,)  # set in this process, and not in its forks
         self.unreported = 0  # tasks that have returned, as the board says, and that the monitor was not told of
         self.report_by = 0.0
         self.codecs = [Codec.from_spec(spec) for spec in config.codecs]
@@ -110,6 +112,7 @@ class Child:
         As little as possible happens here: each page of memory that a fresh fork writes to has to be copied.
         """
         self.pid = os.getpid()
+        self.mark = process.Original() if self.config.one_shot else process.mark_original()
         self.board.take_seat(self.seat, self.pid)
         os.setsid()  # so that signals to the worker's terminal or group pass it by, and its own group can be killed
         os.dup2(self.stack, self.dump, inheritable=False)
@@ -152,6 +155,7 @@ class Child:
     def serve(self) -> None:
         """Run tasks until told to leave, or until retirement."""
         done = 0
+        one_shot, wears = self.config.one_shot, self.config.max_tasks or self.config.max_memory
         while True:
             frame = self.next_frame()
             if frame is None or frame.kind == channel.LEAVE:
@@ -161,7 +165,7 @@ class Child:
             else:
                 self.lane.run_killed(frame)
             done += 1
-            if self.config.one_shot or self.leaving or self.has_done_enough(done) or self.spoiled():
+            if one_shot or self.leaving or self.limited or (wears and self.has_done_enough(done)) or self.spoiled():
                 if self.hooks is not None:
                     self.retire()  # it may take a while to go
                 return
@@ -251,7 +255,8 @@ class Child:
             except OSError:
                 return True
         threading = sys.modules.get("threading")
-        if threading is not None and threading.active_count() > 1:
+        # active_count() takes a lock, which takes as long as all the rest.
+        if threading is not None and len(getattr(threading, "_active", _SEVERAL)) > 1:
             main, ours = threading.main_thread(), context.threads()
             if not all(thread is main or thread.name.startswith(ours) for thread in threading.enumerate()):
                 return True

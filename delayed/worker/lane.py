@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 # Seconds for which tasks that return may share one look at the clock of the CPU, which takes as long as a quick one. So
 # by as much may the first that is told wrong: that takes what quick ones before it have used for its own.
 CLOCK_INTERVAL = 0.001
+_RETURNS = (verdict.RETURNED, verdict.COMMITTED)
 
 
 class Call(NamedTuple):
@@ -233,28 +234,30 @@ class Lane:
         message: Opened | None = None
         seen: Message | None = None
         error: Exception | None = None
-        codec = self.child.codecs[frame.queue]
+        _, slot, queue, serial, id, _, _, _, header, payload, _ = frame
+        codec = self.child.codecs[queue]
         self.early = None
-        self.expected = frame.serial
+        self.expected = serial
         begun = process.now()
         sealed = codec.seals is not None
-        if sealed and not self.board.begin(self.seat, self.number, frame.slot, frame.serial, boards.CHECKING, begun):
+        if sealed and not self.board.begin(self.seat, self.number, slot, serial, boards.CHECKING, begun):
             self.expected = 0
             return None
         try:
-            seen = self.parse(frame.id, frame.header, frame.payload)
-            message = codec.open(seen, frame.header)
+            seen = self.parse(id, header, payload)
+            message = codec.open(seen, header)
         except (DecodeError, NotAllowed, NotReadable) as raised:
             error = raised
         except Exception as raised:  # no memory for it, for example
             error = DecodeError(f"the message can't be opened: {type(raised).__name__}: {raised}")
         timeout = (message.timeout or 0.0) if message is not None else boards.CHECKING
         if sealed:
-            self.board.note_timeout(self.seat, frame.slot, timeout)
-        elif not self.board.begin(self.seat, self.number, frame.slot, frame.serial, timeout, begun):
+            self.board.note_timeout(self.seat, slot, timeout)
+        elif not self.board.begin(self.seat, self.number, slot, serial, timeout, begun):
             self.expected = 0
             return None
-        return Start(message, seen, error, begun, self.cpu)
+        start: Start = tuple.__new__(Start, (message, seen, error, begun, self.cpu))
+        return start
 
     def load(self, frame: TaskFrame, start: Start) -> Task:
         """The task itself.
@@ -362,13 +365,14 @@ class Lane:
         code = verdict.RETURNED if error is None else outcome.outcome_of(error)
         if code == verdict.RETURNED and run is not None and run.state == context.COMMITTED:
             code = verdict.COMMITTED
-        keeps = start.message is not None and start.message.keep is not None
+        message, seen, _, begun, cpu_before = start
+        keeps = message is not None and message.keep is not None
         if ended > self.clocked + CLOCK_INTERVAL or error is not None or keeps or child.hooks is not None:
             self.clocked = ended
             self.cpu = self.clock()
-        cpu = self.cpu - start.cpu
+        cpu = self.cpu - cpu_before
         calls: list[Call] = []
-        if code in (verdict.RETURNED, verdict.COMMITTED):
+        if code in _RETURNS:
             if self.noted is not None:
                 code = self.noted
             elif keeps:
@@ -378,11 +382,11 @@ class Lane:
             if self.config.success_handler:
                 calls.append(Call.of_handler(self.config.success_handler, task))
             if child.hooks is not None:
-                task = task or self.known_of(frame, start.message, start.seen)
+                task = task or self.known_of(frame, message, seen)
                 if isinstance(error, TaskControl):
                     result = error
                 told = verdict.RETURNED if code == verdict.KEPT else code
-                returned = Verdict(told, wall=ended - start.begun, cpu=cpu, timeout=task.timeout)
+                returned = Verdict(told, wall=ended - begun, cpu=cpu, timeout=task.timeout)
                 calls += child.hooks.returned(task, result, returned)
             if calls:
                 board.handler(seat, self.number, frame.serial, process.now())
@@ -404,7 +408,7 @@ class Lane:
         if self.config.log_arguments and task is not None:
             found = found._replace(arguments=task.arguments())
         if task is None:
-            task = self.known_of(frame, start.message, start.seen)
+            task = self.known_of(frame, message, seen)
         if outcome.no_more_files(error):
             child.limited = True  # what leaked stays open, and the next task would fail for it
         name = ""
@@ -449,7 +453,7 @@ class Lane:
 
     def mind_copy(self) -> None:
         """If the task forked, and this is the copy, leave: the outcome is the original's to tell."""
-        if os.getpid() != self.child.pid:
+        if not self.child.mark[0]:
             os._exit(0)
 
     def verdict_on(

@@ -488,7 +488,7 @@ class AsyncChild(SharedChild):
 
     def read(self) -> None:
         """Take as many tasks as can begin; many may have ended then."""
-        if os.getpid() != self.pid:  # the copy that a task has left, which came back to the loop
+        if not self.mark[0]:  # the copy that a task has left, which came back to the loop
             os._exit(0)
         turns = len(self.idle)
         while self.idle and not self.leaving:

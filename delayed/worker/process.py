@@ -10,15 +10,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import mmap
 import os
 import re
 import select
 import signal
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Literal, Protocol
 
 PR_SET_CHILD_SUBREAPER = 36
+MADV_WIPEONFORK = 18
 _LINUX = sys.platform.startswith("linux")
 # Before, the end of any descriptor of a pipe, and not only the last one, signalled everybody who hung on it.
 _PIPES_TELL_THE_END = _LINUX and [int(part) for part in re.findall(r"\d+", os.uname().release)[:2]] >= [5, 6]
@@ -31,17 +35,40 @@ F_SETSIG = 10  # fcntl(2), Linux; the fcntl module lacks it before Python 3.13
 # Makes a child write its Python stacks. A real-time signal, because programs use SIGUSR1 and SIGUSR2 themselves.
 STACK_SIGNAL: int = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 
-if hasattr(time, "CLOCK_BOOTTIME"):
+# Seconds since boot, suspended time included, for a lease goes on while the machine sleeps; elsewhere those of a clock
+# that is never set. No function of ours: each task asks twice, and to call one takes as long as to look.
+now: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
 
-    def now() -> float:
-        """Seconds since boot, suspended time included: a lease goes on while the machine sleeps."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
-else:
+class Mark(Protocol):
+    """Whose first item is true in one process, and false in its forks."""
 
-    def now() -> float:
-        """Seconds of a clock that is never set."""
-        return time.monotonic()
+    def __getitem__(self, index: Literal[0], /) -> int: ...
+
+
+class Original:
+    """A mark of this process."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def __getitem__(self, index: Literal[0], /) -> bool:
+        return os.getpid() == self._pid
+
+
+def mark_original() -> Mark:
+    """A mark of this process, that takes a while to make and a tenth of the time to look at: a page of memory that is
+    empty in a fork, also in one that Python does not notice. On Linux from 4.14 on.
+    """
+    if _LINUX:
+        with contextlib.suppress(OSError, ValueError):
+            page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            page.madvise(MADV_WIPEONFORK)
+            page[0] = 1
+            return page
+    return Original()
 
 
 def set_subreaper(on: bool) -> bool:
