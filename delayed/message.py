@@ -234,6 +234,11 @@ class Message(NamedTuple):
     @classmethod
     def parse_another(cls, id: int, header: bytes, payload: bytes) -> Message:
         """:meth:`parse` for who reads many: what a header has in common with earlier ones is not read again."""
+        global _latest
+        latest, func, options, more = _latest
+        if header == latest:
+            same: Message = tuple.__new__(cls, (id, *func, payload, *options, *more))
+            return same
         at = header.find(_TIME) + len(_TIME)
         end = header.find(b",", at)
         time = header[at:end]
@@ -254,7 +259,9 @@ class Message(NamedTuple):
                     _remember(_parsed, ends, (message[1:2], message[3:6], message[7:]))
             return message
         func, options, more = shape
-        made: Message = tuple.__new__(cls, (id, *func, payload, *options, number, *more))
+        more = (number, *more)
+        _latest = (header, func, options, more)
+        made: Message = tuple.__new__(cls, (id, *func, payload, *options, *more))
         return made
 
     @classmethod
@@ -290,6 +297,12 @@ _TIME = b',"e":'
 _EXTRA = Message._fields.index("extra")  # what is behind it is in no header
 _written: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
 _parsed: dict[tuple[bytes, bytes], tuple[tuple[Any, ...], ...]] = {}
+_latest: tuple[bytes | None, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]] = (
+    None,
+    (),
+    (),
+    (),
+)  # header, and fields
 _times: dict[bytes, float] = {}  # the last one that was read: many are enqueued in one millisecond
 # A number as it is written here, without an exponent, or zeros in front.
 _NUMBER = re.compile(rb"[1-9][0-9]{0,15}(\.[0-9]{1,9})?", re.ASCII).fullmatch
@@ -442,6 +455,13 @@ class Settlement(NamedTuple):
     reason: str = ""
     answer: Answer | None = None
     note: bytes = b""
+
+
+def done(claim: Claim) -> Settlement:
+    """The end of most claims: the task has returned, and nothing is kept of it."""
+    ref: Ref = tuple.__new__(Ref, claim[:4])
+    settlement: Settlement = tuple.__new__(Settlement, (ref, "done", 0.0, "", None, b""))
+    return settlement
 
 
 def next_life(delivery: int) -> int:

@@ -12,6 +12,7 @@ import functools
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, ClassVar
 
 from delayed.brokers import keys
@@ -200,12 +201,15 @@ class RedisBroker(Broker):
     ) -> tuple[list[bool], list[Claim]]:
         accepted = [False] * len(settlements)
         claims: list[Claim] = []
-        parts: dict[str, list[int]] = {}
-        for index, settlement in enumerate(settlements):
-            parts.setdefault(settlement.ref.queue, []).append(index)
+        parts: dict[str, Sequence[int]]
+        names = {ref[0] for ref, *_ in settlements}
+        if len(names) == 1:
+            parts = {name: range(len(settlements)) for name in names}
+        else:
+            parts = {name: [i for i, it in enumerate(settlements) if it.ref.queue == name] for name in names}
         head = (worker.encode(), seq, nonce)
         for queue in dict.fromkeys((*queues, *parts)):
-            part = parts.get(queue, [])
+            part = parts.get(queue, ())
             while len(part) > SETTLE_MAX:
                 self._work(queue, head, settlements, part[:SETTLE_MAX], 0, lease, accepted, claims)
                 part = part[SETTLE_MAX:]
@@ -230,7 +234,7 @@ class RedisBroker(Broker):
         answers: list[bytes | int] = []
         answer_keys: list[bytes] = []
         # Nearly all are done, and were claimed together: one argument for all of those, for each costs on both sides.
-        done: dict[tuple[int, int], list[int]] = {}
+        done: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
         order: list[int] = []
         for index in part:
             (_, id, delivery, token), action, delay, reason, answer, note = settlements[index]
@@ -240,8 +244,9 @@ class RedisBroker(Broker):
             elif action == "done":
                 group = done.get((delivery, token))
                 if group is None:
-                    group = done[delivery, token] = []
-                group.append(index)
+                    group = done[delivery, token] = [], []
+                group[0].append(index)
+                group[1].append(id)
                 continue
             order.append(index)
             args.append(b"%d|%d|" % (delivery, token))
@@ -251,10 +256,9 @@ class RedisBroker(Broker):
                 detail = reason.encode("utf-8", "replace") if action == "dead" else b"%d" % _ms(delay)
                 args.append(b"%b%b\n%b" % (_ACTIONS[action], note, detail))
             args.append(id)
-        for (delivery, token), group in done.items():
-            order += group
-            ids = ",".join([str(settlements[index].ref.id) for index in group])
-            args += (b"%d|%d|" % (delivery, token), b"d", ids.encode())
+        for (delivery, token), (indexes, ids) in done.items():
+            order += indexes
+            args += (b"%d|%d|" % (delivery, token), b"d", ",".join(map(str, ids)).encode())
         call = self._call("work", queue) if not answers else self._call_with("work", queue, *answer_keys)
         turn = (*head, limit, _ms(lease), *_DEAD_LIMITS)
         answer = self._client.run(call, (*turn, len(answer_keys), *answers, *args) if part else turn)
@@ -266,28 +270,25 @@ class RedisBroker(Broker):
         """The claims in an answer of the script."""
         self._note_due(queue, answer[1])
         claims: list[Claim] = []
-        at = 0
         messages: bytes = answer[6]
+        at, new = 0, tuple.__new__
+        # Of the last one: often the next one has the same header, and gets the same object.
+        same, header, marked = None, b"", 0
         if len(answer) > 7:
             _log_odd(queue, answer[7])
+        ids = answer[2].split()
+        deliveries, attempts = (map(int, it.split()) if it else repeat(1, len(ids)) for it in answer[3:5])
         for id, delivery, attempt, size in zip(
-            map(int, answer[2].split()),
-            map(int, answer[3].split()),
-            map(int, answer[4].split()),
-            map(int, answer[5].split()),
-            strict=True,
+            map(int, ids), deliveries, attempts, map(int, answer[5].split()), strict=True
         ):
-            start, end = at + 4, at + size
-            length = int.from_bytes(messages[at:start], "big")
+            end = at + size
+            if same is None or not messages.startswith(same, at, end):
+                marked, length = divmod(int.from_bytes(messages[at : at + 4], "big"), _MARK)
+                header = messages[at + 4 : min(at + 4 + length, end - marked)]
+                same = messages[at : at + 4 + length] if len(header) == length else None  # what it says may be wrong
+            payload = messages[at + 4 + len(header) : end - marked]
+            claims.append(new(Claim, (queue, id, delivery, nonce, attempt, header, payload)))
             at = end
-            if length >= _MARK:
-                length -= _MARK
-                end -= 1
-            middle = start + length
-            if middle > end:  # what it says of itself is wrong: it has no payload
-                middle = end
-            fields = (queue, id, delivery, nonce, attempt, messages[start:middle], messages[middle:end])
-            claims.append(tuple.__new__(Claim, fields))
         return claims
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:

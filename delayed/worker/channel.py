@@ -7,9 +7,9 @@ reads the child's end itself. And a sender that is killed never leaves half a fr
 A task has its child's end among its descriptors, and may write into it what it likes. So what comes from a child is
 taken for what it says only where the board agrees, and what is no frame is a :class:`BadFrame`.
 
-A task frame is a head, the message's header, the detail and the payload. Quick tasks travel several in a packet;
-whoever reads it owns them all, see :meth:`Board.recall` for how they are taken back. What is larger than a packet
-should be travels in an anonymous file whose descriptor the packet carries.
+A task frame is a head, the message's header, the detail and the payload. Quick tasks travel several in a packet, in
+which the same header is not repeated; whoever reads it owns them all, see :meth:`Board.recall` for how they are taken
+back. What is larger than a packet should be travels in an anonymous file whose descriptor the packet carries.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ FORK, SIGNAL, BYE = range(1, 4)
 READY, FORKED, EXITED, FAILED = range(11, 15)
 
 _TASK = Struct("<BBHHHQQIIQIII")
+_LARGE, _SAME = 1, 2  # how a task comes: in a file; with the header of the one before it
 _REPORT = Struct("<BBHIQ")
 _CONTROL = Struct("<Bxhii")  # kind, seat (-1: none), pid, value
 _EXIT = Struct("<dddq")
@@ -83,11 +84,19 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 def pack_task(
     kind: int, slot: int, queue: int, serial: int, id: int, delivery: int, attempt: int, nonce: int, header: bytes,
-    payload: bytes, detail: bytes = b"",
+    payload: bytes, detail: bytes = b"", last: bytes | None = None,
 ) -> tuple[bytes, bytes, bytes, bytes]:  # fmt: skip
-    """The parts of a task's frame, see :class:`TaskFrame`; some of them make a packet."""
+    """The parts of a task's frame, see :class:`TaskFrame`; some of them make a packet.
+
+    Args:
+        last: the header of the task before it in its packet, if any: one that is the same is not sent again.
+    """
+    flags = 0
+    if header == last:
+        flags, header = _SAME, b""
     sizes = len(header), len(detail), len(payload)
-    return _TASK.pack(kind, 0, slot, queue, 0, serial, id, delivery, attempt, nonce, *sizes), header, detail, payload
+    head = _TASK.pack(kind, flags, slot, queue, 0, serial, id, delivery, attempt, nonce, *sizes)
+    return head, header, detail, payload
 
 
 def send_task(sock: socket.socket, frame: TaskFrame) -> None:
@@ -141,12 +150,14 @@ def receive_tasks(sock: socket.socket, buffer: bytearray | mmap.mmap, flags: int
         return frames
     data = bytes(memoryview(buffer)[:size])
     at = 0
+    header: bytes | None = None
+    unpack, new = _TASK.unpack_from, tuple.__new__
     while at < size:
         if size - at < HEAD_SIZE:
             raise BadFrame(f"a packet has {size - at} bytes where a task should begin")
-        kind, large, slot, queue, _, serial, id, delivery, attempt, nonce, n, m, k = _TASK.unpack_from(data, at)
+        kind, flags, slot, queue, _, serial, id, delivery, attempt, nonce, n, m, k = unpack(data, at)
         at += HEAD_SIZE
-        if large:
+        if flags == _LARGE:
             if not ancillary:
                 raise OSError(errno.EMFILE, "no descriptor was left for a large task, which is lost to this process")
             fd = int.from_bytes(ancillary[0][2][:4], "little")
@@ -158,10 +169,13 @@ def receive_tasks(sock: socket.socket, buffer: bytearray | mmap.mmap, flags: int
         end = payload_at + k
         if end > size:
             raise BadFrame(f"a task has {size - at} bytes, and says that it has {n + m + k}")
-        header, detail = data[at : at + n], data[at + n : payload_at] if m else b""
-        frames.append(
-            TaskFrame(kind, slot, queue, serial, id, delivery, attempt, nonce, header, data[payload_at:end], detail)
-        )
+        if flags != _SAME:
+            header = data[at : at + n]
+        elif header is None or n:
+            raise BadFrame("a task has the header of one before it, and there is none, or has one")
+        detail = data[at + n : payload_at] if m else b""
+        fields = (kind, slot, queue, serial, id, delivery, attempt, nonce, header, data[payload_at:end], detail)
+        frames.append(new(TaskFrame, fields))
         at = end
     return frames
 

@@ -489,15 +489,19 @@ class Courier(threading.Thread):
             self._vouch(sent)
             if self.healthy:  # else it is still to be found out what was lost
                 self._renew_at = sent + min(RENEW_INTERVAL, self.lease / 3)
+        index, header, asking = self._queue_index, b"", False
         for claim in claims:
             if not is_task(claim):  # the last defence: the monitor trusts what it is given
                 logger.error("%r handed out what is no task, and it is not run: %.200r", self.broker, claim.ref)
                 continue
-            held = Held(claim, sent, self._queue_index[claim.queue])
-            if ASKING in claim.header:
-                if GATES in claim.header:
+            held = Held(claim, sent, index[claim.queue])
+            if claim.header is not header:  # many have the same
+                header = claim.header
+                asking = ASKING in header
+            if asking:
+                if GATES in header:
                     gated.append(held)
-                if EXPIRES in claim.header:
+                if EXPIRES in header:
                     expiring.append(held)
             self._held.add(held)
             fresh.append(held)

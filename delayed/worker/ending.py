@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from delayed import context
 from delayed.attempts import noted
 from delayed.logger import logger
-from delayed.message import Answer, Settlement
+from delayed.message import Answer, Settlement, done
 from delayed.worker import board as boards
 from delayed.worker import channel, fate, judge, process, verdict
 from delayed.worker.channel import TaskFrame
@@ -119,7 +119,7 @@ class Ending:
         """Of the tasks in these slots, settle those that have returned."""
         ends = []
         index, average, debug = seat.index, self.handing.average, logger.isEnabledFor(10)
-        tasks, ended = seat.tasks, self.board.ended
+        tasks, ended, suspects = seat.tasks, self.board.ended, self.handing.suspects
         for slot in slots:
             held = tasks.get(slot)
             if held is None:
@@ -130,9 +130,9 @@ class Ending:
                     break  # a child with one lane takes them in the order of their handing over
                 continue
             average += (wall - average) * 0.2
-            ends.append((held, Settlement(held.claim.ref, "done") if code == verdict.RETURNED else self.kept(held)))
-            if self.handing.suspects:
-                self.handing.suspects.pop((held.claim.queue, held.claim.id), None)
+            ends.append((held, done(held.claim) if code == verdict.RETURNED else self.kept(held)))
+            if suspects:
+                suspects.pop((held.claim.queue, held.claim.id), None)
             if debug:
                 judge.log_returned(held.claim, wall)
         if ends:
@@ -156,7 +156,7 @@ class Ending:
             elif slot.code == verdict.KEPT:
                 self.courier.settle((held, self.kept(held)))
             else:
-                self.courier.settle((held, Settlement(held.claim.ref, "done")))
+                self.courier.settle((held, done(held.claim)))
             if logger.isEnabledFor(10):
                 judge.log_returned(held.claim, wall)
             return
@@ -170,8 +170,7 @@ class Ending:
         """The settlement of a task that returned, with its answer."""
         held.answer = self.board.answer(held.seat, held.slot, held.serial)
         self.courier.keeps = True
-        done = Settlement(held.claim.ref, "done")
-        return self.keeper.settled(held.claim, done, _RETURNED, held.seat, held.slot)
+        return self.keeper.settled(held.claim, done(held.claim), _RETURNED, held.seat, held.slot)
 
     def put(self, held: Held, answer: Answer | None) -> None:
         """Store the answer, if there is one, of a task that has ended its claim itself."""

@@ -145,6 +145,8 @@ class Handing:
         """Hand tasks to a child, in one packet; False if its channel is full: then they are the next ones again."""
         index, board, tasks = seat.index, self.board, seat.tasks
         parts: list[bytes] = []
+        last: bytes | None = None
+        may_be_exclusive = False
         for held in batch:
             _, id, delivery, nonce, attempt, header, payload = held.claim
             queue, gift = held.queue, held.gift
@@ -152,12 +154,15 @@ class Handing:
             slot = seat.slots.pop()  # the one that was freed last: it may still be in the cache of the CPU
             held.seat, held.slot, held.serial = index, slot, serial
             board.hand(index, slot, queue, serial, id, delivery, attempt)
-            if EXCLUSIVE in header and held.claim.is_exclusive:
+            if header is not last:
+                may_be_exclusive = EXCLUSIVE in header
+            if may_be_exclusive and held.claim.is_exclusive:
                 board.note_exclusive(index, slot, serial)
             tasks[slot] = held
             parts += channel.pack_task(
-                channel.RUN, slot, queue, serial, id, delivery, attempt, nonce, header, payload, gift
+                channel.RUN, slot, queue, serial, id, delivery, attempt, nonce, header, payload, gift, last
             )
+            last = header
         try:
             channel.send_tasks(seat.mine, parts)
         except (BlockingIOError, BrokenPipeError) as error:

@@ -29,8 +29,9 @@
 --                Of each other: 'delivery|nonce|', 'r' (retry), 'b' (back) or 'x' (dead) .. its note, which may be
 --                empty .. newline .. delay in ms, or for 'x' the reason; and its id
 -- Returns {'1' or '0' for each settlement in that order, in one string; ms until the next scheduled task or -1; and of
---          the claims: ids, deliveries, attempts, lengths of the messages, the messages, each in one string; and if
---          something was there that is no task, what put_away() tells of each}.
+--          the claims: ids, deliveries, attempts, lengths of the messages, the messages, each in one string (those of
+--          deliveries and attempts are empty if all are 1); and if something was there that is no task, what put_away()
+--          tells of each}.
 
 redis.call('ZREM', CLAIMED, '')
 local worker, seq, nonce = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -43,25 +44,30 @@ local sooner = false -- whether the first scheduled task is one of these
 -- Settle: compare each token, sort by what is to be done, do it in batches.
 local verdicts = {}
 if #ARGV > 7 then
-  local named, tokens, actions, n = {}, {}, {}, 0
   local answers = tonumber(ARGV[8])
-  for i = 9 + 3 * answers, #ARGV, 3 do
-    local token, action = ARGV[i], ARGV[i + 1]
+  local first_group, named, ends, n = 9 + 3 * answers, {}, {}, 0
+  for i = first_group, #ARGV, 3 do
     for id in string.gmatch(ARGV[i + 2], '%d+') do
       n = n + 1
-      named[n], tokens[n], actions[n] = id, token, action
+      named[n] = id
     end
+    ends[i] = n
   end
   local records = fetch(CLAIM, named)
   local suffix = '|' .. worker
-  local plain_token, plain_record -- of tasks claimed for the first time, of priority 0: nearly all; texts compare fast
   local ended, gone, kept, due, seen = {}, {}, {}, {}, {}
   local again, again_priorities, front, front_priorities = {}, {}, {}, {}
   local buried = false
-  for i, id in ipairs(named) do
-    local record, token, action = records[i], tokens[i], actions[i]
-    if token ~= plain_token then plain_token, plain_record = token, token .. '1|0|0' .. suffix end
-    if record == plain_record and action == 'd' and not seen[id] then
+  local group, token, action, plain = first_group - 3, '', '', nil
+  for i = 1, n do
+    while i > (ends[group] or 0) do
+      group = group + 3
+      token, action = ARGV[group], ARGV[group + 1]
+      -- Of tasks claimed for the first time, of priority 0: nearly all; texts compare fast.
+      plain = action == 'd' and token .. '1|0|0' .. suffix
+    end
+    local id, record = named[i], records[i]
+    if record and record == plain and not seen[id] then
       seen[id] = true
       verdicts[i] = '1'
       ended[#ended + 1] = id
@@ -145,7 +151,8 @@ if #arrived > 0 then
   make_ready(arrived, priorities, 'back', now, tenants)
 end
 
-local ids, deliveries, attempts, messages = {}, {}, {}, {}
+local ids, messages = {}, {}
+local deliveries, attempts -- of all, if one is not claimed for the first time
 local odd
 if limit > 0 then
   local last_seq, last_nonce, last_ids
@@ -161,6 +168,7 @@ if limit > 0 then
     for i, id in ipairs(named) do
       local delivery, holder_nonce, attempt, _, holder = parts(records[i])
       if stored[i] and holder == worker and holder_nonce == last_nonce then
+        deliveries, attempts = deliveries or {}, attempts or {}
         ids[#ids + 1], deliveries[#ids + 1], attempts[#ids + 1], messages[#ids + 1] = id, delivery, attempt, stored[i]
         leases[#leases + 1] = lease_end
         leases[#leases + 1] = id
@@ -202,8 +210,8 @@ if limit > 0 then
       if #popped == 0 then break end
       left, slice = #popped < asked and 0 or left - asked, slice * 2
       local records, stored = fetch(CLAIM, popped), fetch(MSG, popped)
-      for i, id in ipairs(popped) do
-        local record, message = records[i], stored[i]
+      for i = 1, #popped do
+        local id, record, message = popped[i], records[i], stored[i]
         if message and not seen[id] then -- else its message was removed by hand
           local delivery, _, attempt, priority, holder, losses, notes = 0, '', 0, '0', '', 0, ''
           if record then delivery, _, attempt, priority, holder, losses, notes = parts(record) end
@@ -218,11 +226,16 @@ if limit > 0 then
             ids[n], messages[n] = id, message
             claims[2 * n - 1] = id
             if record then
+              if not deliveries then -- the first one here that is not as most are
+                deliveries, attempts = {}, {}
+                for k = 1, n - 1 do deliveries[k], attempts[k] = '1', '1' end
+              end
               deliveries[n], attempts[n] = delivery + 1, attempt + 1
               claims[2 * n] = (delivery + 1) .. '|' .. nonce .. '|' .. (attempt + 1) .. '|' .. priority
                 .. '|' .. losses .. notes .. '|' .. worker
             else
-              deliveries[n], attempts[n], claims[2 * n] = '1', '1', first_time
+              claims[2 * n] = first_time
+              if deliveries then deliveries[n], attempts[n] = '1', '1' end
             end
             leases[2 * n - 1] = lease_end
             leases[2 * n] = id
@@ -240,11 +253,14 @@ end
 
 count_held(worker, gained)
 signal(sooner)
-local reply = {
-  table.concat(verdicts), until_due(now),
-  table.concat(ids, ' '), table.concat(deliveries, ' '), table.concat(attempts, ' '), '', table.concat(messages)
+local sizes, last, text = {}, nil, nil
+for i = 1, #messages do
+  local size = #messages[i]
+  if size ~= last then last, text = size, tostring(size) end -- which many share
+  sizes[i] = text
+end
+return {
+  table.concat(verdicts), until_due(now), table.concat(ids, ' '),
+  deliveries and table.concat(deliveries, ' ') or '', attempts and table.concat(attempts, ' ') or '',
+  table.concat(sizes, ' '), table.concat(messages), odd
 }
-for i, message in ipairs(messages) do messages[i] = #message end
-reply[6] = table.concat(messages, ' ')
-reply[8] = odd
-return reply
