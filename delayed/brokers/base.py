@@ -100,6 +100,7 @@ class Broker(ABC):
     """
 
     scheme: ClassVar[str]
+    works_meanwhile: ClassVar[bool] = False  # whether it calls deadline.idle() when it has asked its store
     # What the names of the threads begin with that the driver keeps running: a process that has only those left over
     # from a task's transaction can run the next task.
     threads: ClassVar[tuple[str, ...]] = ()
@@ -221,7 +222,7 @@ class Broker(ABC):
         nonce: int,
         limit: int,
         lease: float,
-    ) -> tuple[list[bool], list[Claim]]:
+    ) -> tuple[list[bool], Sequence[Claim]]:
         """Settle, then claim; in one round trip where the store can."""
         accepted = self.settle(worker, settlements) if settlements else []
         return accepted, self.claim(queues, worker, seq, nonce, limit, lease) if limit else []
@@ -256,7 +257,7 @@ class Broker(ABC):
 
     def wait_and_claim(
         self, queues: Sequence[str], timeout: float, worker: str, seq: int, nonce: int, limit: int, lease: float
-    ) -> list[Claim] | None:
+    ) -> Sequence[Claim] | None:
         """:meth:`wait`, then :meth:`claim`, without a round trip between them where the store can.
 
         Returns:

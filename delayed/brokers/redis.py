@@ -11,13 +11,13 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from delayed.brokers import keys
 from delayed.brokers._redis_client import Call, RedisClient, Script, pack
 from delayed.brokers._redis_listen import RedisListener
+from delayed.brokers._redis_stored import Claims, packed, split, stored
 from delayed.brokers._redis_wait import Waiter
 from delayed.brokers.base import (
     DEAD_LETTERS,
@@ -108,6 +108,7 @@ class RedisBroker(Broker):
     """
 
     scheme: ClassVar[str] = "redis"
+    works_meanwhile: ClassVar[bool] = True
 
     def __init__(self, conn: Any) -> None:
         self._client = RedisClient(conn)
@@ -157,13 +158,13 @@ class RedisBroker(Broker):
         head: tuple[bytes | int, ...] = (session.encode(), seq)
         if not others:
             if self._client.cluster:
-                self._run("enqueue_plain", queue, *head, *_stored(messages))
+                self._run("enqueue_plain", queue, *head, *stored(messages))
             else:
                 call, count = self._call("enqueue_plain", queue), len(head) + 2 * len(messages)
-                self._client.run_packed(call, count, pack(head) + _packed(messages))
+                self._client.run_packed(call, count, pack(head) + packed(messages))
             return
         plain = [each for each in messages if not each.priority and each.delay <= 0 and each.tenant is None]
-        args = [*head, len(plain), *_stored(plain), *_stored(others)]
+        args = [*head, len(plain), *stored(plain), *stored(others)]
         for message in others:
             args += (_ms(message.delay), message.priority, (message.tenant or "").encode())
         self._run("enqueue", queue, *args)
@@ -171,7 +172,7 @@ class RedisBroker(Broker):
     def enqueue_once(self, queue: str, message: Message, once: Once, session: str, seq: int) -> int:
         self._name(queue)
         rule = b"b" if once.begun else b"d"
-        args = (session.encode(), seq, *_stored((message,)), _ms(message.delay), message.priority)
+        args = (session.encode(), seq, *stored((message,)), _ms(message.delay), message.priority)
         hold = (once.key.encode(), rule if once.period is None else _ms(once.period), int(once.replace))
         return int(self._run("enqueue_once", queue, *args, *hold, (message.tenant or "").encode()))
 
@@ -184,7 +185,7 @@ class RedisBroker(Broker):
     # -- working -----------------------------------------------------------------------------------------------
 
     def claim(self, queues: Sequence[str], worker: str, seq: int, nonce: int, limit: int, lease: float) -> list[Claim]:
-        return self.settle_and_claim(worker, (), queues, seq, nonce, limit, lease)[1]
+        return list(self.settle_and_claim(worker, (), queues, seq, nonce, limit, lease)[1])
 
     def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[bool]:
         return self.settle_and_claim(worker, settlements, (), 0, 0, 0, LEASE)[0]
@@ -198,9 +199,9 @@ class RedisBroker(Broker):
         nonce: int,
         limit: int,
         lease: float,
-    ) -> tuple[list[bool], list[Claim]]:
+    ) -> tuple[list[bool], Sequence[Claim]]:
         accepted = [False] * len(settlements)
-        claims: list[Claim] = []
+        claims = Claims()
         parts: dict[str, Sequence[int]]
         names = {ref[0] for ref, *_ in settlements}
         if len(names) == 1:
@@ -227,7 +228,7 @@ class RedisBroker(Broker):
         limit: int,
         lease: float,
         accepted: list[bool],
-        claims: list[Claim],
+        claims: Claims,
     ) -> None:
         """One call of the script for one queue; the results go into `accepted` and `claims`."""
         args: list[bytes | int] = []
@@ -264,32 +265,14 @@ class RedisBroker(Broker):
         answer = self._client.run(call, (*turn, len(answer_keys), *answers, *args) if part else turn)
         for index, verdict in zip(order, answer[0], strict=True):
             accepted[index] = verdict == 49  # "1"
-        claims += self._claims(queue, head[2], answer)
+        self._add_claims(claims, queue, head[2], answer)
 
-    def _claims(self, queue: str, nonce: int, answer: Sequence[Any]) -> list[Claim]:
-        """The claims in an answer of the script."""
+    def _add_claims(self, claims: Claims, queue: str, nonce: int, answer: Sequence[Any]) -> None:
+        """Add those in an answer of the script, and note what else it says."""
         self._note_due(queue, answer[1])
-        claims: list[Claim] = []
-        messages: bytes = answer[6]
-        at, new = 0, tuple.__new__
-        # Of the last one: often the next one has the same header, and gets the same object.
-        same, header, marked = None, b"", 0
         if len(answer) > 7:
             _log_odd(queue, answer[7])
-        ids = answer[2].split()
-        deliveries, attempts = (map(int, it.split()) if it else repeat(1, len(ids)) for it in answer[3:5])
-        for id, delivery, attempt, size in zip(
-            map(int, ids), deliveries, attempts, map(int, answer[5].split()), strict=True
-        ):
-            end = at + size
-            if same is None or not messages.startswith(same, at, end):
-                marked, length = divmod(int.from_bytes(messages[at : at + 4], "big"), _MARK)
-                header = messages[at + 4 : min(at + 4 + length, end - marked)]
-                same = messages[at : at + 4 + length] if len(header) == length else None  # what it says may be wrong
-            payload = messages[at + 4 + len(header) : end - marked]
-            claims.append(new(Claim, (queue, id, delivery, nonce, attempt, header, payload)))
-            at = end
-        return claims
+        claims.add(queue, nonce, answer)
 
     def renew(self, worker: str, queues: Sequence[str], refs: Sequence[Ref], lease: float) -> Renewal:
         renewal = Renewal([], [], [])
@@ -308,7 +291,7 @@ class RedisBroker(Broker):
             for id, delivery, nonce, attempt, message in zip(
                 ids.split(), deliveries.split(), nonces.split(), attempts.split(), messages, strict=True
             ):
-                claim = Claim(queue, int(id), int(delivery), int(nonce), int(attempt), *_split(message))
+                claim = Claim(queue, int(id), int(delivery), int(nonce), int(attempt), *split(message))
                 renewal.unknown.append(claim)
         return renewal
 
@@ -328,14 +311,18 @@ class RedisBroker(Broker):
 
     def wait_and_claim(
         self, queues: Sequence[str], timeout: float, worker: str, seq: int, nonce: int, limit: int, lease: float
-    ) -> list[Claim] | None:
+    ) -> Sequence[Claim] | None:
         if self._client.cluster or len(queues) != 1:  # several scripts would claim several times the limit
             self._sleep(queues, timeout)
             return None
         (queue,) = queues
         args = (worker.encode(), seq, nonce, min(limit, CLAIM_MAX), _ms(lease), *_DEAD_LIMITS)
         answer = self._sleep(queues, timeout, self._client.pack(self._call("work", queue), args))
-        return None if answer is None else self._claims(queue, nonce, answer)
+        if answer is None:
+            return None
+        claims = Claims()
+        self._add_claims(claims, queue, nonce, answer)
+        return claims
 
     def _sleep(self, queues: Sequence[str], timeout: float, script: bytes = b"") -> Any:
         """Wait; the answer of `script`, which is run right after, or None."""
@@ -587,47 +574,6 @@ def _log_odd(queue: str, told: Sequence[bytes]) -> None:
         log_odd(queue, id, f"no task: {why}", dead=end == "dead")
 
 
-# In the length of a header: behind the payload follows one byte more, which is another in the next message. Messages
-# pass through Lua, which files long strings by some of their bytes, always the last among them, and looks one by one
-# through those that have all of these in common. Where tasks differ in a small number only, that took ten times as long
-# as all the rest.
-_MARK = 1 << 31
-
-
-def _pairs(messages: Iterable[Message]) -> Iterator[tuple[int, bytes]]:
-    """The id of each message, and how it is stored: length of the header, header, payload, what :data:`_MARK` says."""
-    last, head = None, b""
-    for message in messages:
-        header = message.header()
-        if header is not last:  # that of calls in the same millisecond is one object
-            last, head = header, (_MARK | len(header)).to_bytes(4, "big") + header
-        id = message.id
-        end = id + (id >> 11) & 255  # behind the eleventh bit is the time when it was reserved, see reserve_ids.lua
-        yield id, b"%b%b%c" % (head, message.payload, end)
-
-
-def _stored(messages: Iterable[Message]) -> list[bytes | int]:
-    """:func:`_pairs` as arguments."""
-    return [each for pair in _pairs(messages) for each in pair]
-
-
-def _packed(messages: Iterable[Message]) -> bytes:
-    """:func:`_stored`, packed."""
-    parts = []
-    for id, stored in _pairs(messages):
-        text = b"%d" % id
-        parts.append(b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(text), text, len(stored), stored))
-    return b"".join(parts)
-
-
-def _split(message: bytes) -> tuple[bytes, bytes]:
-    length, end = int.from_bytes(message[:4], "big"), len(message)
-    if length >= _MARK:
-        length, end = length - _MARK, end - 1
-    middle = min(4 + length, end)
-    return message[4:middle], message[middle:end]
-
-
 def _entry(now: int, state: State, id: bytes, message: bytes, record: bytes, score: bytes) -> Entry:
     worker = reason = ""
     delivery = attempt = b"0"
@@ -644,7 +590,7 @@ def _entry(now: int, state: State, id: bytes, message: bytes, record: bytes, sco
         else:
             owner = rest.partition(b"|")[2]
         worker = owner.decode("utf-8", "replace")
-    header, payload = _split(message)
+    header, payload = split(message)
     parsed = Message.glimpse(int(id) if id.isdigit() else 0, header, payload)
     due = max(float(score) - now, 0.0) / 1000 if state in ("scheduled", "running") else 0.0
     died = (now - float(score)) / 1000 if state == "dead" else 0.0

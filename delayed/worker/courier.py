@@ -20,6 +20,7 @@ from math import inf
 from typing import Any
 
 from delayed.brokers.base import RENEW_INTERVAL, WAIT_TIMEOUT, Broker
+from delayed.brokers.deadline import meanwhile
 from delayed.errors import BrokerError, BrokerUnavailable
 from delayed.logger import logger
 from delayed.message import ASKING, EXPIRES, GATES, Action, Answer, Bounds, Claim, Settlement, Swept, is_task
@@ -153,6 +154,8 @@ class Courier(threading.Thread):
         self._answers: deque[tuple[str, int, Answer]] = deque()  # of tasks that have ended their claims themselves
         # Not by their ids: who has lost a task may claim it again before the end of the old claim is sent.
         self._held: set[Held] = set()
+        self._untaken: tuple[Sequence[Claim], float] = ((), 0.0)  # claimed by the last exchange, and when that was sent
+        self._taking = 0.0  # seconds that it took to take them
         self._settling = 0  # of those held, how many lie in the outbox or are under way
         self._waiting = False
         self._closing = False
@@ -297,18 +300,22 @@ class Courier(threading.Thread):
             self._put_answers()
         if self._gates.busy and now() >= self._gates_at:
             self._mind_gates()
+        if self._closing:
+            self._take_rest()
         at = now()
         with self._condition:
             while self._closing and self.inbox:
                 self._put(self.inbox.popleft(), "back")
-            stock = len(self._held) - self._settling
+            untaken = len(self._untaken[0])
+            stock = len(self._held) + untaken - self._settling
             hungry = not self._closing and not self.dry and stock < max(self.low, 1) and self.target > stock
             flush = bool(self._outbox) and (
                 len(self._outbox) >= FLUSH_SIZE
-                or self._settling == len(self._held)
+                or self._settling == len(self._held) + untaken
                 or at >= self._outbox_since + FLUSH_DELAY
                 or self._closing
             )
+            late = untaken and not (hungry or flush)
             # Each end of a wait costs commands.
             chore = min(self._announce_at + self._slack, self._sweep_at)
             if self._held or not self.healthy:
@@ -318,7 +325,7 @@ class Courier(threading.Thread):
             if self._closing and not self._outbox and (not self._held or at > self._close_by):
                 return False
             idle = False
-            if not hungry and not flush and at < chore:
+            if not (hungry or flush or late) and at < chore:
                 timeout = min(chore - at, WAIT_TIMEOUT)
                 if self._outbox:
                     timeout = min(timeout, self._outbox_since + FLUSH_DELAY - at)
@@ -336,7 +343,10 @@ class Courier(threading.Thread):
                 self._waiting = False
         elif hungry or flush:
             self._exchange(max(self.target - stock, 0) if not self._closing else 0)
+        elif late:
+            self._take_rest()
         if at >= chore:
+            self._take_rest()
             self._chores(at)
             if not (self._unswept or self._outbox):
                 self._mind_end()  # there may never be time for a wait
@@ -430,13 +440,16 @@ class Courier(threading.Thread):
         before: list[bool] = []  # whether those were accepted that the store did not take together
         while True:
             sent = now()
+            self._taking = 0.0
             try:
-                accepted, claims = self.broker.settle_and_claim(
-                    self.worker, settlements, queues, seq, nonce, limit, self.lease
-                )
-                self._note_pace(now() - sent, len(settlements) + len(claims))
+                with meanwhile(self._take_rest):
+                    accepted, claims = self.broker.settle_and_claim(
+                        self.worker, settlements, queues, seq, nonce, limit, self.lease
+                    )
+                self._note_pace(now() - sent - self._taking, len(settlements) + len(claims))
                 break
             except BrokerError as error:
+                self._take_rest()
                 if settlements and not isinstance(error, BrokerUnavailable):
                     with contextlib.suppress(BrokerError):
                         before, settlements = refusal.settle_each(self.broker, self.worker, settlements), []
@@ -472,7 +485,9 @@ class Courier(threading.Thread):
             self._gates.ended(settlement for _, settlement in batch)
         if limit:
             self._answered(queues, limit, claims)
-        self._take(claims, sent)
+        self._untaken = (claims, sent)
+        if not self.broker.works_meanwhile:
+            self._take_rest()
         if not claims and (batch or self.dry):
             self.notify()
 
@@ -480,6 +495,14 @@ class Courier(threading.Thread):
         if tasks >= PACED:  # else it is the trip that counts
             pace = max(seconds - self.trip, 0.0) / tasks
             self.pace += (pace - self.pace) * (0.2 if self.pace else 1.0)
+
+    def _take_rest(self) -> None:
+        """Take what the last exchange has claimed: while the store is at the next one, if that follows at once."""
+        begun = now()
+        (claims, sent), self._untaken = self._untaken, ((), 0.0)
+        if claims:
+            self._take(claims, sent)
+            self._taking = now() - begun
 
     def _take(self, claims: Sequence[Claim], sent: float) -> None:
         fresh: list[Held] = []

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from delayed import answers
+from delayed.brokers import deadline
 from delayed.brokers.base import LEASE
 from delayed.brokers.memory import MemoryBroker
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable
 from delayed.logger import logger
-from delayed.message import Answer, Claim, Message, Settlement, Swept
+from delayed.message import Answer, Claim, Message, Settlement, Swept, done
 from delayed.worker import verdict
-from delayed.worker.courier import Courier
+from delayed.worker.courier import FLUSH_SIZE, Courier
 from tests.workers.conftest import wait_for
 
 LIMITED = {"limit": ["limit", 1, None], "runs": 11}
@@ -106,6 +107,29 @@ class Fussy(MemoryBroker):
         return super().put_key(*args, **options)
 
 
+class Busy(Fussy):
+    """A store that lets who asks it do something else meanwhile."""
+
+    works_meanwhile = True
+    breaks: Iterator[str] = iter(())  # of each exchange, when it breaks: "before" that, "after" it, or not at all
+    taken = 0  # exchanges during which what was claimed by the one before was taken
+    courier: Courier
+    work: Callable[[], None]  # called by each exchange
+
+    def settle_and_claim(self, worker: str, settlements: Sequence[Settlement], *rest: Any) -> Any:
+        breaks = next(self.breaks, "")
+        if breaks == "before":
+            raise BrokerUnavailable("the connection was cut")
+        answer = super().settle_and_claim(worker, settlements, *rest)
+        waiting = len(self.courier.inbox)
+        deadline.idle()
+        self.taken += len(self.courier.inbox) > waiting
+        self.work()
+        if breaks:
+            raise BrokerUnavailable("the connection was cut")
+        return answer
+
+
 @pytest.fixture
 def broker(request: pytest.FixtureRequest) -> Fussy:
     broker = Fussy(f"memory://{secrets.token_hex(8)}")
@@ -187,6 +211,50 @@ def test_a_full_store_keeps_no_task_from_being_settled(broker: Fussy, courier: C
     wait_for(lambda: courier.inbox)
     assert courier.inbox[0].claim.id == second
     assert courier.inbox[0].claim.attempt == 1
+
+
+@pytest.mark.parametrize("breaks", [[], [*["", "", ""] * 4, *["", "before", "", "after"] * 4]], ids=["", "breaks"])
+def test_what_is_claimed_is_taken_while_the_store_is_asked_for_more(breaks: list[str]) -> None:
+    broker = Busy(f"memory://{secrets.token_hex(8)}")
+    broker.breaks = iter(breaks)
+    first = broker.reserve_ids("q", 3000)
+    ids = range(first, first + 3000)
+    broker.enqueue("q", [Message(id, "m:f", b"") for id in ids], secrets.token_hex(16), 1)
+    broker.courier = courier = made(broker, 15.0, sweep=False)
+    seen: Counter[int] = Counter()
+
+    def work() -> None:
+        with one_at_a_time:
+            some = [courier.inbox.popleft() for _ in range(min(len(courier.inbox), FLUSH_SIZE))]
+            seen.update(held.claim.id for held in some)
+            courier.settle(*[(held, done(held.claim)) for held in some])
+
+    one_at_a_time = threading.Lock()
+    broker.work = work
+    courier.aim(300, 150)
+    courier.start()
+    wait_for(lambda: work() or len(seen) == len(ids))
+    left(courier)
+
+    assert broker.taken
+    assert set(seen) == set(ids)
+    assert set(seen.values()) == {1}
+    assert not any(broker.counts("q"))
+
+
+def test_what_was_claimed_and_not_taken_goes_back_when_the_worker_leaves() -> None:
+    broker = Busy(f"memory://{secrets.token_hex(8)}")
+    for _ in range(300):
+        put(broker)
+    broker.courier = courier = made(broker, 15.0, sweep=False)
+    broker.work = lambda: None
+    courier.aim(100, 100)
+    courier.start()
+    wait_for(lambda: broker.counts("q").running)
+    left(courier)
+
+    assert broker.counts("q").ready == 300
+    assert {entry.attempt for entry in broker.peek("q", "ready", 300)} == {0}
 
 
 def returned(body: bytes) -> Answer:

@@ -1,0 +1,112 @@
+"""How messages are stored in Redis, and how the claimed ones are read: each is the length of its header (4 bytes,
+big-endian), the header, the payload, and perhaps one byte more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, overload
+
+from delayed.message import Claim, Message
+
+# In the length of a header: behind the payload follows one byte more, which is another in the next message. Messages
+# pass through Lua, which files long strings by some of their bytes, always the last among them, and looks one by one
+# through those that have all of these in common. Where tasks differ in a small number only, that took ten times as long
+# as all the rest.
+_MARK = 1 << 31
+
+
+def _pairs(messages: Iterable[Message]) -> Iterator[tuple[int, bytes]]:
+    """The id of each message, and how it is stored."""
+    last, head = None, b""
+    for message in messages:
+        header = message.header()
+        if header is not last:  # that of calls in the same millisecond is one object
+            last, head = header, (_MARK | len(header)).to_bytes(4, "big") + header
+        id = message.id
+        end = id + (id >> 11) & 255  # behind the eleventh bit is the time when it was reserved, see reserve_ids.lua
+        yield id, b"%b%b%c" % (head, message.payload, end)
+
+
+def stored(messages: Iterable[Message]) -> list[bytes | int]:
+    """The arguments for messages that are to be stored: the id of each, and itself."""
+    return [each for pair in _pairs(messages) for each in pair]
+
+
+def packed(messages: Iterable[Message]) -> bytes:
+    """:func:`stored`, as it is sent."""
+    parts = []
+    for id, message in _pairs(messages):
+        text = b"%d" % id
+        parts.append(b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(text), text, len(message), message))
+    return b"".join(parts)
+
+
+def split(message: bytes) -> tuple[bytes, bytes]:
+    """The header and the payload of a stored message; what it says of itself may be wrong."""
+    marked, length = divmod(int.from_bytes(message[:4], "big"), _MARK)
+    end = len(message) - marked
+    middle = min(4 + length, end)
+    return message[4:middle], message[middle:end]
+
+
+class Claims(Sequence[Claim]):
+    """The claims in answers of ``lua/work.lua``. They are read when somebody looks at one, for that takes a while in
+    which the store may have been asked for more.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._unread: list[tuple[str, int, list[bytes], Sequence[bytes]]] = []
+        self._read: list[Claim] = []
+
+    def add(self, queue: str, nonce: int, answer: Sequence[Any]) -> None:
+        """Those of one answer more."""
+        ids = answer[2].split()
+        self._size += len(ids)
+        self._unread.append((queue, nonce, ids, answer[3:7]))
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, index: int) -> Claim: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Claim]: ...
+    def __getitem__(self, index: int | slice) -> Claim | list[Claim]:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Claim]:
+        return iter(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._all() == list(other)
+
+    def _all(self) -> list[Claim]:
+        for answer in self._unread:
+            self._read += _claims(*answer)
+        self._unread.clear()
+        return self._read
+
+
+def _claims(queue: str, nonce: int, ids: list[bytes], answer: Sequence[bytes]) -> Iterator[Claim]:
+    """Those with these ids in a part of an answer: deliveries, attempts (empty: all are 1), sizes, messages."""
+    deliveries, attempts = (map(int, it.split()) if it else repeat(1, len(ids)) for it in answer[:2])
+    messages = answer[3]
+    at, new = 0, tuple.__new__
+    # How the last one begins, up to its payload: often the next one does so too, and gets the same object as a header.
+    same, header, marked = None, b"", 0
+    for id, delivery, attempt, size in zip(
+        map(int, ids), deliveries, attempts, map(int, answer[2].split()), strict=True
+    ):
+        end = at + size
+        if same is not None and messages.startswith(same, at, end - marked):
+            payload = messages[at + len(same) : end - marked]
+        else:
+            message = messages[at:end]
+            header, payload = split(message)
+            marked, length = divmod(int.from_bytes(message[:4], "big"), _MARK)
+            same = message[: 4 + length] if 4 + length + marked <= size else None  # else what it says is wrong
+        yield new(Claim, (queue, id, delivery, nonce, attempt, header, payload))
+        at = end
