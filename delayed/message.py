@@ -297,12 +297,8 @@ _TIME = b',"e":'
 _EXTRA = Message._fields.index("extra")  # what is behind it is in no header
 _written: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
 _parsed: dict[tuple[bytes, bytes], tuple[tuple[Any, ...], ...]] = {}
-_latest: tuple[bytes | None, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]] = (
-    None,
-    (),
-    (),
-    (),
-)  # header, and fields
+# The last header, and the fields of its messages before the payload, behind it, and from the date on.
+_latest: tuple[bytes | None, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]] = (None, (), (), ())
 _times: dict[bytes, float] = {}  # the last one that was read: many are enqueued in one millisecond
 # A number as it is written here, without an exponent, or zeros in front.
 _NUMBER = re.compile(rb"[1-9][0-9]{0,15}(\.[0-9]{1,9})?", re.ASCII).fullmatch

@@ -175,7 +175,8 @@ class RedisClient:
         """Run a script; its answer in bytes, ints and lists, whatever the client's settings."""
         if not self.cluster:
             return self.run_packed(call, len(args), pack(args))
-        script, keys = call.script, [b"%d" % len(call.keys), *call.keys]
+        script = call.script
+        keys: list[bytes | int] = [len(call.keys), *call.keys]  # redis-py 5.0.0 counts with the first
         with self.errors():
             try:
                 return self._route(b"EVALSHA", script.sha, *keys, *args)

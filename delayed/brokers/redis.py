@@ -202,12 +202,15 @@ class RedisBroker(Broker):
     ) -> tuple[list[bool], Sequence[Claim]]:
         accepted = [False] * len(settlements)
         claims = Claims()
-        parts: dict[str, Sequence[int]]
+        parts: dict[str, Sequence[int]] = {}
         names = {ref[0] for ref, *_ in settlements}
         if len(names) == 1:
-            parts = {name: range(len(settlements)) for name in names}
+            parts[names.pop()] = range(len(settlements))
         else:
-            parts = {name: [i for i, it in enumerate(settlements) if it.ref.queue == name] for name in names}
+            several: dict[str, list[int]] = {}
+            for index, settlement in enumerate(settlements):
+                several.setdefault(settlement.ref.queue, []).append(index)
+            parts.update(several)
         head = (worker.encode(), seq, nonce)
         for queue in dict.fromkeys((*queues, *parts)):
             part = parts.get(queue, ())

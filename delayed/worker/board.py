@@ -202,7 +202,7 @@ class Board:
         _ANSWER.pack_into(self.map, self._slot_at(seat, slot) + _ANSWER_AT, serial, size)
 
     def end(self, seat: int, slot: int, code: int, at: float, cpu: float, text: bytes = b"") -> None:
-        """A task has ended with outcome `code`; `text` says more, cut to what fits."""
+        """A task that was handed over has ended, once, with outcome `code`; `text` says more, cut to what fits."""
         offset = seat * self.seat_size + self.slots_at + slot * SLOT_SIZE
         if text:
             text = text[:TEXT_MAX]

@@ -157,6 +157,8 @@ def receive_tasks(sock: socket.socket, buffer: bytearray | mmap.mmap, flags: int
             raise BadFrame(f"a packet has {size - at} bytes where a task should begin")
         kind, flags, slot, queue, _, serial, id, delivery, attempt, nonce, n, m, k = unpack(data, at)
         at += HEAD_SIZE
+        if flags > _SAME:
+            raise BadFrame(f"a task comes in the way {flags}, which this version does not know")
         if flags == _LARGE:
             if not ancillary:
                 raise OSError(errno.EMFILE, "no descriptor was left for a large task, which is lost to this process")
@@ -171,8 +173,10 @@ def receive_tasks(sock: socket.socket, buffer: bytearray | mmap.mmap, flags: int
             raise BadFrame(f"a task has {size - at} bytes, and says that it has {n + m + k}")
         if flags != _SAME:
             header = data[at : at + n]
-        elif header is None or n:
-            raise BadFrame("a task has the header of one before it, and there is none, or has one")
+        elif header is None:
+            raise BadFrame("a task is to have the header of the one before it, and is the first")
+        elif n:
+            raise BadFrame("a task is to have the header of the one before it, and has one")
         detail = data[at + n : payload_at] if m else b""
         fields = (kind, slot, queue, serial, id, delivery, attempt, nonce, header, data[payload_at:end], detail)
         frames.append(new(TaskFrame, fields))

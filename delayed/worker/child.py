@@ -50,7 +50,6 @@ LATE = 1.0  # seconds by which a signal may come after another, which has found 
 LATE_MAX = 4  # ... and how many may
 IDLE = 0.005  # seconds without a task after which a child that has just been forked gets ready for one
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_SEVERAL = (None, None)  # where it can't be told so
 _STOPS: dict[int, tuple[type[TaskStopped], str]] = {
     boards.STOP_TIMEOUT: (TaskTimeout, "the task's time is up"),
     boards.STOP_LOST: (TaskLost, "its claim was lost"),
@@ -205,6 +204,8 @@ class Child:
         self.report(channel.RETURNED, 0, 0)
 
     def report(self, kind: int, slot: int, serial: int, code: int = 0, detail: bytes = b"") -> None:
+        if os.getpid() != self.pid:
+            os._exit(0)  # a copy that shares the memory, by vfork() for instance
         try:
             # A task may have closed every descriptor, and another file may have taken the number.
             if os.fstat(self.sock.fileno()).st_ino != self.channel_inode:
@@ -255,8 +256,7 @@ class Child:
             except OSError:
                 return True
         threading = sys.modules.get("threading")
-        # active_count() takes a lock, which takes as long as all the rest.
-        if threading is not None and len(getattr(threading, "_active", _SEVERAL)) > 1:
+        if threading is not None and _threads(threading) > 1:
             main, ours = threading.main_thread(), context.threads()
             if not all(thread is main or thread.name.startswith(ours) for thread in threading.enumerate()):
                 return True
@@ -327,6 +327,15 @@ def main(child: Child) -> NoReturn:
     finally:
         flush()
         os._exit(code)  # not sys.exit: the fork server's own end is not ours, and threads are not waited for
+
+
+def _threads(threading: Any) -> int:
+    """How many threads there are; active_count() takes a lock for that, and as long as all else that is looked at."""
+    try:
+        # In this order: a thread that begins is in the second before it leaves the first.
+        return len(threading._limbo) + len(threading._active)
+    except AttributeError:
+        return int(threading.active_count())
 
 
 def _resident() -> int:

@@ -2,7 +2,8 @@
 
 Linux has all of it, from 5.6 on. Elsewhere: without ``PR_SET_CHILD_SUBREAPER`` daemons that a task forks and that leave
 its session go on running; without pidfds the exit of a child whose fork server died is found by polling; without the
-life pipe's signal a child whose monitor and fork server both died ends when it next reads its channel.
+life pipe's signal a child whose monitor and fork server both died ends when it next reads its channel; and without
+``MADV_WIPEONFORK`` a child asks for its own number at each task, to know that it is no copy.
 """
 
 from __future__ import annotations
@@ -60,14 +61,18 @@ class Original:
 
 def mark_original() -> Mark:
     """A mark of this process, that takes a while to make and a tenth of the time to look at: a page of memory that is
-    empty in a fork, also in one that Python does not notice. On Linux from 4.14 on.
+    empty in every fork with a memory of its own, also in one that Python does not notice.
     """
     if _LINUX:
         with contextlib.suppress(OSError, ValueError):
             page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             page.madvise(MADV_WIPEONFORK)
             page[0] = 1
-            return page
+            try:
+                page.madvise(-1)
+            except OSError:
+                return page
+            # It takes any advice, and follows none, as some emulators of single programs do.
     return Original()
 
 

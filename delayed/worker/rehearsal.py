@@ -48,6 +48,7 @@ def _play(config: Config, times: int, mine: socket.socket, theirs: socket.socket
     # Not the codecs of all queues, which may be many.
     plain = config._replace(codecs=[], success_handler=None, error_handler=None, hooks=None)
     child = Child(0, board, theirs, file, file, file, plain)
+    child.pid = os.getpid()
     child.mark = process.Original()
     child.codecs = [codec := _rehearsed(config)]
     message = Message(id=1, func=f"{__name__}:nothing", payload=codec.encode((), {}), timeout=1.0)

@@ -442,6 +442,55 @@ def test_settle_and_claim_does_both(bench: Bench) -> None:
     assert bench.counts() == (0, 0, 2, 0)
 
 
+def test_one_claim_gets_new_tasks_and_some_that_were_claimed_before(bench: Bench) -> None:
+    bench.put(3)
+    (back, again, dead) = bench.claim(3)
+    for claim, action in ((back, "back"), (again, "retry")):
+        assert bench.end(claim, action)
+    bench.put(3)
+
+    claims = {claim.id: claim for claim in bench.claim()}
+
+    assert len(claims) == 5
+    assert {(claim.delivery, claim.attempt) for id, claim in claims.items() if id not in (back.id, again.id)} == {
+        (1, 1)
+    }
+    assert [(claims[each.id].delivery, claims[each.id].attempt) for each in (back, again)] == [(2, 1), (2, 2)]
+    assert all(bench.broker.settle("w", [Settlement(claim.ref, "done") for claim in (dead, *claims.values())]))
+    assert bench.counts() == (0, 0, 0, 0)
+
+
+def test_a_claim_that_is_named_twice_ends_once(bench: Bench) -> None:
+    bench.put(3)
+    one, two, three = (Settlement(claim.ref, "done") for claim in bench.claim())
+
+    assert bench.broker.settle("w", [one, two, one, one, three, two]) == [True, True, False, False, True, False]
+    assert bench.counts() == (0, 0, 0, 0)
+
+
+def test_claims_of_several_queues_end_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    if bench.broker.scheme == "redis":
+        monkeypatch.setattr("delayed.brokers.redis.SETTLE_MAX", 3)
+    queues = [bench.queue, f"{bench.queue}_b", f"{bench.queue}_c"]
+    claims = []
+    for number, queue in enumerate(queues):
+        first = bench.broker.reserve_ids(queue, 8)
+        messages = [Message(first + i, "m:f", b"%d" % number) for i in range(8)]
+        bench.broker.enqueue(queue, messages, secrets.token_hex(16), 1)
+        claims.append(bench.broker.claim([queue], "w", number + 1, secrets.randbits(64), 4, LEASE))
+    stale = claims[0][0]._replace(nonce=claims[0][0].nonce ^ 1)
+    # One of each in turns.
+    order = [claim for three in zip(*claims, strict=True) for claim in three]
+    settlements = [Settlement(claim.ref, "done") for claim in (*order[:5], stale, *order[5:])]
+
+    accepted, fresh = bench.broker.settle_and_claim("w", settlements, queues, 9, secrets.randbits(64), 100, LEASE)
+
+    assert accepted == [True] * 5 + [False] + [True] * 7
+    assert [claim.queue for claim in fresh] == [queue for queue in queues for _ in range(4)]
+    assert [claim.payload for claim in fresh] == [b"%d" % number for number in range(3) for _ in range(4)]
+    assert len({claim.id for claim in (*order, *fresh) if claim.queue == queues[1]}) == 8
+
+
 def test_settle_and_claim_sent_again_claims_the_same_and_settles_no_more(bench: Bench) -> None:
     bench.put(4)
     (claim,) = bench.claim(1)

@@ -36,6 +36,15 @@ def board() -> Iterator[Halting]:
     os.close(file)
 
 
+def test_the_next_task_in_a_slot_has_words_of_its_own(board: Halting) -> None:
+    for serial, words in enumerate(["it failed", "", "again"], 1):
+        board.hand(0, 3, 0, serial, 100, 1, 1)
+        board.begin(0, 0, 3, serial, 1.0, 50.0)
+        board.end(0, 3, 1, 51.0, 0.5, words.encode())
+        assert board.slot(0, 3).text == words
+        board.free(0, 3)
+
+
 def take_back(board: Board, slot: int, serial: int) -> bool:
     """What a guardian does that does not wait; whether the task had not begun."""
     board.recall(0, serial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -10,8 +11,14 @@ from typing import Any
 import pytest
 
 from delayed import Queue
+from delayed.message import Claim, Message
 from delayed.task import Task
 from delayed.worker import channel
+from delayed.worker.board import Board
+from delayed.worker.courier import Held
+from delayed.worker.handing import Handing
+from delayed.worker.process import anonymous_file
+from delayed.worker.seat import Seat
 from tests.workers import packets, tasks
 from tests.workers.conftest import Bench, alive, children_of, fork_server_of, wait_for
 
@@ -50,6 +57,91 @@ def test_what_is_larger_than_the_buffers_of_this_system_arrives_all_the_same(siz
     assert [(frame.id, frame.header, len(frame.payload)) for frame in frames] == [
         (number, b"header", size) for number, size in enumerate(sizes)
     ]
+
+
+DIFFERENT = [
+    (b"a", b"1", b""),
+    (b"a", b"2", b"detail"),
+    (b"b", b"", b""),
+    (b"", b"3", b""),
+    (b"", b"4", b""),
+    (b"a", b"5", b""),
+]
+
+
+@pytest.mark.parametrize("size", [0, 60_000])
+def test_headers_that_are_the_same_are_sent_once(size: int) -> None:
+    near, far = channel.pair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # what is large goes through a file
+    sent = [(header, payload + b"x" * (size // 6), detail) for header, payload, detail in DIFFERENT]
+    parts: list[bytes] = []
+    last = None
+    for number, (header, payload, detail) in enumerate(sent):
+        parts += channel.pack_task(channel.RUN, number, 0, number, number, 1, 1, 7, header, payload, detail, last)
+        last = header
+
+    with near, far:
+        channel.send_tasks(near, parts)
+        frames = channel.receive_tasks(far, bytearray(channel.BUFFER_SIZE))
+
+    assert [(frame.header, frame.payload, frame.detail) for frame in frames] == sent
+    assert [frame.slot for frame in frames] == list(range(6))
+    assert frames[0].header is frames[1].header
+    assert sum(len(part) for part in parts) == 6 * channel.HEAD_SIZE + sum(
+        len(part) for part in (b"a", b"b", b"a", *(part for _, *rest in sent for part in rest))
+    )
+
+
+def same(**changes: bytes) -> list[bytes]:
+    """A task that is said to have the header of the one before it."""
+    head, *rest = channel.pack_task(channel.RUN, 1, 0, 1, 1, 1, 1, 7, changes.get("header", b""), b"x")
+    return [head[:1] + changes.get("flags", b"\2") + head[2:], *rest]
+
+
+FIRST = [*channel.pack_task(channel.RUN, 1, 0, 1, 1, 1, 1, 7, b"header", b"x")]
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        (same(), "is the first"),
+        ([*FIRST, *same(header=b"own")], "and has one"),
+        ([*FIRST, *same(flags=b"\3")], "the way 3"),
+    ],
+)
+def test_what_can_not_be_so_is_no_task(parts: list[bytes], why: str) -> None:
+    near, far = channel.pair()
+    with near, far:
+        near.send(b"".join(parts))
+        with pytest.raises(channel.BadFrame, match=why):
+            channel.receive_tasks(far, bytearray(channel.BUFFER_SIZE))
+
+
+def test_what_is_exclusive_is_so_among_others() -> None:
+    handing = Handing.__new__(Handing)
+    file = anonymous_file("board")
+    seat = Seat(0, 8)
+    handing.board = board = Board(file, 1)
+    handing.serial = 0
+    kinds = [False, False, True, True, False, True]
+    batch = []
+    for number, exclusive in enumerate(kinds):
+        header = Message(number, "m:f", b"", exclusive=exclusive, timeout=float(number % 2)).header()
+        batch.append(Held(Claim("q", number + 1, 1, 7, 1, header, b"%d" % number), 0.0, 0))
+    try:
+        assert handing.hand(seat, batch)
+        frames = channel.receive_tasks(seat.theirs, bytearray(channel.BUFFER_SIZE))
+        for frame in frames:
+            board.begin(0, 0, frame.slot, frame.serial, 0.0, 1.0)
+
+        assert [(frame.header, frame.payload) for frame in frames] == [held.claim[5:] for held in batch]
+        assert sorted(board.exclusives(0)) == sorted(
+            frame.slot for frame, exclusive in zip(frames, kinds, strict=True) if exclusive
+        )
+    finally:
+        seat.close()
+        board.close()
+        os.close(file)
 
 
 EACH_ONCE = [f"{number} 1" for number in range(BEHIND)]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.workers import tasks
 from tests.workers.conftest import Bench, alive, fork_server_of, wait_for
+from tests.workers.deaths import exhausts_descriptors
 
 
 def test_each_task_runs_once_and_nothing_is_left(bench: Bench, mode: str) -> None:
@@ -112,6 +113,16 @@ def test_a_child_that_has_grown_is_replaced(bench: Bench) -> None:
     bench.burst("preforked", max_memory=20_000_000)
 
     assert len(set(bench.ledger.lines)) == 3
+
+
+def test_a_child_that_can_open_no_file_any_more_is_replaced(bench: Bench) -> None:
+    bench.put(tasks.mark_pid)
+    bench.put(exhausts_descriptors.die)
+    bench.put(tasks.mark_pid)
+
+    bench.burst("preforked")
+
+    assert len(set(bench.ledger.lines)) == 2
 
 
 def test_what_waits_behind_a_long_task_is_given_back_at_once(bench: Bench) -> None:

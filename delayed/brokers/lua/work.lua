@@ -29,9 +29,9 @@
 --                Of each other: 'delivery|nonce|', 'r' (retry), 'b' (back) or 'x' (dead) .. its note, which may be
 --                empty .. newline .. delay in ms, or for 'x' the reason; and its id
 -- Returns {'1' or '0' for each settlement in that order, in one string; ms until the next scheduled task or -1; and of
---          the claims: ids, deliveries, attempts, lengths of the messages, the messages, each in one string (those of
---          deliveries and attempts are empty if all are 1); and if something was there that is no task, what put_away()
---          tells of each}.
+--          the claims: ids, deliveries, attempts, lengths of the messages, the messages, each in one string (that of
+--          the deliveries, and that of the attempts, may be empty if all are 1); and if something was there that is no
+--          task, what put_away() tells of each}.
 
 redis.call('ZREM', CLAIMED, '')
 local worker, seq, nonce = ARGV[1], tonumber(ARGV[2]), ARGV[3]
