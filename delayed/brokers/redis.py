@@ -108,10 +108,10 @@ class RedisBroker(Broker):
     """
 
     scheme: ClassVar[str] = "redis"
-    works_meanwhile: ClassVar[bool] = True
 
     def __init__(self, conn: Any) -> None:
         self._client = RedisClient(conn)
+        self.works_meanwhile = not self._client.cluster
         self._waiter = Waiter(self._client)
         self._named: dict[str, float] = {}  # queue -> until when its name counts as written, monotonic
         self._due: dict[str, float | None] = {}  # queue -> when its first scheduled task is due; None: there is none

@@ -485,6 +485,7 @@ class Courier(threading.Thread):
             self._gates.ended(settlement for _, settlement in batch)
         if limit:
             self._answered(queues, limit, claims)
+        self._take_rest()  # nobody has waited for an answer
         self._untaken = (claims, sent)
         if not self.broker.works_meanwhile:
             self._take_rest()

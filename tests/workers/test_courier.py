@@ -111,7 +111,7 @@ class Busy(Fussy):
     """A store that lets who asks it do something else meanwhile."""
 
     works_meanwhile = True
-    breaks: Iterator[str] = iter(())  # of each exchange, when it breaks: "before" that, "after" it, or not at all
+    breaks: Iterator[str] = iter(())  # of each exchange: whether it breaks "before" or "after" that, or "hurries"
     taken = 0  # exchanges during which what was claimed by the one before was taken
     courier: Courier
     work: Callable[[], None]  # called by each exchange
@@ -122,10 +122,11 @@ class Busy(Fussy):
             raise BrokerUnavailable("the connection was cut")
         answer = super().settle_and_claim(worker, settlements, *rest)
         waiting = len(self.courier.inbox)
-        deadline.idle()
+        if breaks != "hurries":
+            deadline.idle()
         self.taken += len(self.courier.inbox) > waiting
         self.work()
-        if breaks:
+        if breaks == "after":
             raise BrokerUnavailable("the connection was cut")
         return answer
 
@@ -213,7 +214,11 @@ def test_a_full_store_keeps_no_task_from_being_settled(broker: Fussy, courier: C
     assert courier.inbox[0].claim.attempt == 1
 
 
-@pytest.mark.parametrize("breaks", [[], [*["", "", ""] * 4, *["", "before", "", "after"] * 4]], ids=["", "breaks"])
+@pytest.mark.parametrize(
+    "breaks",
+    [[], [*["", "", ""] * 4, *["", "before", "", "after"] * 4], ["", "", "hurries"] * 9],
+    ids=["", "breaks", "hurries"],
+)
 def test_what_is_claimed_is_taken_while_the_store_is_asked_for_more(breaks: list[str]) -> None:
     broker = Busy(f"memory://{secrets.token_hex(8)}")
     broker.breaks = iter(breaks)
