@@ -84,9 +84,10 @@ class Claims(Sequence[Claim]):
         return isinstance(other, Sequence) and self._all() == list(other)
 
     def _all(self) -> list[Claim]:
-        for answer in self._unread:
-            self._read += _claims(*answer)
-        self._unread.clear()
+        while self._unread:
+            found = list(_claims(*self._unread[0]))
+            del self._unread[0]
+            self._read += found
         return self._read
 
 

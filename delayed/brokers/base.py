@@ -100,7 +100,7 @@ class Broker(ABC):
     """
 
     scheme: ClassVar[str]
-    works_meanwhile = False  # whether it calls deadline.idle() when it has asked its store
+    works_meanwhile = False  # whether settle_and_claim() calls deadline.idle() when it has asked its store
     # What the names of the threads begin with that the driver keeps running: a process that has only those left over
     # from a task's transaction can run the next task.
     threads: ClassVar[tuple[str, ...]] = ()

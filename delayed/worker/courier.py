@@ -155,7 +155,8 @@ class Courier(threading.Thread):
         # Not by their ids: who has lost a task may claim it again before the end of the old claim is sent.
         self._held: set[Held] = set()
         self._untaken: tuple[Sequence[Claim], float] = ((), 0.0)  # claimed by the last exchange, and when that was sent
-        self._taking = 0.0  # seconds that it took to take them
+        self._taking = 0.0  # seconds that it took to take them while the store was asked, ...
+        self._trouble: Exception | None = None  # ... and what went wrong with it
         self._settling = 0  # of those held, how many lie in the outbox or are under way
         self._waiting = False
         self._closing = False
@@ -185,7 +186,7 @@ class Courier(threading.Thread):
     @property
     def held(self) -> int:
         """How many claims are not ended in the store."""
-        return len(self._held)
+        return len(self._held) + len(self._untaken[0])
 
     def settle(self, *ends: tuple[Held, Settlement]) -> None:
         """End claims, soon."""
@@ -296,12 +297,12 @@ class Courier(threading.Thread):
 
     def _turn(self) -> bool:
         """Do one thing; False when there is nothing left to do."""
+        if self._closing or self._answers or self._gates.busy:
+            self._take_rest()  # whoever has come through a gate counts before those who are let go on
         if self._answers:
             self._put_answers()
         if self._gates.busy and now() >= self._gates_at:
             self._mind_gates()
-        if self._closing:
-            self._take_rest()
         at = now()
         with self._condition:
             while self._closing and self.inbox:
@@ -315,17 +316,17 @@ class Courier(threading.Thread):
                 or at >= self._outbox_since + FLUSH_DELAY
                 or self._closing
             )
-            late = untaken and not (hungry or flush)
+            behind = untaken and not (hungry or flush)  # and no exchange follows
             # Each end of a wait costs commands.
             chore = min(self._announce_at + self._slack, self._sweep_at)
             if self._held or not self.healthy:
                 chore = min(chore, self._renew_at + self._slack)
             if self._gates.busy:
                 chore = min(chore, self._gates_at)
-            if self._closing and not self._outbox and (not self._held or at > self._close_by):
+            if self._closing and not self._outbox and (not (self._held or untaken) or at > self._close_by):
                 return False
             idle = False
-            if not (hungry or flush or late) and at < chore:
+            if not (hungry or flush or behind) and at < chore:
                 timeout = min(chore - at, WAIT_TIMEOUT)
                 if self._outbox:
                     timeout = min(timeout, self._outbox_since + FLUSH_DELAY - at)
@@ -343,7 +344,7 @@ class Courier(threading.Thread):
                 self._waiting = False
         elif hungry or flush:
             self._exchange(max(self.target - stock, 0) if not self._closing else 0)
-        elif late:
+        elif behind:
             self._take_rest()
         if at >= chore:
             self._take_rest()
@@ -438,31 +439,32 @@ class Courier(threading.Thread):
         resent = False
         settlements = [settlement for _, settlement in batch]
         before: list[bool] = []  # whether those were accepted that the store did not take together
-        while True:
-            sent = now()
-            self._taking = 0.0
-            try:
-                with meanwhile(self._take_rest):
-                    accepted, claims = self.broker.settle_and_claim(
-                        self.worker, settlements, queues, seq, nonce, limit, self.lease
-                    )
-                self._note_pace(now() - sent - self._taking, len(settlements) + len(claims))
-                break
-            except BrokerError as error:
-                self._take_rest()
-                if settlements and not isinstance(error, BrokerUnavailable):
-                    with contextlib.suppress(BrokerError):
-                        before, settlements = refusal.settle_each(self.broker, self.worker, settlements), []
-                        continue
-                self._fail(error)
-                resent = True
-                if self._closing and now() > self._close_by:
-                    raise
-                self._keep_all()
-            except BaseException:  # not to be expected, but what has ended must not be forgotten for it
-                with self._condition:
-                    self._outbox[:0] = batch
-                raise
+        try:
+            while True:
+                sent = now()
+                self._taking = 0.0
+                try:
+                    with meanwhile(self._take_meanwhile):
+                        accepted, claims = self.broker.settle_and_claim(
+                            self.worker, settlements, queues, seq, nonce, limit, self.lease
+                        )
+                    self._note_pace(now() - sent, len(settlements) + len(claims))
+                    break
+                except BrokerError as error:
+                    self._take_meanwhile()
+                    if settlements and not isinstance(error, BrokerUnavailable):
+                        with contextlib.suppress(BrokerError):
+                            before, settlements = refusal.settle_each(self.broker, self.worker, settlements), []
+                            continue
+                    self._fail(error)
+                    resent = True
+                    if self._closing and now() > self._close_by:
+                        raise
+                    self._keep_all()
+        except BaseException:  # what has ended must not be forgotten, whatever it is
+            with self._condition:
+                self._outbox[:0] = batch
+            raise
         for (held, settlement), good in zip(batch, before or accepted, strict=True):
             if good:
                 continue
@@ -479,31 +481,53 @@ class Courier(threading.Thread):
                 )
         ended = [held for held, _ in batch if held is not None]
         self._held.difference_update(ended)
-        self._settling -= len(ended)
+        with self._condition:
+            self._settling -= len(ended)
         self.freed(ended)
         if self.keeps or self._gates.minds:
             self._gates.ended(settlement for _, settlement in batch)
         if limit:
             self._answered(queues, limit, claims)
-        self._take_rest()  # nobody has waited for an answer
-        self._untaken = (claims, sent)
+        try:
+            self._take_rest()  # what could not be taken meanwhile
+        finally:
+            self._untaken = (claims, sent)
         if not self.broker.works_meanwhile:
             self._take_rest()
         if not claims and (batch or self.dry):
             self.notify()
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise trouble
 
     def _note_pace(self, seconds: float, tasks: int) -> None:
-        if tasks >= PACED:  # else it is the trip that counts
+        # Of few it is the trip that counts; and who was busy meanwhile can't tell when the answer came.
+        if tasks >= PACED and self._taking < seconds / 2:
             pace = max(seconds - self.trip, 0.0) / tasks
             self.pace += (pace - self.pace) * (0.2 if self.pace else 1.0)
 
     def _take_rest(self) -> None:
-        """Take what the last exchange has claimed: while the store is at the next one, if that follows at once."""
-        begun = now()
+        """Take what the last exchange has claimed."""
         (claims, sent), self._untaken = self._untaken, ((), 0.0)
         if claims:
             self._take(claims, sent)
-            self._taking = now() - begun
+
+    def _take_meanwhile(self) -> None:
+        """The same while the store is asked for something: what it would have to be asked for itself waits, and what
+        goes wrong is raised later.
+        """
+        begun = now()
+        header = b""
+        try:
+            for claim in self._untaken[0]:
+                if claim.header is not header:  # many have the same
+                    header = claim.header
+                    if ASKING in header:
+                        return
+            self._take_rest()
+        except Exception as error:
+            self._trouble = error
+        self._taking = now() - begun
 
     def _take(self, claims: Sequence[Claim], sent: float) -> None:
         fresh: list[Held] = []

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -244,6 +245,53 @@ def test_what_is_claimed_is_taken_while_the_store_is_asked_for_more(breaks: list
     assert broker.taken
     assert set(seen) == set(ids)
     assert set(seen.values()) == {1}
+    assert not any(broker.counts("q"))
+
+
+def test_what_has_to_be_asked_for_is_taken_after_the_answer() -> None:
+    asked: list[bool] = []  # whether that was amid another question
+    amid = False
+
+    class Asked(Busy):
+        def settle_and_claim(self, *args: Any) -> Any:
+            nonlocal amid
+            amid = True
+            try:
+                return super().settle_and_claim(*args)
+            finally:
+                amid = False
+
+        def clock(self, queue: str) -> float:
+            asked.append(amid)
+            return super().clock(queue)
+
+    broker = Asked(f"memory://{secrets.token_hex(8)}")
+    first = broker.reserve_ids("q", 1000)
+    until = broker.clock("q") + 3600
+    messages = [Message(first + n, "m:f", b"", expires=None if n % 200 else until) for n in range(1000)]
+    broker.enqueue("q", messages, secrets.token_hex(16), 1)
+    asked.clear()
+    broker.courier = courier = made(broker, 15.0, sweep=False)
+    seen: Counter[int] = Counter()
+    begin_by: list[float] = []
+
+    def work() -> None:
+        with one_at_a_time:
+            some = [courier.inbox.popleft() for _ in range(min(len(courier.inbox), FLUSH_SIZE))]
+            seen.update(held.claim.id for held in some)
+            begin_by.extend(held.begin_by for held in some if held.begin_by < inf)
+            courier.settle(*[(held, done(held.claim)) for held in some])
+
+    one_at_a_time = threading.Lock()
+    broker.work = work
+    courier.aim(150, 75)
+    courier.start()
+    wait_for(lambda: work() or len(seen) == 1000)
+    left(courier)
+
+    assert set(seen.values()) == {1}
+    assert len(begin_by) == 5
+    assert asked and not any(asked)
     assert not any(broker.counts("q"))
 
 
