@@ -91,7 +91,7 @@ class Call:
     def __init__(self, script: Script, keys: Sequence[bytes]) -> None:
         self.script = script
         self.keys = keys
-        self.packed = pack([b"EVALSHA", script.sha, len(keys), *keys])
+        self.packed = _pack([b"EVALSHA", script.sha, len(keys), *keys])
 
 
 class RedisClient:
@@ -169,29 +169,17 @@ class RedisClient:
 
     def pack(self, call: Call, args: Sequence[bytes | int]) -> bytes:
         """The call of a script as it is sent; not for a cluster."""
-        return b"*%d\r\n%b%b" % (3 + len(call.keys) + len(args), call.packed, pack(args))
+        return b"*%d\r\n%b%b" % (3 + len(call.keys) + len(args), call.packed, _pack(args))
 
     def run(self, call: Call, args: Sequence[bytes | int]) -> Any:
         """Run a script; its answer in bytes, ints and lists, whatever the client's settings."""
-        if not self.cluster:
-            return self.run_packed(call, len(args), pack(args))
-        script = call.script
-        keys: list[bytes | int] = [len(call.keys), *call.keys]  # redis-py 5.0.0 counts with the first
-        with self.errors():
-            try:
-                return self._route(b"EVALSHA", script.sha, *keys, *args)
-            except redis.exceptions.NoScriptError:  # nothing ran: a new server, a failover, or SCRIPT FLUSH
-                return self._route(b"EVAL", script.source, *keys, *args)
-
-    def run_packed(self, call: Call, count: int, args: bytes) -> Any:
-        """:meth:`run` with so many arguments that are packed already; not on a cluster."""
         try:  # not with errors(), which takes a while
-            count += 3 + len(call.keys)
             try:
-                return self._on(self._client.connection_pool, b"*%d\r\n%b%b" % (count, call.packed, args))
-            except redis.exceptions.NoScriptError:  # see run()
-                named = pack([b"EVAL", call.script.source, len(call.keys), *call.keys])
-                return self._on(self._client.connection_pool, b"*%d\r\n%b%b" % (count, named, args))
+                if self.cluster:
+                    return self._route(b"EVALSHA", call.script.sha, len(call.keys), *call.keys, *args)
+                return self._on(self._client.connection_pool, self.pack(call, args))
+            except redis.exceptions.NoScriptError:  # nothing ran: a new server, a failover, or SCRIPT FLUSH
+                return self._execute(b"EVAL", call.script.source, len(call.keys), *call.keys, *args)
         except _THEIRS as error:
             self._raise(error)
 
@@ -328,10 +316,10 @@ class RedisClient:
 
 
 def _command(args: Sequence[bytes | int]) -> bytes:
-    return b"*%d\r\n%b" % (len(args), pack(args))
+    return b"*%d\r\n%b" % (len(args), _pack(args))
 
 
-def pack(args: Sequence[bytes | int]) -> bytes:
+def _pack(args: Sequence[bytes | int]) -> bytes:
     """Arguments as they are sent. redis-py's own packing takes as long as the server does for a short command."""
     parts = []
     for arg in args:

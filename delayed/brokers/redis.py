@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from delayed.brokers import keys
-from delayed.brokers._redis_client import Call, RedisClient, Script, pack
+from delayed.brokers._redis_client import Call, RedisClient, Script
 from delayed.brokers._redis_listen import RedisListener
-from delayed.brokers._redis_stored import Claims, packed, split, stored
+from delayed.brokers._redis_stored import Claims, split, stored
 from delayed.brokers._redis_wait import Waiter
 from delayed.brokers.base import (
     DEAD_LETTERS,
@@ -157,11 +157,7 @@ class RedisBroker(Broker):
         others = [each for each in messages if each.priority or each.delay > 0 or each.tenant is not None]
         head: tuple[bytes | int, ...] = (session.encode(), seq)
         if not others:
-            if self._client.cluster:
-                self._run("enqueue_plain", queue, *head, *stored(messages))
-            else:
-                call, count = self._call("enqueue_plain", queue), len(head) + 2 * len(messages)
-                self._client.run_packed(call, count, pack(head) + packed(messages))
+            self._run("enqueue_plain", queue, *head, *stored(messages))
             return
         plain = [each for each in messages if not each.priority and each.delay <= 0 and each.tenant is None]
         args = [*head, len(plain), *stored(plain), *stored(others)]

@@ -330,7 +330,7 @@ def main(child: Child) -> NoReturn:
 
 
 def _threads(threading: Any) -> int:
-    """How many threads there are; active_count() takes a lock for that, and as long as all else that is looked at."""
+    """How many threads there are; active_count() takes a lock for that, and four times as long."""
     try:
         # In this order: a thread that begins is in the second before it leaves the first.
         return len(threading._limbo) + len(threading._active)

@@ -37,7 +37,7 @@ F_SETSIG = 10  # fcntl(2), Linux; the fcntl module lacks it before Python 3.13
 STACK_SIGNAL: int = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 
 # Seconds since boot, suspended time included, for a lease goes on while the machine sleeps; elsewhere those of a clock
-# that is never set. No function of ours: each task asks twice, and to call one takes as long as to look.
+# that is never set. No function of ours: each task asks twice, and to call one takes nearly as long as to look.
 now: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
