@@ -22,7 +22,8 @@ from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable
 from delayed.logger import logger
 from delayed.message import Answer, Claim, Message, Settlement, Swept, done
 from delayed.worker import verdict
-from delayed.worker.courier import FLUSH_SIZE, Courier
+from delayed.worker.courier import FLUSH_SIZE, Courier, Held
+from delayed.worker.process import now
 from tests.workers.conftest import wait_for
 
 LIMITED = {"limit": ["limit", 1, None], "runs": 11}
@@ -109,13 +110,38 @@ class Fussy(MemoryBroker):
 
 
 class Busy(Fussy):
-    """A store that lets who asks it do something else meanwhile."""
+    """A store that lets who asks it do something else meanwhile, with a worker that has much to do."""
 
     works_meanwhile = True
     breaks: Iterator[str] = iter(())  # of each exchange: whether it breaks "before" or "after" that, or "hurries"
+    amid = False  # whether an exchange is under way
     taken = 0  # exchanges during which what was claimed by the one before was taken
     courier: Courier
-    work: Callable[[], None]  # called by each exchange
+
+    def __init__(self) -> None:
+        super().__init__(f"memory://{secrets.token_hex(8)}")
+        self.seen: list[Held] = []  # that were worked on
+        self.asked: list[bool] = []  # of each look at the clock, whether it was amid an exchange
+        self._one_at_a_time = threading.Lock()
+
+    def fill(self, total: int, **options: Any) -> Courier:
+        """Enqueue so many tasks, and make a courier that claims 150 of them at a time."""
+        first = self.reserve_ids("q", total)
+        messages = [Message(id, "m:f", b"") for id in range(first, first + total)]
+        messages[::200] = [message._replace(**options) for message in messages[::200]]
+        self.enqueue("q", messages, secrets.token_hex(16), 1)
+        self.courier = made(self, 15.0, sweep=False)
+        self.courier.aim(300, 150)
+        return self.courier
+
+    def work(self) -> int:
+        """Do some of the tasks that were claimed; how many were done up to now."""
+        with self._one_at_a_time:
+            inbox = self.courier.inbox
+            some = [inbox.popleft() for _ in range(min(len(inbox), FLUSH_SIZE))]
+            self.seen += some
+            self.courier.settle(*[(held, done(held.claim)) for held in some])
+            return len(self.seen)
 
     def settle_and_claim(self, worker: str, settlements: Sequence[Settlement], *rest: Any) -> Any:
         breaks = next(self.breaks, "")
@@ -124,12 +150,18 @@ class Busy(Fussy):
         answer = super().settle_and_claim(worker, settlements, *rest)
         waiting = len(self.courier.inbox)
         if breaks != "hurries":
+            self.amid = True
             deadline.idle()
+            self.amid = False
         self.taken += len(self.courier.inbox) > waiting
         self.work()
         if breaks == "after":
             raise BrokerUnavailable("the connection was cut")
         return answer
+
+    def clock(self, queue: str) -> float:
+        self.asked.append(self.amid)
+        return super().clock(queue)
 
 
 @pytest.fixture
@@ -221,93 +253,105 @@ def test_a_full_store_keeps_no_task_from_being_settled(broker: Fussy, courier: C
     ids=["", "breaks", "hurries"],
 )
 def test_what_is_claimed_is_taken_while_the_store_is_asked_for_more(breaks: list[str]) -> None:
-    broker = Busy(f"memory://{secrets.token_hex(8)}")
+    broker = Busy()
     broker.breaks = iter(breaks)
-    first = broker.reserve_ids("q", 3000)
-    ids = range(first, first + 3000)
-    broker.enqueue("q", [Message(id, "m:f", b"") for id in ids], secrets.token_hex(16), 1)
-    broker.courier = courier = made(broker, 15.0, sweep=False)
-    seen: Counter[int] = Counter()
-
-    def work() -> None:
-        with one_at_a_time:
-            some = [courier.inbox.popleft() for _ in range(min(len(courier.inbox), FLUSH_SIZE))]
-            seen.update(held.claim.id for held in some)
-            courier.settle(*[(held, done(held.claim)) for held in some])
-
-    one_at_a_time = threading.Lock()
-    broker.work = work
-    courier.aim(300, 150)
+    courier = broker.fill(3000)
     courier.start()
-    wait_for(lambda: work() or len(seen) == len(ids))
+    wait_for(lambda: broker.work() == 3000)
     left(courier)
 
     assert broker.taken
-    assert set(seen) == set(ids)
-    assert set(seen.values()) == {1}
+    assert len({held.claim.id for held in broker.seen}) == 3000
     assert not any(broker.counts("q"))
 
 
 def test_what_has_to_be_asked_for_is_taken_after_the_answer() -> None:
-    asked: list[bool] = []  # whether that was amid another question
-    amid = False
-
-    class Asked(Busy):
-        def settle_and_claim(self, *args: Any) -> Any:
-            nonlocal amid
-            amid = True
-            try:
-                return super().settle_and_claim(*args)
-            finally:
-                amid = False
-
-        def clock(self, queue: str) -> float:
-            asked.append(amid)
-            return super().clock(queue)
-
-    broker = Asked(f"memory://{secrets.token_hex(8)}")
-    first = broker.reserve_ids("q", 1000)
-    until = broker.clock("q") + 3600
-    messages = [Message(first + n, "m:f", b"", expires=None if n % 200 else until) for n in range(1000)]
-    broker.enqueue("q", messages, secrets.token_hex(16), 1)
-    asked.clear()
-    broker.courier = courier = made(broker, 15.0, sweep=False)
-    seen: Counter[int] = Counter()
-    begin_by: list[float] = []
-
-    def work() -> None:
-        with one_at_a_time:
-            some = [courier.inbox.popleft() for _ in range(min(len(courier.inbox), FLUSH_SIZE))]
-            seen.update(held.claim.id for held in some)
-            begin_by.extend(held.begin_by for held in some if held.begin_by < inf)
-            courier.settle(*[(held, done(held.claim)) for held in some])
-
-    one_at_a_time = threading.Lock()
-    broker.work = work
-    courier.aim(150, 75)
+    broker = Busy()
+    courier = broker.fill(1000, expires=broker.clock("q") + 3600)
+    broker.asked.clear()
     courier.start()
-    wait_for(lambda: work() or len(seen) == 1000)
+    wait_for(lambda: broker.work() == 1000)
     left(courier)
 
-    assert set(seen.values()) == {1}
-    assert len(begin_by) == 5
-    assert asked and not any(asked)
+    assert sum(held.begin_by < inf for held in broker.seen) == 5
+    assert broker.asked and not any(broker.asked)
     assert not any(broker.counts("q"))
 
 
-def test_what_was_claimed_and_not_taken_goes_back_when_the_worker_leaves() -> None:
-    broker = Busy(f"memory://{secrets.token_hex(8)}")
-    for _ in range(300):
-        put(broker)
-    broker.courier = courier = made(broker, 15.0, sweep=False)
-    broker.work = lambda: None
-    courier.aim(100, 100)
+def test_what_goes_wrong_meanwhile_ends_no_exchange(said: list[str], complaints: list[str]) -> None:
+    broker = Busy()
+    courier = broker.fill(1000)
+    failed: list[bool] = []
+
+    def notify() -> None:
+        if broker.amid and len(failed) < 3:
+            failed.append(True)
+            raise OSError("no descriptor is left")
+
+    courier.notify = notify
     courier.start()
-    wait_for(lambda: broker.counts("q").running)
+    wait_for(lambda: broker.work() == 1000)
     left(courier)
 
-    assert broker.counts("q").ready == 300
-    assert {entry.attempt for entry in broker.peek("q", "ready", 300)} == {0}
+    assert len(failed) == 3
+    assert any("no descriptor is left" in text for text in complaints)
+    assert not any("refused" in text for text in said), "what was settled is not settled again"
+    assert not any(broker.counts("q"))
+
+
+def test_who_is_told_to_leave_right_after_a_claim_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Busy()
+    courier = broker.fill(200)
+    courier.aim(0, 0)
+    told = False
+
+    def tell() -> float:
+        nonlocal told
+        if courier.held and not courier.inbox and not told:  # it was claimed by an exchange, and is not taken
+            told = True
+            courier.aim(0, 0)
+            courier.stop(5.0)
+        return now()
+
+    monkeypatch.setattr("delayed.worker.courier.now", tell)
+    courier.start()
+    wait_for(lambda: broker.announced)  # which it does in the same breath with its first claim, else
+    courier.aim(200, 100)
+    courier.join(10.0)
+
+    assert told and not courier.is_alive()
+    assert broker.counts("q") == (0, 200, 0, 0)
+    assert {entry.attempt for entry in broker.peek("q", "ready", 200)} == {0}
+
+
+@pytest.mark.parametrize("store", [Busy, Fussy])
+def test_who_waits_at_a_gate_is_let_go_on_after_those_who_have_come_through(store: type[Fussy]) -> None:
+    broker = store() if store is Busy else store(f"memory://{secrets.token_hex(8)}")
+    courier = made(broker, 15.0, sweep=False)
+    broker.courier, broker.work = courier, lambda: 0  # type: ignore[attr-defined]
+    first = put(broker, LIMITED)
+    courier.start()
+    wait_for(lambda: courier.inbox)
+    (inside,) = courier.inbox
+    courier.inbox.clear()
+    waits = put(broker, LIMITED)
+    wait_for(lambda: (found := broker.get("q", waits)) is not None and found.state == "scheduled")
+    exchange = broker.settle_and_claim
+
+    def comes(*args: Any) -> Any:
+        if not coming:
+            coming.append(put(broker, LIMITED))
+        return exchange(*args)
+
+    coming: list[int] = []
+    broker.settle_and_claim = comes  # type: ignore[method-assign]
+    courier.settle((inside, done(inside.claim)))  # with the same exchange another is claimed
+    wait_for(lambda: courier.inbox)
+
+    assert (inside.claim.id, courier.inbox[0].claim.id) == (first, coming[0])
+    entry = broker.get("q", waits)
+    assert entry is not None and (entry.state, entry.delivery) == ("scheduled", 1), "it was not woken in vain"
+    left(courier)
 
 
 def returned(body: bytes) -> Answer:
@@ -453,18 +497,24 @@ def test_sweeps_are_further_apart_while_nobody_has_claimed_anything(
     assert median(broker.gaps(known + 1)) < 0.7, "one is claimed"
 
 
+def amid_sweeps(broker: Fussy) -> int:
+    """Let the worker rest, which sweeps every two seconds then, and wait until one is a second ago; how many there
+    were.
+    """
+    broker.sweep_interval = 0.8  # type: ignore[misc]  # a store has one for good
+    broker.quiet = True
+    known = len(broker.sweeps)
+    wait_for(lambda: len(broker.sweeps) > known and time.monotonic() > broker.sweeps[-1][0] + 1.0)
+    return len(broker.sweeps)
+
+
 @pytest.mark.parametrize("courier", [15.0], indirect=True)
 def test_who_rests_announces_itself_when_it_sweeps(
     broker: Fussy, monkeypatch: pytest.MonkeyPatch, courier: Courier
 ) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: (low + high) / 2)
-    broker.sweep_interval = 0.8  # type: ignore[misc]  # a store has one for good
-    broker.quiet = True
-    known = len(broker.sweeps)
-    wait_for(lambda: len(broker.sweeps) > known)
-    time.sleep(1.2)  # how far apart they are to be; nothing is waited for
+    known = amid_sweeps(broker)
     courier.reply("order", "done", done=True)  # is announced at once, and the next one then when it is swept
-    known = len(broker.sweeps)
     wait_for(lambda: len(broker.sweeps) >= known + 3, 10.0)
 
     sweeps = [at for at, _ in broker.sweeps[known : known + 3]]
@@ -474,14 +524,9 @@ def test_who_rests_announces_itself_when_it_sweeps(
 
 @pytest.mark.parametrize("courier", [15.0], indirect=True)
 def test_a_reply_waits_for_no_sweep(broker: Fussy, courier: Courier) -> None:
-    broker.sweep_interval = 0.8  # type: ignore[misc]  # a store has one for good
-    broker.quiet = True
-    known = len(broker.sweeps)
-    wait_for(lambda: len(broker.sweeps) > known)
-    time.sleep(1.0)  # amid two sweeps; nothing is waited for
+    known = amid_sweeps(broker)
     courier.reply("one", "done", done=True)
     broker.meanwhile = lambda: courier.reply("another", "done", done=True)
-    known = len(broker.sweeps)
     wait_for(lambda: len(broker.sweeps) > known, 10.0)
 
     swept, _ = broker.sweeps[known]
