@@ -28,6 +28,7 @@ _SECTION = re.compile(r"^(Current thread|Thread|Task|Loop) (0x[0-9a-f]+)", re.MU
 HANDLER_TIMEOUT = 30.0  # seconds that a success or error handler may take
 STACK_PATIENCE = 0.2  # seconds to wait for a child to write its stacks
 SHOW_TIME = 0.3  # seconds before its kill in which a child that tasks share is to write where they stand
+WRITE_TIME = 0.15  # seconds that one gets beyond that if it is in the middle of it
 STACK_MAX = 32768  # bytes of stacks that are kept
 DUMP_MAX = 2**20  # bytes that are read of the stacks of a child with many lanes
 
@@ -35,7 +36,7 @@ DUMP_MAX = 2**20  # bytes that are read of the stacks of a child with many lanes
 class _Climb:
     """How far a task, or the handler for it, has been taken."""
 
-    __slots__ = ("asked", "deadline", "killed", "phase", "reason", "serial", "shown", "stack", "warned")
+    __slots__ = ("asked", "deadline", "killed", "phase", "reason", "serial", "shown", "stack", "warned", "written")
 
     def __init__(self, activity: Activity, reason: int, deadline: float) -> None:
         self.serial = activity.serial
@@ -46,6 +47,7 @@ class _Climb:
         self.warned = False  # whether SIGTERM was sent
         self.shown = 0.0  # when it was asked where it stands, before its kill
         self.killed = False
+        self.written = ""  # what was found of its stack when that was looked for last
         self.stack = ""
 
     def is_of(self, activity: Activity) -> bool:
@@ -129,14 +131,14 @@ class Ladder:
         if self.shared:
             return self._step_shared(seat, lane, climb, now)
         if now >= climb.deadline + self.kill_timeout and climb.asked:
-            climb.stack = self.stack_of(seat, lane, climb.serial) or climb.stack
+            climb.stack = self.read_stack(seat) or climb.stack
             climb.killed = True
             return signal.SIGKILL
         if not climb.asked:
             climb.asked = now
             self.dump(seat, now)
         elif not climb.warned:
-            climb.stack = self.stack_of(seat, lane, climb.serial)
+            climb.stack = self.read_stack(seat)
             if climb.stack or now >= climb.asked + STACK_PATIENCE:
                 climb.warned = True
                 self._ask_stop(seat, lane, climb)
@@ -156,11 +158,17 @@ class Ladder:
                     self.look(seat, now)
             return 0
         self.urge(seat, now)
+        before, climb.written = climb.written, self._written_of(seat, lane, climb.serial)
         if now < kill_at:
             return 0
-        climb.stack = self.stack_of(seat, lane, climb.serial)
-        if not climb.stack and now < climb.shown + SHOW_TIME:
+        if climb.written:
+            is_whole = climb.written == before and climb.written.endswith("\n")
+            until = kill_at if is_whole else climb.shown + SHOW_TIME + WRITE_TIME
+        else:
+            until = climb.shown + SHOW_TIME
+        if now < until:
             return 0
+        climb.stack = without_own(climb.written)
         climb.killed = True
         blocker = self.board.blocker(seat)
         if climb.reason == boards.STOP_TIMEOUT and blocker and blocker != climb.serial:
@@ -230,14 +238,15 @@ class Ladder:
 
     def stack_of(self, seat: int, lane: int, serial: int) -> str:
         """What the child of a seat has written of the task `serial` in this lane; "" if it has not yet."""
-        if not self.shared:
-            return self.read_stack(seat)
+        return without_own(self._written_of(seat, lane, serial)) if self.shared else self.read_stack(seat)
+
+    def _written_of(self, seat: int, lane: int, serial: int) -> str:
         thread = self.board.thread(seat, lane)
         return self._pick(seat, lambda kind, number: 2 * (kind == "Task" and number == serial) or number == thread)
 
     def loop_stack(self, seat: int) -> str:
         """What the child of a seat has written of where its event loop stands; "" if it has not yet."""
-        return self._pick(seat, lambda kind, number: 2 * (kind == "Loop") or kind == "Current thread")
+        return without_own(self._pick(seat, lambda kind, number: 2 * (kind == "Loop") or kind == "Current thread"))
 
     def _pick(self, seat: int, rank: Callable[[str, int], int]) -> str:
         """Of what the child of a seat has written, the part that ranks highest, above 0."""
@@ -251,7 +260,7 @@ class Ladder:
             ranked = int(rank(head[1], int(head[2], 16)))
             if ranked > best:
                 best, found = ranked, text[head.start() : after.start() if after else None]
-        return without_own(found[:STACK_MAX])
+        return found[:STACK_MAX]
 
 
 def read_stack(fd: int) -> str:

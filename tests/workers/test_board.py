@@ -113,3 +113,35 @@ def test_a_guardian_that_looks_while_tasks_begin_finds_none_overdue() -> None:
         os.close(stack)
 
     assert not sent and not ladder.climbs
+
+
+def test_a_child_that_is_still_writing_its_stacks_is_given_the_time() -> None:
+    """With much else to do it may be stopped in the middle of a line."""
+    file, stack = process.anonymous_file("board"), process.anonymous_file("stack")
+    board = Board(file, 1, 2)
+    board.note_thread(0, 0, 0xABC)
+    board.hand(0, 3, 0, 7, 100, 1, 1)
+    board.begin(0, 0, 3, 7, 1.0, 50.0)
+    sent: list[int] = []
+    ladder = Ladder(board, [stack], 1.0, lambda seat, number: sent.append(number), shared=True)
+    head = b'Thread 0x0000000000000abc (most recent call first):\n  File "/app/tasks.py", line'
+    try:
+        for step in range(13):  # the times are given: nobody waits
+            ladder.tick(0, 51.0 + step * 0.1)
+            if process.STACK_SIGNAL in sent:
+                break
+        os.write(stack, head)
+        for step in (0.99, 1.04, 1.09):
+            ladder.tick(0, 51.0 + step)
+        assert signal.SIGKILL not in sent
+        os.write(stack, b" 9 in stuck\n")
+        ladder.tick(0, 52.14)
+        ladder.tick(0, 52.19)
+        assert sent[-1] == signal.SIGKILL
+        _, killed, text = ladder.outcome(0, 0, 7)
+        assert killed
+        assert text.endswith("line 9 in stuck")
+    finally:
+        board.close()
+        os.close(file)
+        os.close(stack)
