@@ -266,6 +266,11 @@ def _import(place: str) -> Any:
     return sys.modules[place] if is_loaded(place) else importlib.import_module(place)
 
 
+def is_at_hand(path: str) -> bool:
+    """Whether the function at `path` can be had without an import, or the wait for another thread's."""
+    return path in _found or is_loaded(path.rpartition(":")[0])
+
+
 def is_loaded(place: str) -> bool:
     """Whether a module is imported, and not only begun to be by another thread."""
     module = sys.modules.get(place)

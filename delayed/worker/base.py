@@ -119,6 +119,7 @@ class Worker:
     one_shot: ClassVar[bool] = False
     own_options: ClassVar[tuple[str, ...]] = ()  # arguments that only this kind has
     lanes_are: ClassVar[str] = ""
+    one_reader: ClassVar[bool] = True
     child: ClassVar[str] = "delayed.worker.child:Child"
 
     def __init__(
@@ -317,6 +318,7 @@ class Worker:
             one_shot=self.one_shot,
             child=self.child,
             lanes=self.lanes,
+            one_reader=self.one_reader or self.lanes == 1,
             uvloop=self.uvloop,
             kill_timeout=self.kill_timeout,
             lease=self.lease,

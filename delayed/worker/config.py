@@ -28,6 +28,7 @@ class Config(NamedTuple):
         one_shot: whether a child runs one task only.
         child: the path of the class of its children.
         lanes: how many tasks a child runs at once.
+        one_reader: whether they are all read in one place, and begin when a lane is free; else each lane reads its own.
         uvloop: whether an event loop is uvloop's.
         max_tasks: tasks after which a child retires; None: never.
         max_memory: bytes that a child may grow before it retires; None: any.
@@ -62,6 +63,7 @@ class Config(NamedTuple):
     control: int = -1
     child: str = ONE_AT_A_TIME
     lanes: int = 1
+    one_reader: bool = True
     uvloop: bool = False
     max_tasks: int | None = None
     max_memory: int | None = None

@@ -87,11 +87,15 @@ class Handing:
         return self.capacity - len(closed) * self.lanes + inside
 
     def batch_size(self, seat: Seat, depth: int) -> int:
-        """How many tasks to hand to a child in one packet, if they are as quick as those before them."""
-        if self.lanes > 1 or self.config.one_shot or self.average * 2 > BATCH_TIME:
+        """How many tasks to hand to a child in one packet: as many as can begin at once there, or more if they are as
+        quick as those before them.
+        """
+        if self.config.one_shot or not self.config.one_reader:
             return 1
         fair = len(self.courier.inbox) // self.processes
         quick = int(BATCH_TIME / max(self.average, BATCH_TIME / channel.BATCH_MAX))
+        if quick < 2:
+            quick = min(self.lanes - len(seat.tasks), channel.BATCH_MAX)
         return max(1, min(fair, quick, depth - len(seat.tasks), len(seat.slots)))
 
     def next_batch(self, at: float, most: int) -> list[Held]:

@@ -358,7 +358,8 @@ class Lane:
         limits, self.limits = self.limits, None
         if limits is not None and not limits.release():
             child.limited = True
-        flush()  # what it printed is not to wait for the next task, nor to be lost when the worker leaves after it
+        if self.noted is None:
+            flush()  # what it printed is not to wait for the next task, nor to be lost when the worker leaves after it
         ended = process.now()
         self.enter(None)
         result, self.result = self.result, None

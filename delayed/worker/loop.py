@@ -17,21 +17,19 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from delayed import context
 from delayed.errors import TaskStopped
-from delayed.functions import is_loaded
-from delayed.message import Message
+from delayed.functions import is_at_hand
 from delayed.task import Task
 from delayed.worker import board as boards
 from delayed.worker import channel, process, verdict
 from delayed.worker.channel import TaskFrame
 from delayed.worker.child import getsignal
 from delayed.worker.lane import Call, Start, flush
-from delayed.worker.threads import SharedChild, ThreadLane, refers_to_main, stack_text, throw
+from delayed.worker.threads import SharedChild, ThreadLane, stack_text, throw
 
 if TYPE_CHECKING:
     from delayed.worker.hooking import Hooking
@@ -73,7 +71,8 @@ class CoroutineLane(ThreadLane):
         start = self.begin(frame)
         if start is None:
             self.child.free(self)
-        elif start.message is not None and _may_take_long(start.message):
+        elif self.of_main or (start.message is not None and not is_at_hand(start.message.func)):
+            # By an import, or by waiting for another that is loaded, which is not to hold up the loop.
             done = self.child.in_thread(self._load, frame, start)
             done.add_done_callback(
                 lambda loaded: self.go_on(frame, lambda: self.launch(frame, start, *loaded.result()))
@@ -86,8 +85,12 @@ class CoroutineLane(ThreadLane):
         try:
             step()
         except BaseException as error:
-            self.rescue(frame, error)
-            self.child.free(self)
+            self.give_up(frame, error)
+
+    def give_up(self, frame: TaskFrame, error: BaseException) -> None:
+        """What nobody foresaw has ended the task."""
+        self.rescue(frame, error)
+        self.child.free(self)
 
     async def go_on_with(self, frame: TaskFrame, steps: Coroutine[Any, Any, None]) -> None:
         """As :meth:`go_on`, with the lane free at the end."""
@@ -113,15 +116,15 @@ class CoroutineLane(ThreadLane):
             return
         run = self.current_run = self.run_of(frame, start)
         within = contextvars.Context()
-        within.run(context.here.set, run)
-        within.run(_owner.set, (self, frame.serial))
+        within.run(_own, run, (self, frame.serial))
         hooks = self.child.hooks
         if hooks is not None:
             hooks.label(task, frame)
-        if inspect.iscoroutinefunction(task.function()) or (hooks is not None and hooks.awaits_before):
+        awaited = inspect.iscoroutinefunction(task.function())
+        if awaited or (hooks is not None and hooks.awaits_before):
             self.in_thread = False
             # Not by the loop's method: a task may have given that a factory of its own.
-            attempt = self.attempt(frame, start, task, run)
+            attempt = self.attempt(frame, start, task, run, awaited)
             ready = self.child.ready
             before = len(ready)
             self.task = asyncio.Task(attempt, loop=self.child.loop, context=within)
@@ -149,13 +152,17 @@ class CoroutineLane(ThreadLane):
                 lambda done: self.go_on(frame, lambda: self.finish(frame, start, task, run, done.result()))
             )
 
-    async def attempt(self, frame: TaskFrame, start: Start, task: Task, run: context.Run) -> BaseException | None:
-        """Await the task; whatever it raises is returned, for SystemExit would end the loop."""
+    async def attempt(
+        self, frame: TaskFrame, start: Start, task: Task, run: context.Run, awaited: bool
+    ) -> BaseException | None:
+        """Await the task, if it is a coroutine, or let it run in a thread, after its hook; whatever it raises is
+        returned, for SystemExit would end the loop.
+        """
         hooks = self.child.hooks
         try:
             if hooks is not None and "before" in hooks.methods:
                 await self.call_before(hooks, frame, task)
-            if inspect.iscoroutinefunction(task.function()):
+            if awaited:
                 try:
                     self.result = await task.call()
                 finally:
@@ -327,8 +334,7 @@ class CoroutineLane(ThreadLane):
         except BaseException as raised:
             return self.handler_failed(call, raised, error)
         within = contextvars.Context()
-        within.run(context.here.set, self.current_run)
-        within.run(_owner.set, (self, frame.serial))
+        within.run(_own, self.current_run, (self, frame.serial))
         if inspect.iscoroutinefunction(handler):
             self.in_thread = False
             self.serial = frame.serial | boards.OF_HANDLER
@@ -399,9 +405,10 @@ _AWAITS = ("cr_await", "gi_yieldfrom", "ag_await")
 _owner: contextvars.ContextVar[tuple[CoroutineLane, int] | None] = contextvars.ContextVar("delayed_owner", default=None)
 
 
-def _may_take_long(message: Message) -> bool:
-    """Whether to load a task may hold up the loop: by an import, or by waiting for another that is loaded."""
-    return not is_loaded(message.func.rpartition(":")[0]) or refers_to_main(message)
+def _own(run: context.Run | None, owner: tuple[CoroutineLane, int]) -> None:
+    """Let this be the run that ``current`` speaks of in this context, and this whose code runs there."""
+    context.here.set(run)
+    _owner.set(owner)
 
 
 class AsyncChild(SharedChild):
@@ -514,7 +521,10 @@ class AsyncChild(SharedChild):
                 self.beating = True
                 self.beat()
             lane.running = frame.serial
-            lane.go_on(frame, partial(lane.take, frame))
+            try:
+                lane.take(frame)
+            except BaseException as error:
+                lane.give_up(frame, error)
         self.read_no_more()
 
     def free(self, lane: CoroutineLane) -> None:

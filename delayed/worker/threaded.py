@@ -28,6 +28,7 @@ class ThreadedWorker(Worker):
     mode = "threaded"
     child = "delayed.worker.threads:ThreadedChild"
     lanes_are = "threads"
+    one_reader = False
     own_options: ClassVar[tuple[str, ...]] = ("threads",)
 
     def __init__(self, queue: Queue | None = None, *, threads: int = 8, **options: Unpack[WorkerOptions]) -> None:

@@ -54,6 +54,7 @@ class ThreadLane(Lane):
         # Held while it is decided whether the task that is to be stopped still runs.
         self.turn = threading.Lock()
         self.running = 0  # serial of the task, or handler, that this lane is busy with
+        self.of_main = False  # whether its task may need what was defined in the program's __main__
         self.where = ""  # its stack when it was asked to stop
 
     clock = staticmethod(time.thread_time)
@@ -75,7 +76,9 @@ class ThreadLane(Lane):
     def begin(self, frame: TaskFrame) -> Start | None:
         self.running = frame.serial
         self.where = ""
-        return super().begin(frame)
+        start = super().begin(frame)
+        self.of_main = start is not None and start.message is not None and refers_to_main(start.message)
+        return start
 
     def begin_killed(self, frame: TaskFrame) -> list[Call]:
         self.running = frame.serial
@@ -112,14 +115,14 @@ class ThreadLane(Lane):
         return stack_text(f"Task {self.running:#x}", frames.get(self.thread))
 
     def load(self, frame: TaskFrame, start: Start) -> Task:
-        if start.message is None or not refers_to_main(start.message):
+        if start.message is None or not self.of_main:
             return super().load(frame, start)
         resolve(start.message.func)  # to import its module may take long, which is not to hold up others
         with _loading:
             return super().load(frame, start)
 
     def stand_for_main(self, message: Message) -> None:
-        if refers_to_main(message):
+        if self.of_main:
             super().stand_for_main(message)
         else:
             resolve(message.func)

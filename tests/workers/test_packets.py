@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,10 +148,43 @@ def test_what_is_exclusive_is_so_among_others() -> None:
 EACH_ONCE = [f"{number} 1" for number in range(BEHIND)]
 
 
+@pytest.mark.parametrize(
+    ("lanes", "held", "one_reader", "average", "size"),
+    [
+        (1, 0, True, 0.1, 1),
+        (1, 0, True, 0.0002, 10),
+        (1, 0, True, 0.00001, 32),
+        (8, 0, True, 0.1, 8),
+        (8, 5, True, 0.1, 3),
+        (8, 8, True, 0.1, 1),
+        (8, 8, True, 0.0002, 10),
+        (100, 0, True, 0.1, 25),
+        (8, 0, False, 0.1, 1),
+        (8, 0, False, 0.00001, 1),
+    ],
+)
+def test_as_many_come_together_as_can_begin_or_take_no_time(
+    lanes: int, held: int, one_reader: bool, average: float, size: int
+) -> None:
+    handing = Handing.__new__(Handing)
+    config = {"one_shot": False, "one_reader": one_reader}
+    handing.__dict__.update(lanes=lanes, processes=2, average=average, config=SimpleNamespace(**config))
+    handing.courier = SimpleNamespace(inbox=range(50))  # type: ignore[assignment]
+    if average < 0.0001:
+        handing.processes = 1
+    seat = Seat(0, 200)
+    seat.tasks.update(dict.fromkeys(range(held)))  # type: ignore[arg-type]
+    try:
+        assert handing.batch_size(seat, 192) == size
+    finally:
+        seat.close()
+
+
 @sqlite
-def test_what_is_behind_a_slow_task_is_run_by_another_child(bench: Bench) -> None:
-    bench.start(processes=2)
-    put_packet(bench, packets.begin_and_wait)
+@pytest.mark.parametrize(("mode", "first"), [("preforked", packets.begin_and_wait), ("async", packets.begin_and_block)])
+def test_what_is_behind_a_slow_task_is_run_by_another_child(bench: Bench, mode: str, first: Callable[..., Any]) -> None:
+    bench.start(mode, processes=2)
+    put_packet(bench, first)
     wait_for(lambda: len(attempts(bench)) == BEHIND)
     assert attempts(bench) == EACH_ONCE
     assert bench.ledger.find("end") == []
@@ -178,9 +212,12 @@ def test_what_is_behind_a_slow_task_is_given_back_by_a_worker_that_stops(bench: 
 
 
 @sqlite
-def test_what_is_behind_a_task_that_kills_its_child_is_run_by_the_next_one(bench: Bench) -> None:
-    bench.start()
-    put_packet(bench, tasks.kill_self, signal.SIGKILL)
+@pytest.mark.parametrize(("mode", "first"), [("preforked", tasks.kill_self), ("async", packets.kill_self_at_once)])
+def test_what_is_behind_a_task_that_kills_its_child_is_run_by_the_next_one(
+    bench: Bench, mode: str, first: Callable[..., Any]
+) -> None:
+    bench.start(mode)
+    put_packet(bench, first, signal.SIGKILL)
     wait_for(bench.settled)
     assert attempts(bench) == EACH_ONCE
 
