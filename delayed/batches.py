@@ -33,7 +33,7 @@ class Batch:
         self._attempts = producer.attempts()
         self.ids = producer.reserve_ids(len(tasks), self._attempts)
         self._clock = producer.clock(self._attempts) if _expire(tasks) else 0.0
-        self._messages: list[Message] = []
+        self._messages: Sequence[Message] = ()
         self._error: Exception | None = None
 
     def prepare(self) -> None:
@@ -41,11 +41,12 @@ class Batch:
         tasks, ids, clock = self.tasks, self.ids, self._clock
         codec, timeout = self._queue.codec, self._queue.default_timeout
         try:
+            messages: Sequence[Message]
             if isinstance(tasks, Calls):
-                self._messages = tasks.messages(ids, codec, timeout)
+                messages = tasks.messages(ids, codec, timeout)
             else:
-                pairs = zip(tasks, ids, strict=True)
-                self._messages = [task.to_message(codec, id, timeout, clock) for task, id in pairs]
+                messages = [task.to_message(codec, id, timeout, clock) for task, id in zip(tasks, ids, strict=True)]
+            self._messages = self._producer.prepare(messages)
         except Exception as error:
             self._error = error
 

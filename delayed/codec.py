@@ -11,7 +11,7 @@ A payload is four bytes and a body; docs/wire-format.md has all of it, byte by b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NewType, TypeVar
 
@@ -184,6 +184,25 @@ class Codec:
             NotEnqueueable: When the arguments can't be serialized, or are too large.
         """
         return self._pack(self.body(args, kwargs, func))
+
+    def encode_all(self, calls: Iterable[Sequence[Any]], func: Callable[..., Any] | None = None) -> list[bytes]:
+        """As :meth:`encode`, of calls with positional arguments. Raises what that does."""
+        if func is not None:
+            return [self.encode(args, {}, func) for args in calls]
+        dumps, prefix = self.serializer.dumps, self._prefix
+        most = self.max_size if self.compressor is None else min(self.compress_above, self.max_size)
+        payloads = []
+        for args in calls:
+            try:
+                body = dumps([list(args), {}])
+            except Exception:
+                payloads.append(self.encode(args, {}))  # which says what is wrong
+                continue
+            if len(body) <= most:
+                payloads.append(prefix + body)
+            else:
+                payloads.append(self._pack(body) if len(body) <= self.max_size else self.encode(args, {}))
+        return payloads
 
     def body(self, args: Sequence[Any], kwargs: Mapping[str, Any], func: Callable[..., Any] | None = None) -> bytes:
         """What the payload of a call is before it is compressed. Raises what :meth:`encode` does."""

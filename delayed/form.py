@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from delayed.message import HEADER_MAX, Alike, Message
+from delayed.message import HEADER_MAX, Alike, Message, Series
 from delayed.task import Task
 from delayed.tracing import outgoing, present
 
@@ -67,19 +67,13 @@ class Form:
         trace = outgoing()
         return self._codec.seal(made if trace is None else made._replace(trace=trace))
 
-    def messages(self, ids: Iterable[int], calls: Iterable[tuple[Any, ...]]) -> list[Message]:
+    def messages(self, ids: Sequence[int], calls: Sequence[tuple[Any, ...]]) -> Sequence[Message]:
         """Those of calls that are enqueued in one step, each with positional arguments; see :meth:`message`."""
-        encode, by_value, new = self._codec.encode, self.template.by_value, tuple.__new__
-        before, between, after = self._before, self._between, self._after
         now, header = self._now()
         if not header or self._codec.seals is not None or present() is not None:  # each has something of its own
             return [self.message(id, args, {}) for id, args in zip(ids, calls, strict=True)]
-        messages: list[Message] = []
-        for id, args in zip(ids, calls, strict=True):
-            made: Alike = new(Alike, (id, *before, encode(args, _NOTHING, by_value), *between, now, *after))
-            made.written = header
-            messages.append(made)
-        return messages
+        model = Message._make((0, *self._before, b"", *self._between, now, *self._after))
+        return Series(model, header, ids, self._codec.encode_all(calls, self.template.by_value))
 
     def _now(self) -> tuple[float, bytes]:
         """The date, and the header for it; none for a date that few clocks show."""
@@ -90,9 +84,6 @@ class Form:
             header = b"%b%b%b" % (before, repr(now).encode(), after) if now > 0 else b""
             self._dated = (now, header)
         return now, header
-
-
-_NOTHING: dict[str, Any] = {}
 
 
 class Calls(Sequence[Task]):
@@ -119,7 +110,7 @@ class Calls(Sequence[Task]):
             return Calls(self._form, self._args[index])
         return Task.of_form(self._form, self._args[index], {}, fresh=False)
 
-    def messages(self, ids: Iterable[int], codec: Codec, default_timeout: float | None) -> list[Message]:
+    def messages(self, ids: Sequence[int], codec: Codec, default_timeout: float | None) -> Sequence[Message]:
         """What a broker stores of them, on a queue with these; see :meth:`Task.to_message`."""
         if self._form.is_for(codec, default_timeout):
             return self._form.messages(ids, self._args)

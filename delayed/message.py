@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 from delayed.errors import DecodeError, NewerFormat, NotEnqueueable
 from delayed.fields import FIELDS, ID_MAX, short
@@ -290,6 +290,45 @@ class Alike(Message):
 
     def header(self) -> bytes:
         return self.written
+
+
+class Series(Sequence[Message]):
+    """Messages that differ in their ids and payloads only. Each is made when somebody wants to see it: many brokers can
+    do without.
+
+    Args:
+        model: what they have in common, with any id and payload.
+        header: of each.
+        ids: theirs.
+        payloads: theirs, in the same order.
+    """
+
+    def __init__(self, model: Message, header: bytes, ids: Sequence[int], payloads: Sequence[bytes]) -> None:
+        self.model = model
+        self.header = header
+        self.ids = ids
+        self.payloads = payloads
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    def __iter__(self) -> Iterator[Message]:
+        func, header, rest, new = self.model.func, self.header, self.model[3:], tuple.__new__
+        for id, payload in zip(self.ids, self.payloads, strict=True):
+            made: Alike = new(Alike, (id, func, payload, *rest))
+            made.written = header
+            yield made
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> Series: ...
+    def __getitem__(self, index: int | slice) -> Message | Series:
+        ids, payloads = self.ids[index], self.payloads[index]
+        if isinstance(index, slice):
+            return Series(self.model, self.header, ids, payloads)  # type: ignore[arg-type]
+        (made,) = Series(self.model, self.header, (ids,), (payloads,))  # type: ignore[arg-type]
+        return made
 
 
 # The headers of one function's tasks differ in one number. What comes before and behind it is written, and read, once.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import pickle
+import random
 import secrets
 import subprocess
 import sys
+import threading
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -75,6 +77,28 @@ def test_any_combination_arrives_and_can_be_read_by_any_other_worker_of_the_queu
         assert (task.args, task.kwargs) == ((TEXT, [1]), {"x": None})
     assert (len(message.payload) < 1500) == (compressor is not None)
     assert b"again and again" not in message.payload or (compressor is None and "encrypt" not in settings)
+
+
+@pytest.mark.parametrize("compressor", [None, "zlib"])
+@pytest.mark.parametrize("func", [None, functions.add])
+def test_many_calls_are_encoded_as_each_is(compressor: str | None, func: Any) -> None:
+    codec = Queue("q", "memory://", compressor=compressor, max_size=5000).codec
+    calls: list[tuple[Any, ...]] = [(), (1,), ("a", 2), (["x" * 999],), ([random.Random(7).randbytes(2000)],)]
+    assert codec.encode_all(calls, func) == [codec.encode(args, {}, func) for args in calls]
+    assert codec.encode_all(([1, 2], (1, 2))) == [codec.encode((1, 2), {})] * 2
+
+
+@pytest.mark.parametrize(
+    ("args", "words"), [((1, threading.Lock()), "lock"), (("x" * 5000,), "more than the queue's limit of 5000")]
+)
+@pytest.mark.parametrize("compressor", [None, "zlib"])
+def test_one_of_many_that_can_not_be_encoded_is_told(args: tuple[Any, ...], words: str, compressor: str | None) -> None:
+    codec = Queue("q", "memory://", compressor=compressor, max_size=5000).codec
+    with pytest.raises(NotEnqueueable, match=words) as one:
+        codec.encode(args, {})
+    with pytest.raises(NotEnqueueable) as many:
+        codec.encode_all([(1,), args, (2,)])
+    assert str(many.value) == str(one.value)
 
 
 def test_what_is_short_or_gets_no_shorter_is_not_compressed() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from delayed import NotEnqueueable, Queue, Retry, Task, delayed, events, trace
 from delayed.form import Calls, Form
-from delayed.message import HEADER_MAX, Message
+from delayed.message import HEADER_MAX, Message, Series
 from tests import functions
 
 OPTIONS: list[dict[str, Any]] = [
@@ -79,6 +79,24 @@ def test_calls_are_a_sequence_of_tasks(queue: Queue) -> None:
     queue.default_timeout = 7.0
     assert queue.enqueue_many(calls) == [message.id for _, message in stored(queue)]
     assert {message.timeout for _, message in stored(queue)} == {7.0}
+
+
+def test_their_messages_are_a_sequence_too(queue: Queue) -> None:
+    form = Form.of(queue.task(functions.add), queue)
+    assert form is not None
+    args = [(1, 2), (3, 4), (5, 6)]
+    messages = form.messages(range(7, 10), args)
+    one_by_one = [form.message(id, each, {}) for id, each in zip(range(7, 10), args, strict=True)]
+    expected = [message._replace(enqueued_at=messages[0].enqueued_at) for message in one_by_one]
+
+    assert isinstance(messages, Series)
+    assert len(messages) == 3
+    assert list(messages) == expected
+    assert [messages[0], messages[-1]] == [expected[0], expected[-1]]
+    assert list(messages[1:]) == expected[1:]
+    assert {message.header() for message in messages} == {expected[0].header()} == {messages[-1].header()}
+    with pytest.raises(IndexError):
+        messages[3]
 
 
 def test_a_queue_that_changes_is_heeded(queue: Queue, decorated: Any) -> None:

@@ -94,6 +94,21 @@ class Call:
         self.packed = _pack([b"EVALSHA", script.sha, len(keys), *keys])
 
 
+class Packed:
+    """Arguments that are packed before it is their turn to be sent.
+
+    Attributes:
+        args: as they are.
+        packed: as they are sent.
+    """
+
+    __slots__ = ("args", "packed")
+
+    def __init__(self, args: Sequence[bytes | int]) -> None:
+        self.args = args
+        self.packed = _pack(args)
+
+
 class RedisClient:
     """See the module.
 
@@ -167,19 +182,28 @@ class RedisClient:
 
     # -- commands ----------------------------------------------------------------------------------------------
 
-    def pack(self, call: Call, args: Sequence[bytes | int]) -> bytes:
+    def pack(self, call: Call, args: Sequence[bytes | int], more: Packed | None = None) -> bytes:
         """The call of a script as it is sent; not for a cluster."""
-        return b"*%d\r\n%b%b" % (3 + len(call.keys) + len(args), call.packed, _pack(args))
+        size = 3 + len(call.keys) + len(args)
+        if more is None:
+            return b"*%d\r\n%b%b" % (size, call.packed, _pack(args))
+        return b"*%d\r\n%b%b%b" % (size + len(more.args), call.packed, _pack(args), more.packed)
 
-    def run(self, call: Call, args: Sequence[bytes | int]) -> Any:
-        """Run a script; its answer in bytes, ints and lists, whatever the client's settings."""
+    def run(self, call: Call, args: Sequence[bytes | int], more: Packed | None = None) -> Any:
+        """Run a script; its answer in bytes, ints and lists, whatever the client's settings.
+
+        Args:
+            more: further arguments.
+        """
         try:  # not with errors(), which takes a while
             try:
                 if self.cluster:
-                    return self._route(b"EVALSHA", call.script.sha, len(call.keys), *call.keys, *args)
-                return self._on(self._client.connection_pool, self.pack(call, args))
+                    rest = () if more is None else more.args
+                    return self._route(b"EVALSHA", call.script.sha, len(call.keys), *call.keys, *args, *rest)
+                return self._on(self._client.connection_pool, self.pack(call, args, more))
             except redis.exceptions.NoScriptError:  # nothing ran: a new server, a failover, or SCRIPT FLUSH
-                return self._execute(b"EVAL", call.script.source, len(call.keys), *call.keys, *args)
+                rest = () if more is None else more.args
+                return self._execute(b"EVAL", call.script.source, len(call.keys), *call.keys, *args, *rest)
         except _THEIRS as error:
             self._raise(error)
 

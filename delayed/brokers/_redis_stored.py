@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, overload
 
-from delayed.message import Claim, Message
+from delayed.brokers._redis_client import Packed
+from delayed.message import Claim, Message, Series
 
 # In the length of a header: behind the payload follows one byte more, which is another in the next message. Messages
 # pass through Lua, which files long strings by some of their bytes, always the last among them, and looks one by one
@@ -17,18 +18,58 @@ from delayed.message import Claim, Message
 _MARK = 1 << 31
 
 
+READY_MAX = 1 << 22  # bytes of payloads that are kept twice until it is their turn
+
+
 def stored(messages: Iterable[Message]) -> list[bytes | int]:
     """The arguments for messages that are to be stored: the id of each, and itself."""
     args: list[bytes | int] = []
+    if isinstance(messages, Series):
+        head = _head(messages.header)
+        for id, payload in zip(messages.ids, messages.payloads, strict=True):
+            args += (id, b"%b%b%c" % (head, payload, id + (id >> 11) & 255))
+        return args
     last, head = None, b""
     for message in messages:
         header = message.header()
         if header is not last:  # that of calls in the same millisecond is one object
-            last, head = header, (_MARK | len(header)).to_bytes(4, "big") + header
+            last, head = header, _head(header)
         id = message.id
         end = id + (id >> 11) & 255  # behind the eleventh bit is the time when it was reserved, see reserve_ids.lua
         args += (id, b"%b%b%c" % (head, message.payload, end))
     return args
+
+
+class Ready(Sequence[Message]):
+    """Messages as they are, and as they are sent to be stored.
+
+    Attributes:
+        packed: the arguments for them.
+    """
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self._messages = messages
+        self.packed = Packed(stored(messages))
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages, ready if they do not take much memory twice."""
+        payloads = messages.payloads if isinstance(messages, Series) else (each.payload for each in messages)
+        return cls(messages) if sum(map(len, payloads)) <= READY_MAX else messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Message]: ...
+    def __getitem__(self, index: int | slice) -> Message | Sequence[Message]:
+        return self._messages[index]
+
+
+def _head(header: bytes) -> bytes:
+    return (_MARK | len(header)).to_bytes(4, "big") + header
 
 
 def split(message: bytes) -> tuple[bytes, bytes]:

@@ -122,11 +122,18 @@ class Broker(ABC):
     def clock(self, queue: str) -> float:
         """What the clock of the store that holds this queue shows, in unix seconds, to the millisecond."""
 
+    def prepare(self, queue: str, messages: Sequence[Message]) -> Sequence[Message]:
+        """The same messages, with what can be done of :meth:`enqueue` before it is their turn. It asks the store
+        nothing, and may be left out.
+        """
+        return list(messages)  # each is made now, and once
+
     @abstractmethod
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         """Store all messages or none.
 
         Args:
+            messages: as they are, or as :meth:`prepare` returned them.
             session: 32 hex digits that name one producer; it has one enqueue under way at a time.
             seq: 1, 2, 3 … for the enqueues of that session. If the store has seen this number (or a later one)
                 of the session, nothing is stored and the call succeeds: it is a resend.

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from delayed.brokers import keys
 from delayed.brokers._redis_client import Call, RedisClient, Script
 from delayed.brokers._redis_listen import RedisListener
-from delayed.brokers._redis_stored import Claims, split, stored
+from delayed.brokers._redis_stored import Claims, Ready, split, stored
 from delayed.brokers._redis_wait import Waiter
 from delayed.brokers.base import (
     DEAD_LETTERS,
@@ -42,6 +42,7 @@ from delayed.message import (
     Once,
     Ref,
     Renewal,
+    Series,
     Settlement,
     State,
     Stored,
@@ -86,6 +87,15 @@ _SUFFIXES = {
     "FAIR": "_fair",
 }
 _script = functools.cache(Script)
+
+
+def _are_plain(messages: Sequence[Message]) -> bool:
+    return all(map(_is_plain, (messages.model,) if isinstance(messages, Series) else messages))
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether it may be claimed at once, in the order in which it comes."""
+    return not message.priority and message.delay <= 0 and message.tenant is None
 
 
 def _ms(seconds: float) -> int:
@@ -150,16 +160,22 @@ class RedisBroker(Broker):
     def clock(self, queue: str) -> float:
         return int(self._run("clock", queue)) / 1000
 
+    def prepare(self, queue: str, messages: Sequence[Message]) -> Sequence[Message]:
+        return Ready.of(messages) if _are_plain(messages) else super().prepare(queue, messages)
+
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         if not messages:
             return
         self._name(queue)
-        others = [each for each in messages if each.priority or each.delay > 0 or each.tenant is not None]
         head: tuple[bytes | int, ...] = (session.encode(), seq)
-        if not others:
+        if isinstance(messages, Ready):
+            self._client.run(self._call("enqueue_plain", queue), head, messages.packed)
+            return
+        if _are_plain(messages):
             self._run("enqueue_plain", queue, *head, *stored(messages))
             return
-        plain = [each for each in messages if not each.priority and each.delay <= 0 and each.tenant is None]
+        plain = [each for each in messages if _is_plain(each)]
+        others = [each for each in messages if not _is_plain(each)]
         args = [*head, len(plain), *stored(plain), *stored(others)]
         for message in others:
             args += (_ms(message.delay), message.priority, (message.tenant or "").encode())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from delayed.brokers import Broker
-from delayed.message import Claim, Counts, Message, Settlement
+from delayed.message import Claim, Counts, Message, Series, Settlement
 
 BOUND = 10.0  # seconds within which anything that is waited for has to happen
 LEASE = 15.0
@@ -194,6 +194,25 @@ def test_the_highest_priority_first_then_the_oldest(bench: Bench) -> None:
 
     assert ids(bench.claim(3)) == [*high, middle[0]]
     assert ids(bench.claim()) == [middle[1], *late, *low]
+
+
+@pytest.mark.parametrize("options", [{}, {"priority": 2, "timeout": 5.0}, {"tenant": "0" * 32, "keep": 60.0}], ids=str)
+@pytest.mark.parametrize("prepared", [True, False])
+def test_what_has_much_in_common_is_stored_as_anything_else(
+    bench: Bench, options: dict[str, Any], prepared: bool
+) -> None:
+    one, *others = bench.messages(5, enqueued_at=1.5, **options)
+    payloads = [b"", b"a", b"\0" * 9, bytes(range(256))]
+    series = Series(one, one.header(), range(others[0].id, others[-1].id + 1), payloads)
+    messages = bench.broker.prepare(bench.queue, series) if prepared else series
+    for _ in range(2):  # the second is a resend
+        bench.broker.enqueue(bench.queue, messages, bench.session, 1)
+
+    claims = bench.claim()
+    assert [(claim.id, claim.header, claim.payload) for claim in claims] == [
+        (message.id, one.header(), payload) for message, payload in zip(others, payloads, strict=True)
+    ]
+    assert list(messages) == list(series)
 
 
 def test_queues_are_served_in_the_order_given(broker: Broker, queue: str) -> None:

@@ -16,10 +16,12 @@ import pytest
 import redis
 from redis.sentinel import Sentinel
 
+from delayed import Queue
 from delayed.brokers import broker_for
 from delayed.brokers.redis import UNKNOWN_MAX, RedisBroker
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 from delayed.message import Action, Answer, Claim, Message, Settlement
+from delayed.task import Task
 from tests.brokers.patience import eventually, insist
 from tests.servers import ServerError, unavailable
 from tests.servers.redis import RedisServer, redis_server
@@ -343,6 +345,14 @@ def test_flushed_scripts_go_unnoticed(broker: RedisBroker, store: Any) -> None:
         assert worker.done(claims) == [True]
         store.script_flush()
         assert not broker.sweep(QUEUE).returned
+
+
+def test_flushed_scripts_go_unnoticed_by_many_at_once(broker: RedisBroker, store: Any) -> None:
+    queue = Queue(QUEUE, broker)
+    store.script_flush()
+    many = queue.enqueue_many([Task.create(abs, (number,)) for number in range(1200)])
+    assert len(many) == 1200
+    assert ids(Worker(broker).claim(2000)) == many
 
 
 def test_killed_connections_cost_nothing(broker: RedisBroker, store: Any) -> None:
@@ -886,6 +896,11 @@ def test_on_a_cluster_the_keys_of_a_queue_lie_together(tmp_path: Path) -> None:
             eventually(lambda: node.cluster("info")["cluster_state"] == "ok", 10)
             broker = RedisBroker(f"redis://127.0.0.1:{server.port}/?cluster=1")
             works(broker)
+            many = Queue(QUEUE, broker).enqueue_many([Task.create(abs, (number,)) for number in range(3)])
+            worker = Worker(broker, "another")
+            claims = worker.claim(3)
+            assert ids(claims) == many
+            assert worker.done(claims) == [True] * 3
             broker.put_key(QUEUE, "lock:{other}", b"value", version=0, ttl=100)
             assert broker.add_key(QUEUE, "count", 2) == 2
             assert [*broker.get_keys(QUEUE, broker.list_keys(QUEUE, ""))] == ["count", "lock:{other}"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from delayed.brokers._redis_stored import Claims, split, stored
-from delayed.message import Claim, Message
+import pytest
+
+from delayed.brokers._redis_stored import READY_MAX, Claims, Ready, split, stored
+from delayed.message import Claim, Message, Series
 
 HEADERS = [b"", b"{}", b'{"v":1,"f":"m:f"}', b'{"v":1,"f":"m:f","e":1.5}']
 
@@ -47,6 +49,17 @@ def test_what_was_stored_is_what_is_claimed() -> None:
         (message.id, message.header(), message.payload) for message in messages
     ]
     assert claims[0].header is claims[1].header, "what is the same is kept once"
+
+
+@pytest.mark.parametrize("size", [READY_MAX // 2, READY_MAX // 2 + 1])
+def test_what_takes_much_memory_is_not_kept_twice(size: int) -> None:
+    payloads = [b"x" * size] * 2
+    series = Series(Message(0, "m:f", b""), b"{}", range(7, 9), payloads)
+    for messages in (series, list(series)):
+        ready = Ready.of(messages)
+        assert isinstance(ready, Ready) == (sum(map(len, payloads)) <= READY_MAX)
+        assert [message.payload for message in ready[:]] == payloads
+        assert ready[-1] == messages[-1]
 
 
 def test_claims_of_several_queues_are_one_after_the_other() -> None:
