@@ -415,7 +415,10 @@ class Task:
             FunctionNotFound: When its path leads nowhere.
             SignatureMismatch: When the arguments don't fit, or can't be made into what is annotated.
         """
-        func = self.function()
+        return self._call(self.function())
+
+    def _call(self, func: Callable[..., Any]) -> Any:
+        """As :meth:`call`, of what :meth:`function` has returned."""
         if self._plain:
             types = types_of(func)
             if types is not None:

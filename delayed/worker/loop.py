@@ -74,11 +74,9 @@ class CoroutineLane(ThreadLane):
         elif self.of_main or (start.message is not None and not is_at_hand(start.message.func)):
             # By an import, or by waiting for another that is loaded, which is not to hold up the loop.
             done = self.child.in_thread(self._load, frame, start)
-            done.add_done_callback(
-                lambda loaded: self.go_on(frame, lambda: self.launch(frame, start, *loaded.result()))
-            )
+            done.add_done_callback(lambda loaded: self.go_on(frame, lambda: self.launch(frame, start, loaded.result())))
         else:
-            self.launch(frame, start, *self._load(frame, start))
+            self.launch(frame, start, self._load(frame, start))
 
     def go_on(self, frame: TaskFrame, step: Callable[[], object]) -> None:
         """Take a step; what nobody foresaw in it ends the task, not the lane."""
@@ -100,28 +98,28 @@ class CoroutineLane(ThreadLane):
             self.rescue(frame, error)
         self.child.free(self)
 
-    def _load(self, frame: TaskFrame, start: Start) -> tuple[Task | None, BaseException | None]:
+    def _load(self, frame: TaskFrame, start: Start) -> tuple[Task, Callable[..., Any]] | BaseException:
         try:
             task = self.load(frame, start)
-            task.function()
+            return task, task.function()
         except BaseException as error:
-            return None, error
-        return task, None
+            return error
 
-    def launch(self, frame: TaskFrame, start: Start, task: Task | None, error: BaseException | None) -> None:
-        """Let it run."""
+    def launch(self, frame: TaskFrame, start: Start, loaded: tuple[Task, Callable[..., Any]] | BaseException) -> None:
+        """Let it run, with its function; or end it, if it could not be loaded."""
         self.stopped = self.noted = None
-        if task is None:
-            self.finish(frame, start, None, None, error)
+        if isinstance(loaded, BaseException):
+            self.finish(frame, start, None, None, loaded)
             return
+        task, func = loaded
         run = self.current_run = self.run_of(frame, start)
         within = contextvars.Context()
         within.run(_own, run, (self, frame.serial))
         hooks = self.child.hooks
         if hooks is not None:
             hooks.label(task, frame)
-        awaited = inspect.iscoroutinefunction(task.function())
-        if awaited or (hooks is not None and hooks.awaits_before):
+        awaited = func if inspect.iscoroutinefunction(func) else None
+        if awaited is not None or (hooks is not None and hooks.awaits_before):
             self.in_thread = False
             # Not by the loop's method: a task may have given that a factory of its own.
             attempt = self.attempt(frame, start, task, run, awaited)
@@ -153,18 +151,18 @@ class CoroutineLane(ThreadLane):
             )
 
     async def attempt(
-        self, frame: TaskFrame, start: Start, task: Task, run: context.Run, awaited: bool
+        self, frame: TaskFrame, start: Start, task: Task, run: context.Run, awaited: Callable[..., Any] | None
     ) -> BaseException | None:
-        """Await the task, if it is a coroutine, or let it run in a thread, after its hook; whatever it raises is
-        returned, for SystemExit would end the loop.
+        """Call and await the task's function, if it is a coroutine, or let the task run in a thread, after its hook;
+        whatever it raises is returned, for SystemExit would end the loop.
         """
         hooks = self.child.hooks
         try:
             if hooks is not None and "before" in hooks.methods:
                 await self.call_before(hooks, frame, task)
-            if awaited:
+            if awaited is not None:
                 try:
-                    self.result = await task.call()
+                    self.result = await task._call(awaited)
                 finally:
                     self.mind_copy()  # before it runs what else is ready on the loop
                 self.serial = 0
@@ -307,7 +305,14 @@ class CoroutineLane(ThreadLane):
         self, frame: TaskFrame, start: Start, task: Task | None, run: context.Run | None, error: BaseException | None
     ) -> None:
         """Note how it ended."""
-        calls = self.end(frame, start, task, run, error)
+        calls: list[Call] = []
+        plain = not self.config.success_handler and self.child.hooks is None
+        if plain and error is None and self.noted == verdict.RETURNED:  # all else was done when it did
+            self.current_run = self.result = None
+            self.cpu = self.spent
+            self.child.returned(frame.slot, frame.serial, verdict.RETURNED, 0.0)
+        else:
+            calls = self.end(frame, start, task, run, error)
         self.current = 0
         self.task = self.stopped = None
         if calls:
