@@ -38,6 +38,7 @@ from delayed.worker.channel import Control
 from delayed.worker.config import Config
 from delayed.worker.courier import Courier, Held
 from delayed.worker.ending import FORK_BACKOFF, Ending
+from delayed.worker.garbage import seldom_sought
 from delayed.worker.handing import Handing
 from delayed.worker.keeping import Keeper
 from delayed.worker.ladder import Ladder
@@ -192,7 +193,8 @@ class Monitor:
         """Work until stopped (or, in burst mode, until nothing is left)."""
         self.orphans.come_here = process.set_subreaper(True)
         try:
-            self.work()
+            with seldom_sought() if self.config.sole else contextlib.nullcontext():
+                self.work()
         except BaseException:
             self.abandon()
             raise
