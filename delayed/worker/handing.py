@@ -88,14 +88,18 @@ class Handing:
 
     def batch_size(self, seat: Seat, depth: int) -> int:
         """How many tasks to hand to a child in one packet: as many as can begin at once there, or more if they are as
-        quick as those before them.
+        quick as those before them. Where each lane reads its own, who finds no packet sleeps on, whatever another has
+        found: there each has to get its share.
         """
-        if self.config.one_shot or not self.config.one_reader:
+        if self.config.one_shot:
             return 1
-        fair = len(self.courier.inbox) // self.processes
         quick = int(BATCH_TIME / max(self.average, BATCH_TIME / channel.BATCH_MAX))
-        if quick < 2:
-            quick = min(self.lanes - len(seat.tasks), channel.BATCH_MAX)
+        if self.config.one_reader:
+            fair = len(self.courier.inbox) // self.processes
+            if quick < 2:
+                quick = min(self.lanes - len(seat.tasks), channel.BATCH_MAX)
+        else:
+            fair = len(self.courier.inbox) // self.capacity
         return max(1, min(fair, quick, depth - len(seat.tasks), len(seat.slots)))
 
     def next_batch(self, at: float, most: int) -> list[Held]:
@@ -260,9 +264,12 @@ class Handing:
             is_suspect = (held.claim.queue, held.claim.id) in self.suspects
             (self.alone if is_suspect else self.courier.inbox).appendleft(held)
 
-    def take_back(self, seat: Seat) -> None:
+    def take_back(self, seat: Seat) -> int:
         """Take what has not begun out of a seat, to the front of what is to be handed out; what its child has read
         already is recalled, and follows soon.
+
+        Returns:
+            How many tasks its child had not read.
         """
         back: list[Held] = []
         for frame in channel.drain(seat.theirs, self.monitor.buffer):
@@ -278,6 +285,7 @@ class Handing:
         if last > seat.recalled:
             self.board.recall(seat.index, last)
             seat.recalled, seat.recalled_at = last, now()
+        return len(back)
 
     def waiting(self, seat: Seat) -> list[Held]:
         """What was handed to a seat, and has not begun."""

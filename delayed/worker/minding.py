@@ -83,10 +83,12 @@ class Minder:
             # reads them just then, to one more.
             coming = seat not in self.regular and self.handing.is_starting(seat)
             if at - since > LONG and waiting and not coming:
-                # With lanes to spare it would have begun: the interpreter, or the event loop, is in somebody's hands.
-                seat.blocked = len(activities) < self.lanes
                 self.handing.average = max(self.handing.average, LONG)
-                self.handing.take_back(seat)
+                unread = self.handing.take_back(seat)
+                # With lanes to spare it would have begun: the interpreter, or the event loop, is in somebody's hands.
+                # Only threads may sleep while another has read what it can't begin.
+                told = unread > 0 or seat.blocked or self.config.one_reader
+                seat.blocked = told and len(activities) < self.lanes
             if at - since > 2 * LONG and (len(activities) >= self.lanes or seat.blocked or seat.retiring):
                 stuck += seat in self.regular
         inbox = self.courier.inbox

@@ -1,7 +1,8 @@
 """The child of a threaded worker: each lane is a thread.
 
-Every thread reads tasks from the channel by itself, when it is ready to begin one. The main thread runs no task: it is
-there for signals, which Python delivers to it alone, so that it can stop what runs in the others.
+Every thread reads tasks from the channel by itself, when it is ready to begin one; if several quick ones come in a
+packet, the others begin with whoever is ready next. The main thread runs no task: it is there for signals, which Python
+delivers to it alone, so that it can stop what runs in the others.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ class SharedChild(Child):
     def next_frame_into(self, buffer: mmap.mmap) -> TaskFrame | None:
         """As :meth:`next_frame`, from any thread."""
         try:
-            return self.frames.popleft()  # several come in a packet only if there is one thread
+            return self.frames.popleft()  # of what another has read, before anything else
         except IndexError:
             pass
         try:

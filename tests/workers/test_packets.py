@@ -160,7 +160,9 @@ EACH_ONCE = [f"{number} 1" for number in range(BEHIND)]
         (8, 8, True, 0.0002, 10),
         (100, 0, True, 0.1, 25),
         (8, 0, False, 0.1, 1),
-        (8, 0, False, 0.00001, 1),
+        (8, 0, False, 0.00001, 6),
+        (8, 0, False, 0.0002, 3),
+        (100, 0, False, 0.00001, 1),
     ],
 )
 def test_as_many_come_together_as_can_begin_or_take_no_time(
@@ -172,6 +174,7 @@ def test_as_many_come_together_as_can_begin_or_take_no_time(
     handing.courier = SimpleNamespace(inbox=range(50))  # type: ignore[assignment]
     if average < 0.0001:
         handing.processes = 1
+    handing.capacity = handing.processes * lanes
     seat = Seat(0, 200)
     seat.tasks.update(dict.fromkeys(range(held)))  # type: ignore[arg-type]
     try:
@@ -185,6 +188,20 @@ def test_as_many_come_together_as_can_begin_or_take_no_time(
 def test_what_is_behind_a_slow_task_is_run_by_another_child(bench: Bench, mode: str, first: Callable[..., Any]) -> None:
     bench.start(mode, processes=2)
     put_packet(bench, first)
+    wait_for(lambda: len(attempts(bench)) == BEHIND)
+    assert attempts(bench) == EACH_ONCE
+    assert bench.ledger.find("end") == []
+
+    packets.go(str(bench.ledger.path))
+    wait_for(bench.settled)
+    assert attempts(bench) == EACH_ONCE
+    assert bench.ledger.find("end") == [""]
+
+
+@sqlite
+def test_what_is_behind_a_slow_task_is_run_by_another_thread(bench: Bench) -> None:
+    bench.start("threaded", threads=2)
+    put_packet(bench, packets.begin_and_wait)
     wait_for(lambda: len(attempts(bench)) == BEHIND)
     assert attempts(bench) == EACH_ONCE
     assert bench.ledger.find("end") == []
