@@ -187,26 +187,21 @@ class Codec:
 
     def encode_all(self, calls: Iterable[Sequence[Any]], func: Callable[..., Any] | None = None) -> list[bytes]:
         """As :meth:`encode`, of calls with positional arguments. Raises what that does."""
-        if func is not None:
-            return [self.encode(args, {}, func) for args in calls]
-        dumps, prefix = self.serializer.dumps, self._prefix
-        most = self.max_size if self.compressor is None else min(self.compress_above, self.max_size)
+        dumped, prefix, none = self._dumped, self._prefix, dict[str, Any]()
+        rest = [none] if func is None else [none, func]
+        most = self.max_size if self.compressor is None else self.compress_above
         payloads = []
         for args in calls:
-            try:
-                body = dumps([list(args), {}])
-            except Exception:
-                payloads.append(self.encode(args, {}))  # which says what is wrong
-                continue
-            if len(body) <= most:
-                payloads.append(prefix + body)
-            else:
-                payloads.append(self._pack(body) if len(body) <= self.max_size else self.encode(args, {}))
+            body = dumped([list(args), *rest], args, none)
+            payloads.append(prefix + body if len(body) <= most else self._pack(body))
         return payloads
 
     def body(self, args: Sequence[Any], kwargs: Mapping[str, Any], func: Callable[..., Any] | None = None) -> bytes:
         """What the payload of a call is before it is compressed. Raises what :meth:`encode` does."""
         call = [list(args), dict(kwargs)] if func is None else [list(args), dict(kwargs), func]
+        return self._dumped(call, args, kwargs)
+
+    def _dumped(self, call: list[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         try:
             body = self.serializer.dumps(call)
         except NotSerializable as error:

@@ -408,17 +408,18 @@ class Task:
             self._codec = None  # once
         return func
 
-    def call(self) -> Any:
+    def call(self, func: Callable[..., Any] | None = None) -> Any:
         """Call the function now, here, and return what it returns, even if that is to be awaited.
+
+        Args:
+            func: what :meth:`function` has returned already; None: it is asked.
 
         Raises:
             FunctionNotFound: When its path leads nowhere.
             SignatureMismatch: When the arguments don't fit, or can't be made into what is annotated.
         """
-        return self._call(self.function())
-
-    def _call(self, func: Callable[..., Any]) -> Any:
-        """As :meth:`call`, of what :meth:`function` has returned."""
+        if func is None:
+            func = self.function()
         if self._plain:
             types = types_of(func)
             if types is not None:

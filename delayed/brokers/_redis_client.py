@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, urlsplit
@@ -97,15 +97,20 @@ class Call:
 class Packed:
     """Arguments that are packed before it is their turn to be sent.
 
+    Args:
+        make: makes them, once more if they are needed as they are.
+
     Attributes:
-        args: as they are.
+        count: how many they are.
         packed: as they are sent.
     """
 
-    __slots__ = ("args", "packed")
+    __slots__ = ("count", "make", "packed")
 
-    def __init__(self, args: Sequence[bytes | int]) -> None:
-        self.args = args
+    def __init__(self, make: Callable[[], Sequence[bytes | int]]) -> None:
+        self.make = make
+        args = make()
+        self.count = len(args)
         self.packed = _pack(args)
 
 
@@ -187,7 +192,7 @@ class RedisClient:
         size = 3 + len(call.keys) + len(args)
         if more is None:
             return b"*%d\r\n%b%b" % (size, call.packed, _pack(args))
-        return b"*%d\r\n%b%b%b" % (size + len(more.args), call.packed, _pack(args), more.packed)
+        return b"*%d\r\n%b%b%b" % (size + more.count, call.packed, _pack(args), more.packed)
 
     def run(self, call: Call, args: Sequence[bytes | int], more: Packed | None = None) -> Any:
         """Run a script; its answer in bytes, ints and lists, whatever the client's settings.
@@ -198,11 +203,11 @@ class RedisClient:
         try:  # not with errors(), which takes a while
             try:
                 if self.cluster:
-                    rest = () if more is None else more.args
+                    rest = () if more is None else more.make()
                     return self._route(b"EVALSHA", call.script.sha, len(call.keys), *call.keys, *args, *rest)
                 return self._on(self._client.connection_pool, self.pack(call, args, more))
             except redis.exceptions.NoScriptError:  # nothing ran: a new server, a failover, or SCRIPT FLUSH
-                rest = () if more is None else more.args
+                rest = () if more is None else more.make()
                 return self._execute(b"EVAL", call.script.source, len(call.keys), *call.keys, *args, *rest)
         except _THEIRS as error:
             self._raise(error)

@@ -5,6 +5,7 @@ big-endian), the header, the payload, and perhaps one byte more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any, overload
 
@@ -16,9 +17,7 @@ from delayed.message import Claim, Message, Series
 # through those that have all of these in common. Where tasks differ in a small number only, that took six times as long
 # as all the rest.
 _MARK = 1 << 31
-
-
-READY_MAX = 1 << 22  # bytes of payloads that are kept twice until it is their turn
+READY_MAX = 1 << 22  # bytes of messages that are kept twice until it is their turn
 
 
 def stored(messages: Iterable[Message]) -> list[bytes | int]:
@@ -49,16 +48,22 @@ class Ready(Sequence[Message]):
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._messages = messages
-        self.packed = Packed(stored(messages))
+        self.packed = Packed(partial(stored, messages))
 
     @classmethod
     def of(cls, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages, ready if they do not take much memory twice."""
-        payloads = messages.payloads if isinstance(messages, Series) else (each.payload for each in messages)
-        return cls(messages) if sum(map(len, payloads)) <= READY_MAX else messages
+        if isinstance(messages, Series):
+            size = sum(map(len, messages.payloads)) + len(messages.header) * len(messages)
+        else:
+            size = sum(len(each.payload) + len(each.header()) for each in messages)
+        return cls(messages) if size <= READY_MAX else messages
 
     def __len__(self) -> int:
         return len(self._messages)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self._messages)
 
     @overload
     def __getitem__(self, index: int) -> Message: ...

@@ -123,8 +123,8 @@ class Broker(ABC):
         """What the clock of the store that holds this queue shows, in unix seconds, to the millisecond."""
 
     def prepare(self, queue: str, messages: Sequence[Message]) -> Sequence[Message]:
-        """The same messages, with what can be done of :meth:`enqueue` before it is their turn. It asks the store
-        nothing, and may be left out.
+        """The same messages, with what can be done of :meth:`enqueue` before it is their turn, for who has the time. It
+        asks the store nothing.
         """
         return list(messages)  # each is made now, and once
 

@@ -161,7 +161,8 @@ class RedisBroker(Broker):
         return int(self._run("clock", queue)) / 1000
 
     def prepare(self, queue: str, messages: Sequence[Message]) -> Sequence[Message]:
-        return Ready.of(messages) if _are_plain(messages) else super().prepare(queue, messages)
+        ready = _are_plain(messages) and not self._client.cluster
+        return Ready.of(messages) if ready else super().prepare(queue, messages)
 
     def enqueue(self, queue: str, messages: Sequence[Message], session: str, seq: int) -> None:
         if not messages:

@@ -163,7 +163,7 @@ class Child:
                 self.lane.run(frame)
             else:
                 self.lane.run_killed(frame)
-            done += 1
+            done += not self.lane.was_recalled()
             if one_shot or self.leaving or self.limited or (wears and self.has_done_enough(done)) or self.spoiled():
                 if self.hooks is not None:
                     self.retire()  # it may take a while to go

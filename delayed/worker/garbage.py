@@ -15,16 +15,11 @@ YOUNG = 10_000  # objects more than before, after which it looks
 
 @contextmanager
 def seldom_sought() -> Iterator[None]:
-    """Look less often in here, and not at what is there already. For whom a whole process is there."""
+    """Look less often in here, in all threads: for who runs in the main one, which is what the process is there for."""
     often, *rest = gc.get_threshold()
-    frozen = gc.get_freeze_count()  # by somebody else, who wants that to stay so
-    if not frozen:
-        gc.freeze()
     if often:  # else it never looks
         gc.set_threshold(max(often, YOUNG), *rest)
     try:
         yield
     finally:
         gc.set_threshold(often, *rest)
-        if not frozen:
-            gc.unfreeze()

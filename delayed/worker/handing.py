@@ -96,8 +96,7 @@ class Handing:
         quick = int(BATCH_TIME / max(self.average, BATCH_TIME / channel.BATCH_MAX))
         if self.config.one_reader:
             fair = len(self.courier.inbox) // self.processes
-            if quick < 2:
-                quick = min(self.lanes - len(seat.tasks), channel.BATCH_MAX)
+            quick = max(quick, min(self.lanes - len(seat.tasks), channel.BATCH_MAX))
         else:
             fair = len(self.courier.inbox) // self.capacity
         return max(1, min(fair, quick, depth - len(seat.tasks), len(seat.slots)))

@@ -55,6 +55,37 @@ class _Climb:
         return self.serial == activity.serial and self.phase == activity.phase
 
 
+class _Dump:
+    """The stacks that a child which tasks share has written, one below the other.
+
+    Attributes:
+        loop: where its event loop stands; "" if there is none, or not yet.
+    """
+
+    def __init__(self, file: int) -> None:
+        self._tasks: dict[int, str] = {}  # by serial
+        self._threads: dict[int, str] = {}
+        self.loop = current = ""
+        try:
+            text = os.pread(file, DUMP_MAX, 0).decode(errors="replace")
+        except OSError:
+            return
+        heads = list(_SECTION.finditer(text))
+        for head, after in zip_longest(heads, heads[1:]):
+            kind, number = head[1], int(head[2], 16)
+            stack = text[head.start() : after.start() if after else None][:STACK_MAX]
+            if kind == "Loop":
+                self.loop = self.loop or stack
+            if kind == "Current thread":
+                current = current or stack
+            (self._tasks if kind == "Task" else self._threads).setdefault(number, stack)
+        self.loop = self.loop or current
+
+    def of(self, serial: int, thread: int) -> str:
+        """The stack of a task, or else of the thread that runs it; "" if there is none yet."""
+        return self._tasks.get(serial) or self._threads.get(thread, "")
+
+
 class Ladder:
     """Deadlines of all lanes.
 
@@ -81,6 +112,7 @@ class Ladder:
         self.climbs: dict[tuple[int, int], _Climb] = {}  # by (seat, lane)
         self.dumped = [0.0 for _ in stacks]  # by seat: when its stacks were asked for last
         self.urged = [0.0 for _ in stacks]  # by seat: for which of these askings it was made to write them
+        self.read: _Dump | None = None  # of the seat whose tick it is, if somebody has asked
         self.blamed: dict[int, int] = {}  # by seat: the serial of the task for which it was killed, if it was not due
 
     def tick(self, seat: int, now: float) -> None:
@@ -97,6 +129,7 @@ class Ladder:
                     continue  # it is just beginning: what was read is of two tasks, or of none
                 climb = self.climbs[seat, lane] = _Climb(activity, boards.STOP_TIMEOUT, activity.since + limit)
             signals.add(self._step(seat, lane, climb, now))
+        self.read = None
         self._send(seat, signals)
 
     def _limit(self, seat: int, activity: Activity) -> float:
@@ -158,7 +191,7 @@ class Ladder:
                     self.look(seat, now)
             return 0
         self.urge(seat, now)
-        before, climb.written = climb.written, self._written_of(seat, lane, climb.serial)
+        before, climb.written = climb.written, self._dump(seat).of(climb.serial, self.board.thread(seat, lane))
         if now < kill_at:
             return 0
         if climb.written:
@@ -238,29 +271,19 @@ class Ladder:
 
     def stack_of(self, seat: int, lane: int, serial: int) -> str:
         """What the child of a seat has written of the task `serial` in this lane; "" if it has not yet."""
-        return without_own(self._written_of(seat, lane, serial)) if self.shared else self.read_stack(seat)
-
-    def _written_of(self, seat: int, lane: int, serial: int) -> str:
-        thread = self.board.thread(seat, lane)
-        return self._pick(seat, lambda kind, number: 2 * (kind == "Task" and number == serial) or number == thread)
+        if not self.shared:
+            return self.read_stack(seat)
+        return without_own(_Dump(self.stacks[seat]).of(serial, self.board.thread(seat, lane)))
 
     def loop_stack(self, seat: int) -> str:
         """What the child of a seat has written of where its event loop stands; "" if it has not yet."""
-        return without_own(self._pick(seat, lambda kind, number: 2 * (kind == "Loop") or kind == "Current thread"))
+        return without_own(_Dump(self.stacks[seat]).loop)
 
-    def _pick(self, seat: int, rank: Callable[[str, int], int]) -> str:
-        """Of what the child of a seat has written, the part that ranks highest, above 0."""
-        try:
-            text = os.pread(self.stacks[seat], DUMP_MAX, 0).decode(errors="replace")
-        except OSError:
-            return ""
-        heads = list(_SECTION.finditer(text))
-        best, found = 0, ""
-        for head, after in zip_longest(heads, heads[1:]):
-            ranked = int(rank(head[1], int(head[2], 16)))
-            if ranked > best:
-                best, found = ranked, text[head.start() : after.start() if after else None]
-        return found[:STACK_MAX]
+    def _dump(self, seat: int) -> _Dump:
+        """What a child that tasks share has written, read once for all of its lanes in a tick."""
+        if self.read is None:
+            self.read = _Dump(self.stacks[seat])
+        return self.read
 
 
 def read_stack(fd: int) -> str:

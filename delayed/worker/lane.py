@@ -122,9 +122,11 @@ class Lane:
         expected: of the task that has begun, until its own code does; 0 else.
         early: why that task has to stop before its own code has begun; None if it need not.
         noted: how the task that has returned was noted on the board already; None if it was not.
+        recalled: whether a task was not begun, since it was recalled, and nobody has asked.
     """
 
     noted: int | None = None
+    recalled = False
 
     def __init__(self, child: Child, number: int) -> None:
         self.child = child
@@ -182,6 +184,11 @@ class Lane:
     def stack(self) -> str:
         """Where the task stood when it was asked to stop."""
         return read_stack(self.child.stack)
+
+    def was_recalled(self) -> bool:
+        """Whether the last task was recalled, and so is none that was done; said once."""
+        recalled, self.recalled = self.recalled, False
+        return recalled
 
     # -- a task ------------------------------------------------------------------------------------------------
 
@@ -241,7 +248,7 @@ class Lane:
         begun = process.now()
         sealed = codec.seals is not None
         if sealed and not self.board.begin(self.seat, self.number, slot, serial, boards.CHECKING, begun):
-            self.expected = 0
+            self.expected, self.recalled = 0, True
             return None
         try:
             seen = self.parse(id, header, payload)
@@ -254,7 +261,7 @@ class Lane:
         if sealed:
             self.board.note_timeout(self.seat, slot, timeout)
         elif not self.board.begin(self.seat, self.number, slot, serial, timeout, begun):
-            self.expected = 0
+            self.expected, self.recalled = 0, True
             return None
         start: Start = tuple.__new__(Start, (message, seen, error, begun, self.cpu))
         return start

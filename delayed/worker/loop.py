@@ -153,8 +153,10 @@ class CoroutineLane(ThreadLane):
     async def attempt(
         self, frame: TaskFrame, start: Start, task: Task, run: context.Run, awaited: Callable[..., Any] | None
     ) -> BaseException | None:
-        """Call and await the task's function, if it is a coroutine, or let the task run in a thread, after its hook;
-        whatever it raises is returned, for SystemExit would end the loop.
+        """Call the hook that goes before, and run the task. What is raised is returned: SystemExit would end the loop.
+
+        Args:
+            awaited: the task's function, if it is a coroutine; None: it runs in a thread.
         """
         hooks = self.child.hooks
         try:
@@ -162,7 +164,7 @@ class CoroutineLane(ThreadLane):
                 await self.call_before(hooks, frame, task)
             if awaited is not None:
                 try:
-                    self.result = await task._call(awaited)
+                    self.result = await task.call(awaited)
                 finally:
                     self.mind_copy()  # before it runs what else is ready on the loop
                 self.serial = 0
@@ -308,6 +310,7 @@ class CoroutineLane(ThreadLane):
         calls: list[Call] = []
         plain = not self.config.success_handler and self.child.hooks is None
         if plain and error is None and self.noted == verdict.RETURNED:  # all else was done when it did
+            self.mind_copy()  # which may have been left by a neighbour
             self.current_run = self.result = None
             self.cpu = self.spent
             self.child.returned(frame.slot, frame.serial, verdict.RETURNED, 0.0)
@@ -539,7 +542,7 @@ class AsyncChild(SharedChild):
         lane.running = lane.current = 0
         lane.task = None
         self.idle.append(lane)
-        self.done += 1
+        self.done += not lane.was_recalled()
         if self.ends and not self.telling:
             self.telling = True
             self.loop.call_soon(self.tell)

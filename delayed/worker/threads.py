@@ -295,7 +295,7 @@ class ThreadedChild(SharedChild):
             lane.run_frame(frame)
             with self.gate:
                 self.running -= 1
-                self.done += 1
+                self.done += not lane.was_recalled()
                 enough = not self.leaving and self.has_done_enough(self.done)
             if enough:
                 self.retire()

@@ -26,7 +26,10 @@ from delayed import (
 from delayed.delay import delay
 from delayed.worker import Worker
 from delayed.worker.base import WorkerOptions
-from tests.workers import tasks
+from delayed.worker.handing import BATCH_TIME, Handing
+from delayed.worker.minding import Minder
+from delayed.worker.seat import Seat
+from tests.workers import packets, tasks
 from tests.workers.conftest import Ledger, wait_for
 
 
@@ -201,6 +204,37 @@ def test_a_worker_needs_queues_of_one_store(tmp_path: Path) -> None:
     one, other = Queue("a", f"sqlite:///{tmp_path}/a.db"), Queue("b", f"sqlite:///{tmp_path}/b.db")
     with pytest.raises(ConfigError, match="one worker serves one broker"):
         PreforkedWorker(queues=[one, other])
+
+
+def test_what_a_thread_has_read_and_can_not_begin_is_given_to_one_that_sleeps(
+    queue: Queue, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets a packet of everything, as when the others have gone to sleep before it was read."""
+    tick, blocked = Minder.tick, []
+
+    def all_together(handing: Handing, seat: Seat, depth: int) -> int:
+        return len(handing.courier.inbox) if handing.average * 2 <= BATCH_TIME else 1
+
+    def watched(minder: Minder, at: float) -> None:
+        tick(minder, at)
+        blocked.extend(seat for seat in minder.seats if seat.blocked)
+
+    monkeypatch.setattr(Handing, "batch_size", all_together)
+    monkeypatch.setattr(Minder, "tick", watched)
+    place = str(ledger.path)
+    with running(ThreadedWorker(queue, threads=2)):
+        queue.enqueue_many([Task.create(tasks.mark, (place, "quick")) for _ in range(300)])
+        wait_for(lambda: len(ledger.find("quick")) == 300 and not queue.broker.counts(queue.name).running)
+        queue.pause()
+        behind = [Task.create(packets.behind, (place, number)) for number in range(9)]
+        queue.enqueue_many([Task.create(packets.begin_and_wait, (place,)), *behind])
+        queue.resume()
+        wait_for(lambda: len(ledger.find("behind")) == 9)
+        assert ledger.find("end") == []
+        packets.go(place)
+        wait_for(lambda: ledger.find("end"))
+    assert sorted(ledger.find("behind")) == [f"{number} 1" for number in range(9)]
+    assert not blocked
 
 
 @pytest.mark.parametrize(

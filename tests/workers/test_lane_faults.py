@@ -170,6 +170,17 @@ def test_a_second_signal_whose_reason_the_first_has_found_does_no_harm(bench: Be
     assert len(bench.ledger.find("owed")) == 1, "else it came to nothing"
 
 
+def test_a_copy_of_the_loop_ends_nothing_that_a_neighbour_has_returned(bench: Bench) -> None:
+    bench.start("async", concurrency=2)
+    bench.put(lanes.wait_for_word)
+    bench.put(lanes.give_word_and_fork)
+    wait_for(bench.settled)
+    for number in range(3):
+        bench.put(lanes.sleep, number, 0.0)
+    wait_for(bench.settled)
+    assert sorted(bench.ledger.find("end")) == ["0", "1", "2", "giving", "waiting"]
+
+
 def test_the_copy_that_a_coroutine_leaves_takes_nothing_from_the_others(bench: Bench) -> None:
     bench.put(lanes.block, "gathers", 0.3)  # meanwhile the others come
     bench.put(lanes.fork_and_yield)

@@ -159,6 +159,8 @@ EACH_ONCE = [f"{number} 1" for number in range(BEHIND)]
         (8, 8, True, 0.1, 1),
         (8, 8, True, 0.0002, 10),
         (100, 0, True, 0.1, 25),
+        (100, 80, True, 0.0002, 20),
+        (100, 95, True, 0.0002, 10),
         (8, 0, False, 0.1, 1),
         (8, 0, False, 0.00001, 6),
         (8, 0, False, 0.0002, 3),
