@@ -113,7 +113,7 @@ def test_what_had_ended_is_settled_when_all_who_could_have_are_dead(bench: Bench
     wait_for(bench.settled)
     assert len(bench.ledger.find("begin")) == 1
     assert bench.queue.handle(id).status == "done"
-    assert "of its tasks 1 had ended, and 0 are back" in log_of(bench)
+    wait_for(lambda: "of its tasks 1 had ended, and 0 are back" in log_of(bench))
 
 
 def test_nobody_is_quicker_than_the_supervisor_with_what_had_ended(bench: Bench, start: Start) -> None:
