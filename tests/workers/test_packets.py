@@ -186,24 +186,19 @@ def test_as_many_come_together_as_can_begin_or_take_no_time(
 
 
 @sqlite
-@pytest.mark.parametrize(("mode", "first"), [("preforked", packets.begin_and_wait), ("async", packets.begin_and_block)])
-def test_what_is_behind_a_slow_task_is_run_by_another_child(bench: Bench, mode: str, first: Callable[..., Any]) -> None:
-    bench.start(mode, processes=2)
+@pytest.mark.parametrize(
+    ("mode", "options", "first"),
+    [
+        ("preforked", {"processes": 2}, packets.begin_and_wait),
+        ("async", {"processes": 2}, packets.begin_and_block),
+        ("threaded", {"threads": 2}, packets.begin_and_wait),
+    ],
+)
+def test_what_is_behind_a_slow_task_is_run_elsewhere(
+    bench: Bench, mode: str, options: dict[str, int], first: Callable[..., Any]
+) -> None:
+    bench.start(mode, **options)
     put_packet(bench, first)
-    wait_for(lambda: len(attempts(bench)) == BEHIND)
-    assert attempts(bench) == EACH_ONCE
-    assert bench.ledger.find("end") == []
-
-    packets.go(str(bench.ledger.path))
-    wait_for(bench.settled)
-    assert attempts(bench) == EACH_ONCE
-    assert bench.ledger.find("end") == [""]
-
-
-@sqlite
-def test_what_is_behind_a_slow_task_is_run_by_another_thread(bench: Bench) -> None:
-    bench.start("threaded", threads=2)
-    put_packet(bench, packets.begin_and_wait)
     wait_for(lambda: len(attempts(bench)) == BEHIND)
     assert attempts(bench) == EACH_ONCE
     assert bench.ledger.find("end") == []
