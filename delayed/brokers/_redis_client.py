@@ -198,13 +198,12 @@ class RedisClient:
         """Run a script; its answer in bytes, ints and lists, whatever the client's settings.
 
         Args:
-            more: further arguments.
+            more: further arguments; not on a cluster.
         """
         try:  # not with errors(), which takes a while
             try:
                 if self.cluster:
-                    rest = () if more is None else more.make()
-                    return self._route(b"EVALSHA", call.script.sha, len(call.keys), *call.keys, *args, *rest)
+                    return self._route(b"EVALSHA", call.script.sha, len(call.keys), *call.keys, *args)
                 return self._on(self._client.connection_pool, self.pack(call, args, more))
             except redis.exceptions.NoScriptError:  # nothing ran: a new server, a failover, or SCRIPT FLUSH
                 rest = () if more is None else more.make()

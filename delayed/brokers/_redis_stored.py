@@ -23,20 +23,30 @@ READY_MAX = 1 << 22  # bytes of messages that are kept twice until it is their t
 def stored(messages: Iterable[Message]) -> list[bytes | int]:
     """The arguments for messages that are to be stored: the id of each, and itself."""
     args: list[bytes | int] = []
+    for id, head, payload in _parts(messages):
+        end = id + (id >> 11) & 255  # behind the eleventh bit is the time when it was reserved, see reserve_ids.lua
+        args += (id, b"%b%b%c" % (head, payload, end))
+    return args
+
+
+def _parts(messages: Iterable[Message]) -> Iterable[tuple[int, bytes, bytes]]:
+    """Of each message its id, its header behind the length of that, and its payload."""
     if isinstance(messages, Series):
-        head = _head(messages.header)
-        for id, payload in zip(messages.ids, messages.payloads, strict=True):
-            args += (id, b"%b%b%c" % (head, payload, id + (id >> 11) & 255))
-        return args
+        return zip(messages.ids, repeat(_head(messages.header), len(messages)), messages.payloads, strict=True)
+    return _parts_of_each(messages)
+
+
+def _parts_of_each(messages: Iterable[Message]) -> Iterator[tuple[int, bytes, bytes]]:
     last, head = None, b""
     for message in messages:
         header = message.header()
         if header is not last:  # that of calls in the same millisecond is one object
             last, head = header, _head(header)
-        id = message.id
-        end = id + (id >> 11) & 255  # behind the eleventh bit is the time when it was reserved, see reserve_ids.lua
-        args += (id, b"%b%b%c" % (head, message.payload, end))
-    return args
+        yield message.id, head, message.payload
+
+
+def _head(header: bytes) -> bytes:
+    return (_MARK | len(header)).to_bytes(4, "big") + header
 
 
 class Ready(Sequence[Message]):
@@ -71,10 +81,6 @@ class Ready(Sequence[Message]):
     def __getitem__(self, index: slice) -> Sequence[Message]: ...
     def __getitem__(self, index: int | slice) -> Message | Sequence[Message]:
         return self._messages[index]
-
-
-def _head(header: bytes) -> bytes:
-    return (_MARK | len(header)).to_bytes(4, "big") + header
 
 
 def split(message: bytes) -> tuple[bytes, bytes]:
