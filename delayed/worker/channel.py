@@ -43,8 +43,7 @@ READY, FORKED, EXITED, FAILED = range(11, 15)
 _TASK = Struct("<BBHHHQQIIQIII")
 _LARGE, _SAME = 1, 2  # how a task comes: in a file; with the header of the one before it
 _REPORT = Struct("<BBHIQ")
-_CONTROL = Struct("<Bxhii")  # kind, seat (-1: none), pid, value
-_EXIT = Struct("<dddq")
+_CONTROL = Struct("<Bxhiidd8xq")  # kind, seat (-1: none), pid, value; wall, cpu, rss
 HEAD_SIZE = _TASK.size
 BATCH_MAX = 32  # tasks in a packet
 BUFFER_SIZE = PACKET_MAX + BATCH_MAX * HEAD_SIZE
@@ -264,9 +263,9 @@ class Control(NamedTuple):
 
 def send_control(sock: socket.socket, control: Control) -> None:
     """Send a control frame; blocks while the channel is full."""
-    frame = _CONTROL.pack(control.kind, control.seat, control.pid, control.value)
-    frame += _EXIT.pack(control.wall, control.cpu, 0.0, control.rss)
-    sock.send(frame + control.text.encode(errors="replace")[:DETAIL_MAX])
+    kind, seat, pid, value, wall, cpu, rss, text = control
+    frame = _CONTROL.pack(kind, seat, pid, value, wall, cpu, rss)
+    sock.send(frame + text.encode(errors="replace")[:DETAIL_MAX] if text else frame)
 
 
 def receive_control(sock: socket.socket) -> Control | None:
@@ -279,9 +278,7 @@ def receive_control(sock: socket.socket) -> Control | None:
     data = sock.recv(PACKET_MAX)
     if not data:
         return None
-    if len(data) < _CONTROL.size + _EXIT.size:
+    if len(data) < _CONTROL.size:
         raise BadFrame(f"a packet of {len(data)} bytes is no control frame")
-    kind, seat, pid, value = _CONTROL.unpack_from(data)
-    wall, cpu, _, rss = _EXIT.unpack_from(data, _CONTROL.size)
-    text = data[_CONTROL.size + _EXIT.size :].decode(errors="replace")
-    return Control(kind, seat, pid, value, wall, cpu, rss, text)
+    kind, seat, pid, value, wall, cpu, rss = _CONTROL.unpack_from(data)
+    return Control(kind, seat, pid, value, wall, cpu, rss, data[_CONTROL.size :].decode(errors="replace"))

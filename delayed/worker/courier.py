@@ -222,7 +222,10 @@ class Courier(threading.Thread):
         if (target, low) != (self.target, self.low):
             with self._condition:
                 self.target, self.low = target, low
-                self._condition.notify()
+                # A switch to a thread that finds nothing to do takes longer than to look.
+                stock = self.held - self._settling
+                if target > stock and (self.dry or stock < max(low, 1)):
+                    self._condition.notify()
 
     def renew_now(self) -> None:
         """Verify all claims at once: the monitor has been away for too long."""

@@ -111,16 +111,19 @@ class ForkServer:
         poller.register(self.wake_read, select.POLLIN)
         try:
             channel.send_control(self.control, Control(channel.READY))
+            looked = 0.0
             while True:
                 # Also when no child is left: what they have ended is not settled yet.
                 minds = bool(self.pids) or self.board.holds_any()
-                ready = {fd for fd, _ in poller.poll(self.look * 1000 if minds else None)}
-                self.board.note_pulse(boards.FORK_SERVER, process.now())
-                if minds and self.monitor_is_frozen():
-                    return False
+                ready = dict(poller.poll(self.look * 1000 if minds else None))
+                at = process.now()
+                self.board.note_pulse(boards.FORK_SERVER, at)
+                if minds and at >= looked + self.look:
+                    looked = at
+                    if self.monitor_is_frozen(at):
+                        return False
                 if self.wake_read in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self.wake_read, 4096)
+                    os.read(self.wake_read, 4096)
                     for ended in self.reap():
                         self.last_ended[ended.seat] = ended
                         channel.send_control(self.control, ended)
@@ -134,9 +137,8 @@ class ForkServer:
         except (BrokenPipeError, ConnectionResetError):
             return self.was_dismissed()
 
-    def monitor_is_frozen(self) -> bool:
+    def monitor_is_frozen(self, at: float) -> bool:
         """Whether the monitor was silent for half a lease while it had tasks; it is dead then."""
-        at = process.now()
         if self.deposed:
             return at > self.deposed + KILL_PATIENCE  # its end of file should have come
         silent = self.silence.seconds(at, counts=self.config.sole and self.board.holds_any())
@@ -208,8 +210,10 @@ class ForkServer:
             # Look first: while the child is a zombie its pid, which is its group's id too, can't be another's.
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 continue
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            try:  # noqa: SIM105  # each page that suppress() touches was shared with a child, and is copied
                 os.killpg(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
             _, status, usage = os.wait4(pid, 0)
             del self.pids[seat]
             wall = process.now() - self.born.pop(pid)
@@ -225,9 +229,12 @@ class ForkServer:
         """
         if not self.orphans_come_here:
             return
+        found = set(process.children_of_self()).difference(self.pids.values())
+        if not found:
+            self.daemons = {}
+            return
         children = set(self.pids.values())
         makers = {pid for seat, pid in self.pids.items() if not self.config.one_shot or self.board.busy(seat)}
-        found = set(process.children_of_self()) - children
         self.daemons = {pid: self.daemons.get(pid, makers) & children for pid in found}
         for pid, users in self.daemons.items():
             if not users:

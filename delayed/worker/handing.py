@@ -130,14 +130,17 @@ class Handing:
 
     def choose_seat(self, depth: int) -> Seat | None:
         """Where the next task goes: to the child with the least to do."""
+        best: Seat | None = None
         if self.config.one_shot:
-            running = sum(seat.busy or self.board.busy(seat.index) for seat in self.seats)  # a task, or its handler
-            if running >= self.processes:
-                return None
-            idle = [seat for seat in self.seats if not (seat.busy or seat.orphan or seat.retiring)]
-            idle = [seat for seat in idle if seat.forking or (seat.pid and not self.spent(seat))]
-            return min(idle, key=lambda seat: not seat.pid, default=None)
-        best = None
+            running = 0
+            for seat in self.seats:
+                if seat.busy or self.board.busy(seat.index):  # with a task, or its handler
+                    running += 1
+                if seat.busy or seat.orphan or seat.retiring or (best is not None and best.pid):
+                    continue
+                if not self.spent(seat) if seat.pid else seat.forking and best is None:
+                    best = seat
+            return best if running < self.processes else None
         least = depth
         for seat in self.regular:
             if len(seat.tasks) < least and seat.open(self.lanes):
