@@ -52,6 +52,8 @@ from delayed.message import (
 
 MIN_VERSION = (6, 2)  # LPOP with a count, ZADD GT
 QUEUES = b"delayed_queues"  # the set of all queue names; on a cluster it lies elsewhere than the queues
+SEEN_INTERVAL = PRODUCER_AGE / 12  # seconds after which a producer has its session noted again, ...
+SEEN_MAX = 1000  # ... of which so many are remembered
 NAME_INTERVAL = 60.0  # seconds after which a producer writes a queue's name again, should it have been flushed
 SETTLE_MAX = 1000  # settlements per script, so that none is long
 CLAIM_MAX = 2000  # claims per script; large messages end it sooner
@@ -124,6 +126,7 @@ class RedisBroker(Broker):
         self.works_meanwhile = not self._client.cluster
         self._waiter = Waiter(self._client)
         self._named: dict[str, float] = {}  # queue -> until when its name counts as written, monotonic
+        self._seen: dict[str, float] = {}  # producer session -> until when it counts as noted, monotonic
         self._due: dict[str, float | None] = {}  # queue -> when its first scheduled task is due; None: there is none
         self._call = functools.cache(self._make_call)
 
@@ -168,16 +171,20 @@ class RedisBroker(Broker):
         if not messages:
             return
         self._name(queue)
-        head: tuple[bytes | int, ...] = (session.encode(), seq)
-        if isinstance(messages, Ready):
-            self._client.run(self._call("enqueue_plain", queue), head, messages.packed)
-            return
-        if _are_plain(messages):
-            self._run("enqueue_plain", queue, *head, *stored(messages))
+        packed = messages.packed if isinstance(messages, Ready) else None
+        if packed is not None or _are_plain(messages):
+            unseen = self._seen.get(session, 0.0) < time.monotonic()
+            args = stored(messages) if packed is None else ()
+            head = (session.encode(), seq, int(unseen))
+            self._client.run(self._call("enqueue_plain", queue), (*head, *args), packed)
+            if unseen:
+                if len(self._seen) >= SEEN_MAX:
+                    self._seen.clear()
+                self._seen[session] = time.monotonic() + SEEN_INTERVAL
             return
         plain = [each for each in messages if _is_plain(each)]
         others = [each for each in messages if not _is_plain(each)]
-        args = [*head, len(plain), *stored(plain), *stored(others)]
+        args = [session.encode(), seq, len(plain), *stored(plain), *stored(others)]
         for message in others:
             args += (_ms(message.delay), message.priority, (message.tenant or "").encode())
         self._run("enqueue", queue, *args)

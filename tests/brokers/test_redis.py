@@ -18,7 +18,7 @@ from redis.sentinel import Sentinel
 
 from delayed import Queue
 from delayed.brokers import broker_for
-from delayed.brokers.redis import UNKNOWN_MAX, RedisBroker
+from delayed.brokers.redis import SEEN_INTERVAL, UNKNOWN_MAX, RedisBroker
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
 from delayed.message import Action, Answer, Claim, Message, Settlement
 from delayed.task import Task
@@ -199,6 +199,39 @@ def test_sweeping_drops_what_is_left_over(broker: RedisBroker, store: Any) -> No
     broker.sweep(QUEUE)
 
     assert store.keys() == ["default_meta"]
+
+
+def test_a_producer_is_noted_now_and_then_and_again_when_it_was_forgotten(
+    broker: RedisBroker, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce = Producer(broker)
+    produce()
+    began = store.zscore("default_prodt", produce.session)
+    store.zadd("default_prodt", {produce.session: began - 60_000})
+
+    produce()
+    assert store.zscore("default_prodt", produce.session) == began - 60_000  # that is not long ago
+
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + SEEN_INTERVAL + 1)
+    produce()
+    assert store.zscore("default_prodt", produce.session) >= began
+    monkeypatch.undo()
+
+    store.zadd("default_prodt", {produce.session: 1})
+    broker.sweep(QUEUE)
+    assert not store.exists("default_prod", "default_prodt")
+    produce(3)
+    assert store.zscore("default_prodt", produce.session) >= began
+    assert store.hgetall("default_prod") == {produce.session: "4"}
+
+
+def test_one_connection_remembers_no_end_of_producers(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delayed.brokers.redis.SEEN_MAX", 3)
+    for _ in range(8):
+        Producer(broker)()
+
+    assert len(broker._seen) <= 3
 
 
 def test_sweeping_keeps_the_producers_workers_and_records_that_are_in_use(broker: RedisBroker, store: Any) -> None:

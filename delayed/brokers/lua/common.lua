@@ -20,7 +20,8 @@
 --     LAST      Q_last       hash    worker -> seq|ms|nonce|id,id,...: the answer of its last claim
 --     HELD      Q_held       hash    worker -> how many claims it holds
 --     PROD      Q_prod       hash    producer session -> its last sequence number
---     PRODT     Q_prodt      zset    producer session -> when it was last seen, ms
+--     PRODT     Q_prodt      zset    producer session -> when it was last seen, ms; it may have been again a while
+--                                    later, see enqueue_plain.lua
 --     META      Q_meta       hash    contact (when a worker or sweeper last called), lease, grace_until, outage (when
 --                                    the first one within the grace began), jump, tidied (all ms), the cursors of the sweep, paused while the queue is, turn
 --                                    (whose it is, of the fair and the others), and if somebody has said so dead_most

@@ -8,25 +8,28 @@
 -- KEYS[6] -> META
 -- ARGV[1] -> producer session
 -- ARGV[2] -> sequence number in it
--- ARGV[3 ...] -> id, message of each
+-- ARGV[3] -> 1: it is time to note that the session was seen; 0: that was done not long ago
+-- ARGV[4 ...] -> id, message of each
 -- Returns 1 if they are stored now, 0 if they were before (a resend).
 
-local call, session, seq, id = redis.call, ARGV[1], ARGV[2], ARGV[3]
+local call, session, seq, id = redis.call, ARGV[1], ARGV[2], ARGV[4]
 local last = call('HGET', PROD, session)
 if last and tonumber(last) >= tonumber(seq) then return 0 end
 call('HSET', PROD, session, seq)
-local time = call('TIME')
-call('ZADD', PRODT, time[1] .. '000', session)
+if not last or ARGV[3] == '1' then
+  local time = call('TIME')
+  call('ZADD', PRODT, time[1] .. '000', session)
+end
 
-if #ARGV == 4 then
-  call('HSET', MSG, id, ARGV[4])
+if #ARGV == 5 then
+  call('HSET', MSG, id, ARGV[5])
   call('RPUSH', READY, id)
 else
   local stop, ids = #ARGV, {}
-  for i = 3, stop, CHUNK do
+  for i = 4, stop, CHUNK do
     call('HSET', MSG, unpack(ARGV, i, math.min(i + CHUNK - 1, stop)))
   end
-  for i = 3, stop, 2 do ids[(i - 1) / 2] = ARGV[i] end
+  for i = 4, stop, 2 do ids[i / 2 - 1] = ARGV[i] end
   for i = 1, #ids, CHUNK do
     call('RPUSH', READY, unpack(ids, i, math.min(i + CHUNK - 1, #ids)))
   end
