@@ -24,7 +24,8 @@ DECORATIONS = ("delay", "adelay", "map", "amap", "starmap", "astarmap", "options
 
 _paths: dict[Any, str] = {}
 _found: dict[str, Callable[..., Any]] = {}
-_places: dict[str, str] = {}  # of the module in sys.modules that has it, by the path of a function
+_places: dict[str, str] = {}  # of the module or script that has it, by the path of a function
+_scripts: dict[str, Any] = {}  # those that were loaded as modules, by their files
 _script = RLock()  # held while a script is loaded
 _given: dict[str, Callable[..., Any]] = {}
 _NEVER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]").search  # what logs and stores can't have
@@ -228,9 +229,11 @@ def stand_for_main(path: str) -> None:
     place = _places.get(path)
     if place is None:
         resolve(path)
-        place = path.rpartition(":")[0] or path.rpartition(".")[0]
-        place = _places[path] = MAIN if place.endswith(".py") else place
-    sys.modules["__main__"] = sys.modules[place]
+        place = _places[path] = path.rpartition(":")[0] or path.rpartition(".")[0]
+    script = _scripts.get(place)
+    if script is not None:
+        sys.modules[MAIN] = script  # of several, the one that is asked for
+    sys.modules["__main__"] = sys.modules[place] if script is None else script
 
 
 def _resolve(path: str) -> Callable[..., Any]:
@@ -291,9 +294,8 @@ def _load_script(file: str) -> Any:
 
 
 def _load_script_alone(file: str) -> Any:
-    loaded = sys.modules.get(MAIN)
-    if loaded is not None and getattr(loaded, "__file__", None) == file:
-        return loaded
+    if file in _scripts:
+        return _scripts[file]
     import importlib.util
 
     spec = importlib.util.spec_from_file_location(MAIN, file)
@@ -301,13 +303,14 @@ def _load_script_alone(file: str) -> Any:
         raise FunctionNotFound(f"the script {file} is not here; a worker needs the same path, or put it into a module")
     module = importlib.util.module_from_spec(spec)
     former = sys.modules.get(MAIN)
-    sys.modules[MAIN] = module
+    _scripts[file] = sys.modules[MAIN] = module
     folder = os.path.dirname(file)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except BaseException:
+        del _scripts[file]
         if former is not None:
             sys.modules[MAIN] = former
         else:

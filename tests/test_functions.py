@@ -110,6 +110,54 @@ SCRIPT = """
 """
 
 
+PROGRAM = """
+    from delayed import Queue, delayed
+
+    queue = Queue("q", "sqlite:///tasks.db")
+
+    class Thing:
+        def __repr__(self):
+            return "a thing of NAME"
+
+    @delayed(queue)
+    def show(*things):
+        print(*things)
+
+    @delayed(queue)
+    def tell():
+        show.delay(Thing())
+
+    if __name__ == "__main__":
+        show.delay(Thing(), 1)
+        show.delay(Thing(), 2)
+        tell.delay()
+    else:
+        print("NAME is loaded")
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_several_programs_have_their_own_main(tmp_path: Path, how: str) -> None:
+    names = ["one", "other"]
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(PROGRAM.replace("NAME", name)))
+
+    def run(*command: str) -> str:
+        return subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=30
+        ).stdout
+
+    for _ in range(2):
+        for name in names:
+            run(*[f"{name}.py"] if how == "script" else ["-m", name])
+    worker = "worker --queue q --url sqlite:///tasks.db --burst --mode preforked --processes 1"
+    printed = run("-m", "delayed", *worker.split()).splitlines()
+
+    expected = [f"{name} is loaded" for name in names]
+    expected += [f"a thing of {name}{number}" for name in names for number in [" 1", " 2", ""] * 2]
+    assert sorted(printed) == sorted(expected)
+
+
 @pytest.mark.parametrize("how", ["script", "module"])
 def test_functions_and_classes_of_main_arrive(tmp_path: Path, how: str) -> None:
     (tmp_path / "points.py").write_text(textwrap.dedent(SCRIPT))
