@@ -118,7 +118,7 @@ class Codec:
         self.seals = Seals(self._secrets, encrypt) if self._secrets else None
         self._name = queue.encode()
         if self.is_ours:  # now, for a forked child that finds them copies less memory
-            self._wary, self._trusted, self._prefix  # noqa: B018
+            self._wary, self._trusted, self.prefix  # noqa: B018
 
     @cached_property
     def serializer(self) -> Serializer:
@@ -172,7 +172,8 @@ class Codec:
         return frozenset(tag for tag, each in self.readers.items() if not each.plain)
 
     @cached_property
-    def _prefix(self) -> bytes:
+    def prefix(self) -> bytes:
+        """What a payload of this codec begins with that is neither compressed nor sealed."""
         return bytes((VERSION, self.serializer.tag, 0, 0))
 
     # -- calls -----------------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Codec:
 
     def encode_all(self, calls: Iterable[Sequence[Any]], func: Callable[..., Any] | None = None) -> list[bytes]:
         """As :meth:`encode`, of calls with positional arguments. Raises what that does."""
-        dumped, prefix, none = self._dumped, self._prefix, dict[str, Any]()
+        dumped, prefix, none = self._dumped, self.prefix, dict[str, Any]()
         rest = [none] if func is None else [none, func]
         most = self.max_size if self.compressor is None else self.compress_above
         payloads = []
@@ -371,7 +372,7 @@ class Codec:
             packed = compressor.compress(body)
             if len(packed) < len(body):
                 return bytes((VERSION, self.serializer.tag, compressor.tag, 0)) + packed
-        return self._prefix + body
+        return self.prefix + body
 
     def _load(self, payload: bytes) -> tuple[Serializer, Any]:
         """The value of a payload that is not sealed, and what serialized it."""
@@ -380,7 +381,7 @@ class Codec:
         if not self.is_ours:
             self._load_plugs()
         serializer = self.serializer
-        if payload.startswith(self._prefix):
+        if payload.startswith(self.prefix):
             body = payload[4:]
         else:
             self._check_version(payload)

@@ -269,6 +269,11 @@ def _import(place: str) -> Any:
     return sys.modules[place] if is_loaded(place) else importlib.import_module(place)
 
 
+def resolved(path: str) -> Callable[..., Any] | None:
+    """What :func:`resolve` has found at `path` before; None if nobody has asked."""
+    return _found.get(path)
+
+
 def is_at_hand(path: str) -> bool:
     """Whether the function at `path` can be had without an import, or the wait for another thread's."""
     return path in _found or is_loaded(path.rpartition(":")[0])

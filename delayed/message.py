@@ -239,16 +239,10 @@ class Message(NamedTuple):
         if header == latest:
             same: Message = tuple.__new__(cls, (id, *func, payload, *options, *more))
             return same
-        at = header.find(_TIME) + len(_TIME)
-        end = header.find(b",", at)
-        time = header[at:end]
-        number = _times.get(time)
-        if number is None:
-            if _NUMBER(time) is None:
-                return cls.parse(id, header, payload)
-            _times.clear()
-            number = _times[time] = float(time)
-        ends = (header[:at], header[end:])
+        parts = around_date(header)
+        if parts is None:
+            return cls.parse(id, header, payload)
+        number, ends = parts
         shape = _parsed.get(ends)
         if shape is None:
             message = cls.parse(id, header, payload)
@@ -341,6 +335,22 @@ _latest: tuple[bytes | None, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]] 
 _times: dict[bytes, float] = {}  # the last one that was read: many are enqueued in one millisecond
 # A number as it is written here, without an exponent, or zeros in front.
 _NUMBER = re.compile(rb"[1-9][0-9]{0,15}(\.[0-9]{1,9})?", re.ASCII).fullmatch
+
+
+def around_date(header: bytes) -> tuple[float, tuple[bytes, bytes]] | None:
+    """The date of the enqueue in a stored header, and what is before and behind it; None where it has none that may be
+    left out of account.
+    """
+    at = header.find(_TIME) + len(_TIME)
+    end = header.find(b",", at)
+    time = header[at:end]
+    number = _times.get(time)
+    if number is None:
+        if _NUMBER(time) is None:
+            return None
+        _times.clear()
+        number = _times[time] = float(time)
+    return number, (header[:at], header[end:])
 
 
 def _remember(shapes: dict[Any, Any], key: object, value: object) -> None:

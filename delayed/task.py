@@ -10,7 +10,7 @@ from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
-from delayed.codec import BY_VALUE, Codec, Opened
+from delayed.codec import BY_VALUE, Call, Codec, Opened
 from delayed.durations import seconds_of
 from delayed.errors import ConfigError, FunctionNotFound, NotAllowed, NotEnqueueable, SignatureMismatch
 from delayed.fields import ENDLESS
@@ -341,8 +341,11 @@ class Task:
         return {name: limit for name, limit in limits.items() if limit is not None}
 
     @classmethod
-    def from_message(cls, message: Opened, codec: Codec) -> Task:
+    def from_message(cls, message: Opened, codec: Codec, call: Call | None = None) -> Task:
         """The task of a message that was opened. Its arguments are as the payload has them until it is run.
+
+        Args:
+            call: what its payload was decoded to already; None: it is decoded.
 
         Raises:
             DecodeError: When its payload can't be decoded.
@@ -350,7 +353,7 @@ class Task:
         task = cls.__new__(cls)
         task._message = message
         task._form = None
-        task.args, task.kwargs, func = codec.decode(message.payload)
+        task.args, task.kwargs, func = call or codec.decode(message.payload)
         task._id = message.id
         task.func_path = path = message.func
         # What is called is what its path says, unless none leads there.
@@ -428,10 +431,17 @@ class Task:
         try:
             return func(*self.args, **self.kwargs)
         except TypeError as error:
-            # Raised by the call itself if no frame below this one was entered.
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None and not self._fits(func):
-                raise SignatureMismatch(f"{self.func_path}: {error}") from error
+            misfit = self.misfit(func, error)
+            if misfit is not None:
+                raise misfit from error
             raise
+
+    def misfit(self, func: Callable[..., Any], error: TypeError) -> SignatureMismatch | None:
+        """What to raise from an error, caught where the function was called; None if that is the function's own."""
+        # Raised by the call itself if no frame below that one was entered.
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None and not self._fits(func):
+            return SignatureMismatch(f"{self.func_path}: {error}")
+        return None
 
     def _fits(self, func: Callable[..., Any]) -> bool:
         import inspect

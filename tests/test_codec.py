@@ -170,7 +170,7 @@ def test_what_is_nested_deeply_is_refused_on_both_ends(serializer: str) -> None:
     one = {"json": (b"[", b"]"), "msgpack": (b"\x91", b"")}[serializer]
     for more in (2, 200, 2000):
         with pytest.raises(DecodeError, match=r"deep|StackError|RecursionError"):
-            codec.decode(codec._prefix + one[0] * more + deep + one[1] * more)
+            codec.decode(codec.prefix + one[0] * more + deep + one[1] * more)
 
 
 def test_an_argument_that_holds_itself_is_refused() -> None:

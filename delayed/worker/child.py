@@ -102,7 +102,10 @@ class Child:
         self.leaving = False  # takes nothing more
         self.late = 0  # signals that may still come for what was found with others, ...
         self.late_until = 0.0  # ... and until when
-        self.lane = Lane(self, 0)
+        kind: type[Lane] = Lane
+        if not config.one_shot:  # who runs one task needs no shorter way for the next ones
+            from delayed.worker.plain import PlainLane as kind
+        self.lane = kind(self, 0)
         self.lanes: Sequence[Lane] = (self.lane,)
 
     def prepare(self) -> None:

@@ -88,8 +88,9 @@ class LaneRun(context.Run):
 
     __slots__ = ("frame", "lane")
 
-    def __init__(self, message: Message, frame: TaskFrame, lane: Lane) -> None:
-        self.message = message
+    def __init__(self, message: Message | None, frame: TaskFrame, lane: Lane) -> None:
+        if message is not None:
+            self.message = message
         self.begun = time.monotonic()
         self.state = context.NO_TRANSACTION
         self.progress = None
@@ -104,6 +105,9 @@ class LaneRun(context.Run):
             return self.frame.attempt
         if name == "url":
             return self.lane.config.url
+        if name == "message":
+            frame = self.frame
+            return self.lane.parse(frame.id, frame.header, frame.payload)
         raise AttributeError(name)
 
     def note(self, state: int, *progress: Any) -> None:
@@ -162,6 +166,11 @@ class Lane:
         if serial == self.expected:
             self.early = error(text)
 
+    def expect(self, serial: int) -> None:
+        """The task `serial` is about to begin."""
+        self.early = None
+        self.expected = serial
+
     def arm(self, serial: int) -> None:
         """From here on the task can be stopped.
 
@@ -219,6 +228,13 @@ class Lane:
         except TaskStopped as raised:  # the signal came a moment after the task had ended by itself
             self.serial = 0
             error = raised
+        self.finish(frame, start, task, run, error)
+
+    def finish(
+        self, frame: TaskFrame, start: Start, task: Task | None, run: context.Run | None, error: BaseException | None
+    ) -> None:
+        """It has ended: note how, tell the monitor, and call the handlers."""
+        hooks = self.child.hooks
         if error is not None and hooks is not None:
             task = task or self.known_of(frame, start.message, start.seen)
             call = self.failing(frame, start, task, error)
@@ -243,8 +259,7 @@ class Lane:
         error: Exception | None = None
         _, slot, queue, serial, id, _, _, _, header, payload, _ = frame
         codec = self.child.codecs[queue]
-        self.early = None
-        self.expected = serial
+        self.expect(serial)
         begun = process.now()
         sealed = codec.seals is not None
         if sealed and not self.board.begin(self.seat, self.number, slot, serial, boards.CHECKING, begun):
@@ -375,10 +390,7 @@ class Lane:
             code = verdict.COMMITTED
         message, seen, _, begun, cpu_before = start
         keeps = message is not None and message.keep is not None
-        if ended > self.clocked + CLOCK_INTERVAL or error is not None or keeps or child.hooks is not None:
-            self.clocked = ended
-            self.cpu = self.clock()
-        cpu = self.cpu - cpu_before
+        cpu = self.used(ended, cpu_before, exactly=error is not None or keeps or child.hooks is not None)
         calls: list[Call] = []
         if code in _RETURNS:
             if self.noted is not None:
@@ -458,6 +470,13 @@ class Lane:
         code = verdict.KEPT if code == verdict.RETURNED else code
         self.board.end(self.seat, frame.slot, code, ended, cpu, words.encode(errors="replace"))
         return code
+
+    def used(self, at: float, before: float, *, exactly: bool = False) -> float:
+        """Seconds of CPU that the lane has used since it had used `before`."""
+        if at > self.clocked + CLOCK_INTERVAL or exactly:
+            self.clocked = at
+            self.cpu = self.clock()
+        return self.cpu - before
 
     def mind_copy(self) -> None:
         """If the task forked, and this is the copy, leave: the outcome is the original's to tell."""

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from delayed import context
+from delayed import codec, context
 from delayed.codec import BY_VALUE
 from delayed.errors import TaskStopped
 from delayed.functions import resolve
@@ -32,7 +32,8 @@ from delayed.worker import channel, outcome, process, verdict
 from delayed.worker.channel import TaskFrame
 from delayed.worker.child import REPORT_MAX, Child
 from delayed.worker.ladder import without_own
-from delayed.worker.lane import Call, Lane, Start
+from delayed.worker.lane import Call, Start
+from delayed.worker.plain import PlainLane, Plan
 
 if TYPE_CHECKING:
     from delayed.worker.board import Board
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0  # seconds
 FRAMES_MAX = 100  # of a stack
+_MAIN = b"__main__"  # in the payload of what refers to something in the program
 _loading = threading.Lock()  # what stands for __main__ while a payload is decoded is one for the whole process
 
 
-class ThreadLane(Lane):
+class ThreadLane(PlainLane):
     """A lane whose tasks run in a thread of its own."""
 
     child: SharedChild
@@ -74,9 +76,12 @@ class ThreadLane(Lane):
             self.thread = thread
             self.board.note_thread(self.seat, self.number, thread)
 
-    def begin(self, frame: TaskFrame) -> Start | None:
-        self.running = frame.serial
+    def expect(self, serial: int) -> None:
+        self.running = serial
         self.where = ""
+        super().expect(serial)
+
+    def begin(self, frame: TaskFrame) -> Start | None:
         start = super().begin(frame)
         self.of_main = start is not None and start.message is not None and refers_to_main(start.message)
         return start
@@ -114,6 +119,12 @@ class ThreadLane(Lane):
             frames: of all threads, from :func:`sys._current_frames`.
         """
         return stack_text(f"Task {self.running:#x}", frames.get(self.thread))
+
+    def decode(self, plan: Plan, payload: bytes) -> codec.Call:
+        if _MAIN in payload:
+            with _loading:
+                return super().decode(plan, payload)
+        return plan.codec.decode(payload)
 
     def load(self, frame: TaskFrame, start: Start) -> Task:
         if start.message is None or not self.of_main:
@@ -156,7 +167,7 @@ def refers_to_main(message: Message) -> bool:
     """Whether something in the payload may have been defined in the program's ``__main__``."""
     payload = message.payload
     hidden = payload[2:4] not in (b"\0\0", b"\0\1")  # compressed or encrypted
-    return not message.func.startswith(BY_VALUE) and (hidden or b"__main__" in payload)
+    return not message.func.startswith(BY_VALUE) and (hidden or _MAIN in payload)
 
 
 def stack_text(head: str, frame: FrameType | None) -> str:
