@@ -6,13 +6,12 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from delayed.brokers.base import Broker
 from delayed.brokers.keys import checked
+from delayed.clock import now
 from delayed.durations import seconds_of
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError, LockLost, LockTimeout
 from delayed.keys import insist
@@ -25,11 +24,6 @@ PREFIX = "lock:"
 TTL_MIN = 0.01  # seconds
 PAUSE = (0.01, 0.5)  # seconds between two tries: at first, and at most
 IN_VAIN = 0.001  # seconds beyond the end of the one who holds it
-
-# It goes on while the host sleeps, as the store's does.
-_now: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-)
 
 
 class Lock:
@@ -94,7 +88,7 @@ class Lock:
     @property
     def left(self) -> float:
         """Seconds for which it is held at least; 0 if it is not."""
-        return max(0.0, self._hold.until - _now()) if self._hold is not None else 0.0
+        return max(0.0, self._hold.until - now()) if self._hold is not None else 0.0
 
     @property
     def fencing_token(self) -> int:
@@ -177,7 +171,7 @@ class Lock:
 
         def put() -> int:
             nonlocal began
-            began = _now()
+            began = now()
             key, version = PREFIX + self.name, hold.version
             return self._broker.put_key(self._queue, key, hold.value, ttl=seconds, version=version, keep_version=True)
 
@@ -284,7 +278,7 @@ class Lock:
 
 
 class _Hold(NamedTuple):
-    """A lock that was acquired: what is stored, its version, and until when it holds by :func:`_now`."""
+    """A lock that was acquired: what is stored, its version, and until when it holds by :func:`~delayed.clock.now`."""
 
     value: bytes
     version: int
@@ -303,7 +297,7 @@ class _Attempt:
         self._queue = queue
         self._key = key
         self._ttl = ttl
-        self._end = None if wait is None else _now() + wait
+        self._end = None if wait is None else now() + wait
         self._timeout = timeout
         self._away: float | None = None  # since when the store can't be reached
         self._unsure = False  # whether our value may be there
@@ -319,8 +313,8 @@ class _Attempt:
             left = self._try()
             self._away = None
         except BrokerUnavailable as error:
-            self._away = self._away or _now()
-            if isinstance(error, BrokerFull) or _now() - self._away > self._timeout:
+            self._away = self._away or now()
+            if isinstance(error, BrokerFull) or now() - self._away > self._timeout:
                 raise
         if self.hold is not None:
             return None
@@ -330,18 +324,18 @@ class _Attempt:
             pause = min(pause, left + IN_VAIN)
         if self._end is None:
             return pause
-        remaining = self._end - _now()
+        remaining = self._end - now()
         return min(pause, remaining) if remaining > 0 else None
 
     def _try(self) -> float:
         """Seconds that whoever holds it has left; 0 if that is not known."""
-        began = _now()
+        began = now()
         self._unsure = True
         version = self._broker.put_key(self._queue, self._key, self._value, ttl=self._ttl, version=0)
         if version:
             self._note(version, began + self._ttl)
             return 0.0
-        began = _now()
+        began = now()
         found = self._broker.get_keys(self._queue, (self._key,)).get(self._key)
         self._unsure = found is not None and found.value == self._value
         if found is None:
@@ -352,7 +346,7 @@ class _Attempt:
         return left
 
     def _note(self, version: int, until: float) -> None:
-        if until > _now():  # else the answer took too long
+        if until > now():  # else the answer took too long
             self.hold = _Hold(self._value, version, until)
 
     def abandon(self) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "delayed"
 
 # Each layer may import those above it in this list, and itself. A module belongs to the longest name that fits.
 LAYERS = [
-    ["delayed.errors", "delayed.durations", "delayed.bar", "delayed.stopping", "delayed.version"],
+    ["delayed.clock", "delayed.errors", "delayed.durations", "delayed.bar", "delayed.stopping", "delayed.version"],
     [
         "delayed.logger",
         "delayed.message",

@@ -28,6 +28,7 @@ from delayed.brokers.base import (
     Listener,
 )
 from delayed.brokers.odd import log as log_odd
+from delayed.clock import now
 from delayed.errors import BrokerError, ConfigError
 from delayed.message import (
     DEFAULT_MAX_DELIVERIES,
@@ -126,7 +127,7 @@ class RedisBroker(Broker):
         self.works_meanwhile = not self._client.cluster
         self._waiter = Waiter(self._client)
         self._named: dict[str, float] = {}  # queue -> until when its name counts as written, monotonic
-        self._seen: dict[str, float] = {}  # producer session -> until when it counts as noted, monotonic
+        self._seen: dict[tuple[str, str], float] = {}  # queue, producer session -> until when it counts as noted
         self._due: dict[str, float | None] = {}  # queue -> when its first scheduled task is due; None: there is none
         self._call = functools.cache(self._make_call)
 
@@ -173,14 +174,19 @@ class RedisBroker(Broker):
         self._name(queue)
         packed = messages.packed if isinstance(messages, Ready) else None
         if packed is not None or _are_plain(messages):
-            unseen = self._seen.get(session, 0.0) < time.monotonic()
+            # What the store knows of a session is of use if no answer comes: then it may be another store, or an old
+            # copy of it, that is asked next.
+            until = self._seen.pop((queue, session), 0.0)
+            at = now()
             args = stored(messages) if packed is None else ()
-            head = (session.encode(), seq, int(unseen))
-            self._client.run(self._call("enqueue_plain", queue), (*head, *args), packed)
-            if unseen:
+            head = (session.encode(), seq, int(until < at))
+            stored_now = self._client.run(self._call("enqueue_plain", queue), (*head, *args), packed)
+            if until < at:
+                until = at + SEEN_INTERVAL
+            if stored_now:  # else nothing was noted
                 if len(self._seen) >= SEEN_MAX:
                     self._seen.clear()
-                self._seen[session] = time.monotonic() + SEEN_INTERVAL
+                self._seen[queue, session] = until
             return
         plain = [each for each in messages if _is_plain(each)]
         others = [each for each in messages if not _is_plain(each)]

@@ -111,11 +111,13 @@ class ForkServer:
         poller.register(self.wake_read, select.POLLIN)
         try:
             channel.send_control(self.control, Control(channel.READY))
-            looked = 0.0
+            looked = at = 0.0
             while True:
                 # Also when no child is left: what they have ended is not settled yet.
                 minds = bool(self.pids) or self.board.holds_any()
-                ready = dict(poller.poll(self.look * 1000 if minds else None))
+                # What comes in between does not put off the next look.
+                wait = max(looked + self.look - at, 0.0) * 1000 if minds else None
+                ready = dict(poller.poll(wait))
                 at = process.now()
                 self.board.note_pulse(boards.FORK_SERVER, at)
                 if minds and at >= looked + self.look:

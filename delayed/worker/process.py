@@ -17,10 +17,10 @@ import re
 import select
 import signal
 import sys
-import time
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Collection
 from typing import Literal, Protocol
+
+from delayed.clock import now as now
 
 PR_SET_CHILD_SUBREAPER = 36
 MADV_WIPEONFORK = 18
@@ -35,12 +35,6 @@ F_SETSIG = 10  # fcntl(2), Linux; the fcntl module lacks it before Python 3.13
 
 # Makes a child write its Python stacks. A real-time signal, because programs use SIGUSR1 and SIGUSR2 themselves.
 STACK_SIGNAL: int = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
-
-# Seconds since boot, suspended time included, for a lease goes on while the machine sleeps; elsewhere those of a clock
-# that is never set. No function of ours: each task asks twice, and to call one takes nearly as long as to look.
-now: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-)
 
 
 class Mark(Protocol):

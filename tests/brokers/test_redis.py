@@ -16,7 +16,7 @@ import pytest
 import redis
 from redis.sentinel import Sentinel
 
-from delayed import Queue
+from delayed import Queue, clock
 from delayed.brokers import broker_for
 from delayed.brokers.redis import SEEN_INTERVAL, UNKNOWN_MAX, RedisBroker
 from delayed.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError
@@ -212,8 +212,7 @@ def test_a_producer_is_noted_now_and_then_and_again_when_it_was_forgotten(
     produce()
     assert store.zscore("default_prodt", produce.session) == began - 60_000  # that is not long ago
 
-    clock = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: clock() + SEEN_INTERVAL + 1)
+    monkeypatch.setattr("delayed.brokers.redis.now", lambda: clock.now() + SEEN_INTERVAL + 1)
     produce()
     assert store.zscore("default_prodt", produce.session) >= began
     monkeypatch.undo()
@@ -226,12 +225,51 @@ def test_a_producer_is_noted_now_and_then_and_again_when_it_was_forgotten(
     assert store.hgetall("default_prod") == {produce.session: "4"}
 
 
+def test_a_producer_is_noted_again_after_a_call_that_was_not_answered_or_was_one_again(
+    broker: RedisBroker, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce = Producer(broker)
+    produce()
+    aged = store.zscore("default_prodt", produce.session) - 60_000
+
+    def fail(*args: Any) -> None:
+        raise BrokerUnavailable("it is away")
+
+    with monkeypatch.context() as away:
+        away.setattr(broker._client, "run", fail)
+        with pytest.raises(BrokerUnavailable):
+            broker.enqueue(QUEUE, [Message(id=99, func="mod:f", payload=b"x")], produce.session, 2)
+    produce.seq = 0
+    produce()  # which was stored before: nothing is, or is noted
+    store.zadd("default_prodt", {produce.session: aged})
+    produce.seq = 1
+    produce()
+
+    assert store.zscore("default_prodt", produce.session) > aged
+
+
+def test_a_producer_is_noted_in_each_queue(broker: RedisBroker, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def enqueue(seq: int) -> None:
+        for queue in queues:
+            message = Message(id=broker.reserve_ids(queue, 1), func="mod:f", payload=b"x")
+            broker.enqueue(queue, [message], "session", seq)
+
+    queues = ["one", "other"]
+    enqueue(1)
+    for queue in queues:
+        store.zadd(f"{queue}_prodt", {"session": 1})
+    monkeypatch.setattr("delayed.brokers.redis.now", lambda: clock.now() + SEEN_INTERVAL + 1)
+    enqueue(2)
+
+    assert all(store.zscore(f"{queue}_prodt", "session") > 1 for queue in queues)
+
+
 def test_one_connection_remembers_no_end_of_producers(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("delayed.brokers.redis.SEEN_MAX", 3)
     for _ in range(8):
         Producer(broker)()
 
-    assert len(broker._seen) <= 3
+    assert 0 < len(broker._seen) <= 3
 
 
 def test_sweeping_keeps_the_producers_workers_and_records_that_are_in_use(broker: RedisBroker, store: Any) -> None:
